@@ -1,0 +1,452 @@
+"""Plan to filled store, over any dask client: tasks, receipts, progress, publication."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gz3d_zarr
+from gz3d_zarr.errors import BuildError, GZ3DError, Status, StoreError, SubjectError, UsageError
+from gz3d_zarr.objects import ObjectFolder, object_folder
+from gz3d_zarr.plan import Plan, PlanOptions, make_plan
+from gz3d_zarr.progress import Progress
+from gz3d_zarr.receipts import PLAN_KEY, RECEIPTS_PREFIX, Receipt, receipt_key
+from gz3d_zarr.report import BuildReport, Failure
+from gz3d_zarr.schema import SCHEMA, Provenance, Row
+from gz3d_zarr.shard import ShardTask, build_shard
+from gz3d_zarr.source import Source
+from gz3d_zarr.store import ROOT_KEY, array_documents, publish, read_build
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+ON_ERROR = ("skip", "raise")
+IN_FLIGHT = 256
+"""Tasks that a scheduler holds at a time; enough for a cluster that grows with its backlog."""
+
+
+def plan(
+    source: Source,
+    store: str | Path,
+    *,
+    client: Client | None = None,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    **options: Any,
+) -> Plan:
+    """Say what `build` would do, with the same arguments; nothing is written.
+
+    Returns
+    -------
+    Plan
+        Print it with ``to_text()``; ``summary()`` is a dict.
+    """
+    chosen = PlanOptions.of(options)
+    with _client(client, scheduler) as running:
+        return make_plan(source, store, chosen, _resources(running, workers, chosen))
+
+
+def build(
+    source: Source,
+    store: str | Path,
+    client: Client | None = None,
+    *,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_error: str = "skip",
+    max_failures: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> BuildReport:
+    """Turn the subject files of a source into a Zarr store.
+
+    Parameters
+    ----------
+    source : str, Path or sequence of them
+        A folder, a glob, a ``.txt`` list of files, a URL, or a list of files.
+    store : str or Path
+        A path, or a URL of any fsspec file system.
+    client : distributed.Client, optional
+        Where to run. By default the current client of dask, if there is one; else a local
+        cluster that ends with the build (a script then needs ``if __name__ == "__main__":``).
+    scheduler : str, optional
+        Address of a scheduler, instead of `client`.
+    workers : int, optional
+        Processes of the local cluster; by default one a core.
+    resume : bool
+        Go on with a build that has not ended; begin one where there is none.
+    overwrite : bool
+        Delete the Galaxy Zoo: 3D store that stands there, if any.
+    on_error : {'skip', 'raise'}
+        A subject that cannot be read keeps its row and gets a status; or stops the build.
+    max_failures : int, optional
+        Stop once more subjects than this are not ok.
+    progress : callable, optional
+        Called with a `Progress` after every shard.
+    **options
+        Fields of `PlanOptions`: ``limit, tiny, ids, min_vote_fraction, catalogue, order,
+        shard_size, codec, nside, max_memory, storage_options, source_options``.
+
+    Returns
+    -------
+    BuildReport
+
+    Raises
+    ------
+    GZ3DError
+        SourceError, UsageError, PlanError or StoreError before anything is written; StoreError
+        or BuildError later, with all receipts kept, so that ``resume=True`` goes on.
+    """
+    chosen = PlanOptions.of(options)
+    if on_error not in ON_ERROR:
+        raise UsageError(f"on_error is {on_error!r}, expected one of {', '.join(ON_ERROR)}")
+    if resume and overwrite:
+        raise UsageError("resume keeps what stands there and overwrite deletes it: choose one")
+    if max_failures is not None and max_failures < 0:
+        raise UsageError(f"max_failures is {max_failures}, expected 0 or more")
+    with _client(client, scheduler) as running:
+        made = make_plan(source, store, chosen, _resources(running, workers, chosen))
+        folder = object_folder(store, chosen.storage_options)
+        began = time.monotonic()
+        if _prepare(folder, made, resume=resume, overwrite=overwrite):
+            return _finished(folder, made, time.monotonic() - began)
+        receipts = _read_receipts(folder, made)
+        rules = _Rules(on_error == "raise", max_failures, progress)
+        missing = [i for i in range(made.layout.shards) if i not in receipts]
+        if missing:
+            with _workers(running, made, len(missing)) as worker:
+                began = time.monotonic()
+                receipts |= _run(worker, folder, made, chosen, missing, rules)
+        ordered = [receipts[i] for i in range(made.layout.shards)]
+        rows = _rows(made, ordered)
+        publish(folder, rows, ordered, made.layout, _provenance(made, rows))
+        return _report(made, rows, ordered, missing, time.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What to do along the way."""
+
+    strict: bool
+    max_failures: int | None
+    progress: Callable[[Progress], None] | None
+
+
+@contextlib.contextmanager
+def _client(client: Client | None, scheduler: str | None) -> Iterator[Client | None]:
+    """The client to run on, or None where a local cluster is to be started."""
+    from distributed import default_client  # slow to import
+
+    from gz3d_zarr.cluster import connect
+
+    if client is not None and scheduler is not None:
+        raise UsageError("client and scheduler both say where to run: give one")
+    if scheduler is not None:
+        with connect(scheduler) as connected:
+            yield connected
+        return
+    if client is None:
+        with contextlib.suppress(ValueError):  # there is no current client
+            client = default_client()
+    yield client
+
+
+def _resources(client: Client | None, workers: int | None, options: PlanOptions) -> Any:
+    from gz3d_zarr.cluster import client_resources, local_resources
+
+    if client is None:
+        return local_resources(workers, options.memory_bound)
+    if workers is not None:
+        raise UsageError("workers is for a local cluster; the client or scheduler has its own")
+    return client_resources(client)
+
+
+@contextlib.contextmanager
+def _workers(client: Client | None, made: Plan, shards: int) -> Iterator[Client]:
+    """The given client, or that of a local cluster no larger than there are shards to build."""
+    from dataclasses import replace
+
+    from gz3d_zarr.cluster import start_local
+
+    if client is not None:
+        yield client
+        return
+    needed = replace(made.resources, workers=min(made.resources.workers, shards))
+    with start_local(needed) as started:
+        yield started
+
+
+def _prepare(folder: ObjectFolder, made: Plan, *, resume: bool, overwrite: bool) -> bool:
+    """Make the place ready to be built in; True where the same store stands there complete.
+
+    Raises
+    ------
+    StoreError
+        Where something stands there that the options do not allow to touch.
+    """
+    root, begun = folder.get(ROOT_KEY), folder.get(PLAN_KEY)
+    there = _identity(root, begun, folder)
+    if there is None:
+        if folder.sizes():
+            raise StoreError(
+                f"{folder.url} holds something that is not a Galaxy Zoo: 3D store; nothing was "
+                "touched. Choose another place, or empty it yourself"
+            )
+    elif overwrite:
+        # The root first: a reader sees no store rather than a part of one.
+        folder.delete([ROOT_KEY])
+        folder.delete(sorted(folder.sizes()))
+        folder.prune()
+    elif not resume:
+        state = "a complete store" if root is not None else "a build that has not ended"
+        raise StoreError(
+            f"{folder.url} holds {state}; use --overwrite to delete it"
+            f"{'' if root is not None else ', or --resume to go on with it'}"
+        )
+    else:
+        _check_same(folder, made, there)
+        if root is not None:
+            return True
+    if there is None or overwrite:
+        folder.put(PLAN_KEY, json.dumps(_identify(made), indent=1).encode())
+    return False
+
+
+def _identify(made: Plan) -> dict[str, Any]:
+    """What two builds must share for one to go on with the other's work."""
+    return {
+        "schema": SCHEMA,
+        "fingerprint": made.fingerprint,
+        "manifest_digest": made.manifest.digest,
+        "order": made.manifest.order,
+        **asdict(made.layout),
+    }
+
+
+def _identity(
+    root: bytes | None, begun: bytes | None, folder: ObjectFolder
+) -> dict[str, Any] | None:
+    """What stands at a place says of itself; None where it is not ours."""
+    document = begun if root is None else root
+    if document is None:
+        return None
+    try:
+        content = json.loads(document)
+        attrs: dict[str, Any] = content if root is None else content.get("attributes", {})
+    except (ValueError, AttributeError):
+        attrs = {}
+    if attrs.get("schema") != SCHEMA:
+        raise StoreError(
+            f"{folder.url} holds something that is not a Galaxy Zoo: 3D store; nothing was "
+            "touched. Choose another place"
+        )
+    return attrs
+
+
+def _check_same(folder: ObjectFolder, made: Plan, there: dict[str, Any]) -> None:
+    """Refuse to resume another plan, and say in words what differs."""
+    mine = _identify(made)
+    if there.get("fingerprint") == mine["fingerprint"]:
+        return
+    differences = [
+        f"{name} is {mine[name]}, there it is {there.get(name)}"
+        for name in ("subjects", "shard_size", "codec", "nside", "order")
+        if there.get(name) != mine[name]
+    ]
+    if there.get("manifest_digest") != mine["manifest_digest"]:
+        differences.append("the files, their digests or their order are others")
+    raise StoreError(
+        f"{folder.url} was begun with another plan: {'; '.join(differences) or 'samples differ'}. "
+        "Give the options and the source that it was begun with, or use --overwrite"
+    )
+
+
+def _read_receipts(folder: ObjectFolder, made: Plan) -> dict[int, Receipt]:
+    """Receipts of the shards that are built already."""
+    receipts = {}
+    for key in sorted(folder.sizes(RECEIPTS_PREFIX)):
+        data = folder.get(key)
+        if data is not None:
+            receipt = Receipt.from_json(data, key)
+            if receipt.fingerprint != made.fingerprint or receipt_key(receipt.shard) != key:
+                raise StoreError(f"the receipt {key} is of another build; delete it and resume")
+            receipts[receipt.shard] = receipt
+    return receipts
+
+
+def _run(
+    client: Client,
+    folder: ObjectFolder,
+    made: Plan,
+    options: PlanOptions,
+    shards: Sequence[int],
+    rules: _Rules,
+) -> dict[int, Receipt]:
+    """Build shards on the client's workers.
+
+    Raises
+    ------
+    GZ3DError
+        What a task raised, or BuildError where a task failed in another way or the workers died.
+    """
+    from distributed import as_completed
+
+    documents = array_documents(made.layout)
+    receipts: dict[int, Receipt] = {}
+    failed, new = 0, 0
+    before = made.layout.subjects - sum(
+        len(made.manifest.entries[made.layout.rows(i)]) for i in shards
+    )
+    waiting = iter(shards)
+
+    def submit(shard: int) -> Future[Receipt]:
+        entries = made.manifest.entries[made.layout.rows(shard)]
+        task = ShardTask(
+            shard,
+            made.fingerprint,
+            tuple((entry.file.path, entry.sha1) for entry in entries),
+            documents,
+            folder,
+            dict(options.source_options or {}),
+            rules.strict,
+        )
+        key = f"gz3d-shard-{made.fingerprint[:12]}-{shard}-{time.time_ns()}"
+        submitted.append(client.submit(build_shard, task, key=key, pure=False))
+        return submitted[-1]
+
+    submitted: list[Future[Receipt]] = []
+    first = [submit(shard) for shard, _ in zip(waiting, range(IN_FLIGHT), strict=False)]
+    running = as_completed(first, loop=client.loop)
+    try:
+        for future in running:
+            receipt = _result(future)
+            receipts[receipt.shard] = receipt
+            failed += sum(outcome.status is not Status.OK for outcome in receipt.outcomes)
+            new += len(receipt.outcomes)
+            if rules.progress is not None:
+                rules.progress(
+                    Progress(before + new, made.layout.subjects, len(receipt.outcomes), failed)
+                )
+            if rules.max_failures is not None and failed > rules.max_failures:
+                raise BuildError(
+                    f"stopped: {failed} subjects are not ok, more than the {rules.max_failures} "
+                    "allowed. What is built is kept; --resume goes on"
+                )
+            for shard in waiting:
+                running.add(submit(shard))
+                break
+    finally:
+        client.cancel([future for future in submitted if not future.done()])
+    return receipts
+
+
+def _result(future: Future[Receipt]) -> Receipt:
+    try:
+        receipt: Receipt = future.result()
+    except SubjectError as error:
+        raise BuildError(f"stopped at the first subject that is not ok: {error}") from error
+    except GZ3DError:
+        raise
+    except Exception as error:
+        raise BuildError(
+            f"the task {future.key} failed with {type(error).__name__}: {error}. What is built is "
+            "kept; --resume goes on"
+        ) from error
+    return receipt
+
+
+def _rows(made: Plan, receipts: Sequence[Receipt]) -> list[Row]:
+    """Each subject of the manifest with its outcome."""
+    outcomes = [outcome for receipt in receipts for outcome in receipt.outcomes]
+    return [
+        Row(entry, outcome) for entry, outcome in zip(made.manifest.entries, outcomes, strict=True)
+    ]
+
+
+def _provenance(made: Plan, rows: Sequence[Row]) -> Provenance:
+    ok = sum(row.outcome.status is Status.OK for row in rows)
+    return Provenance(
+        source=made.manifest.location,
+        catalogue=made.manifest.catalogue or "",
+        package_version=gz3d_zarr.__version__,
+        manifest_digest=made.manifest.digest,
+        fingerprint=made.fingerprint,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        order=made.manifest.order,
+        ok=ok,
+        failed=len(rows) - ok,
+        notes=(*made.manifest.notes, *_renamed(rows)),
+    )
+
+
+def _renamed(rows: Sequence[Row]) -> list[str]:
+    """Tell of files whose name and HDU 5 disagree; the name decides the coordinate."""
+    others = [
+        row
+        for row in rows
+        if row.outcome.metadata is not None
+        and row.outcome.metadata.manga_id != row.entry.file.manga_id
+    ]
+    if not others:
+        return []
+    first = others[0]
+    inside = first.outcome.metadata.manga_id if first.outcome.metadata else ""
+    return [
+        f"{len(others)} files hold another MANGAID than their name says (first "
+        f"{first.entry.file.name}: {inside}); the coordinate subject has the name's"
+    ]
+
+
+def _report(
+    made: Plan,
+    rows: Sequence[Row],
+    receipts: Sequence[Receipt],
+    built: Sequence[int],
+    seconds: float,
+) -> BuildReport:
+    bad = [row.outcome for row in rows if row.outcome.status is not Status.OK]
+    mine = [receipts[i] for i in built]
+    return BuildReport(
+        store=made.store,
+        subjects=len(rows),
+        ok=len(rows) - len(bad),
+        failures=tuple(Failure(o.file_name, o.status.label, o.reason) for o in bad),
+        shards=made.layout.shards,
+        shards_built=len(mine),
+        subjects_built=sum(len(receipt.outcomes) for receipt in mine),
+        stored_bytes=sum(stored.size for receipt in mine for stored in receipt.objects),
+        seconds=seconds,
+        notes=(*made.manifest.notes, *_renamed(rows)),
+    )
+
+
+def _finished(folder: ObjectFolder, made: Plan, seconds: float) -> BuildReport:
+    """Report on a store that was complete before."""
+    attrs, table = read_build(folder)
+    failures = [
+        Failure(str(name), Status(int(status)).label, str(reason))
+        for name, status, reason in zip(
+            table["file_name"].values, table["status"].values, table["reason"].values, strict=True
+        )
+        if status != Status.OK
+    ]
+    return BuildReport(
+        store=made.store,
+        subjects=attrs["subjects"],
+        ok=attrs["subjects_ok"],
+        failures=tuple(failures),
+        shards=made.layout.shards,
+        shards_built=0,
+        subjects_built=0,
+        stored_bytes=0,
+        seconds=seconds,
+        notes=tuple(attrs["notes"]),
+    )

@@ -1,0 +1,248 @@
+"""The command line: a thin shell over the same functions.
+
+Results go to standard output, progress and messages to standard error. Exit status: 0 all well,
+1 failed, 2 wrong usage, 3 finished with subjects that are not ok, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+import gz3d_zarr
+from gz3d_zarr.errors import GZ3DError, UsageError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NOT_OK = 3
+EXIT_INTERRUPTED = 130
+
+Command = Callable[..., Any]
+
+
+def _nest(_: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    """KEY=VALUE pairs to a mapping; the value JSON where it is, dots in the key nest."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        *parents, last = key.split(".")
+        place = options
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        if not separator or not all((*parents, last)) or not isinstance(place, dict):
+            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param=param)
+        try:
+            place[last] = json.loads(text)
+        except ValueError:
+            place[last] = text
+    return options
+
+
+def _all(options: list[Command]) -> Callable[[Command], Command]:
+    """One decorator of several."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_store_options = _all(
+    [
+        click.option("--endpoint-url", metavar="URL", help="S3 endpoint of the store."),
+        click.option("--profile", metavar="NAME", help="Profile in the AWS credential files."),
+        click.option("--anon", is_flag=True, help="Read the store without credentials."),
+        click.option(
+            "--storage-option",
+            "storage_options",
+            metavar="KEY=VALUE",
+            multiple=True,
+            callback=_nest,
+            help="More for the store's file system; a dotted KEY nests. Repeatable.",
+        ),
+    ]
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_plan_options = _all(
+    [
+        click.option("--limit", type=int, metavar="N", help="Only the first N subjects."),
+        click.option("--tiny", is_flag=True, help="Only the first 5 subjects."),
+        click.option(
+            "--ids",
+            type=click.File("r"),
+            metavar="FILE",
+            help="Only these MaNGA or Zooniverse ids, one a line; - for standard input.",
+        ),
+        click.option(
+            "--min-vote-fraction",
+            type=float,
+            metavar="F",
+            help="Only subjects whose spiral or bar fraction reaches F.",
+        ),
+        click.option(
+            "--catalogue",
+            metavar="FILE",
+            help="gz3d_metadata.fits, if not beside the files; 'none': do without.",
+        ),
+        click.option(
+            "--order",
+            type=click.Choice(["healpix", "name"]),
+            help="Order of subjects. [default: healpix where positions are known]",
+        ),
+        click.option("--shard-size", type=int, metavar="N", help="Subjects a shard. [default: 64]"),
+        click.option(
+            "--codec",
+            type=click.Choice(["portable", "compact"]),
+            default="portable",
+            show_default=True,
+            help="portable: any Zarr 3 library reads it; compact: a quarter smaller.",
+        ),
+        click.option(
+            "--nside", type=int, metavar="N", default=16, show_default=True, help="Of healpix."
+        ),
+        click.option("--workers", type=int, metavar="N", help="Local processes. [default: cores]"),
+        click.option(
+            "--scheduler", metavar="ADDRESS", help="Run on this dask scheduler: tcp://host:8786."
+        ),
+        click.option("--max-memory", metavar="SIZE", help="Of each worker, such as 2GB."),
+        click.option(
+            "--source-option",
+            "source_options",
+            metavar="KEY=VALUE",
+            multiple=True,
+            callback=_nest,
+            help="For the source's file system; a dotted KEY nests. Repeatable.",
+        ),
+        _store_options,
+        _json_option,
+    ]
+)
+
+
+def _gather(options: dict[str, Any]) -> dict[str, Any]:
+    """Turn what click gives into keyword arguments of `plan` and `build`."""
+    for name in ("endpoint_url", "profile", "anon"):
+        value = options.pop(name)
+        if value:
+            options["storage_options"][name] = value
+    file = options.get("ids")
+    if file is not None:
+        lines = (line.partition("#")[0].split() for line in file)
+        options["ids"] = [word for words in lines for word in words]
+    return options
+
+
+def _print(result: Any, as_json: bool) -> None:
+    click.echo(json.dumps(result.summary(), indent=1) if as_json else result.to_text())
+
+
+def _guarded(command: Command) -> Command:
+    """Errors become one line and an exit status."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except GZ3DError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED)
+        except KeyboardInterrupt:
+            click.echo("Interrupted. What is built is kept; --resume goes on.", err=True)
+            sys.exit(EXIT_INTERRUPTED)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(gz3d_zarr.__version__, prog_name="gz3d-zarr")
+def main() -> None:
+    """Galaxy Zoo: 3D as one cloud-native Zarr store."""
+    # Dask reports every lost connection of an ending cluster; our own errors say what matters.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+
+
+@main.command()
+@click.argument("source")
+@click.argument("store")
+@_plan_options
+@click.option("--resume", is_flag=True, help="Go on with a build that has not ended.")
+@click.option("--overwrite", is_flag=True, help="Delete the store that stands there.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["skip", "raise"]),
+    default="skip",
+    show_default=True,
+    help="skip: flag a subject that cannot be read; raise: stop at it.",
+)
+@click.option("--max-failures", type=int, metavar="N", help="Stop after more bad subjects than N.")
+@_guarded
+def build(source: str, store: str, as_json: bool, **options: Any) -> None:
+    """Turn the subject files of SOURCE into the Zarr store STORE.
+
+    SOURCE is a folder, a glob in quotes, a .txt list of files, or a URL. STORE is a path or a URL
+    such as s3://bucket/gz3d.zarr.
+    """
+    from gz3d_zarr.progress import show_progress
+
+    with show_progress(sys.stderr) as progress:
+        report = gz3d_zarr.build(source, store, progress=progress, **_gather(options))
+    _print(report, as_json)
+    sys.exit(EXIT_NOT_OK if report.failures else 0)
+
+
+@main.command()
+@click.argument("source")
+@click.argument("store")
+@_plan_options
+@_guarded
+def plan(source: str, store: str, as_json: bool, **options: Any) -> None:
+    """Say what build would do with the same options; write nothing."""
+    _print(gz3d_zarr.plan(source, store, **_gather(options)), as_json)
+
+
+@main.command()
+@click.argument("store")
+@_store_options
+@_json_option
+@_guarded
+def info(store: str, as_json: bool, **options: Any) -> None:
+    """Show the arrays, bytes, status counts and provenance of a complete store."""
+    from gz3d_zarr.info import read_info
+
+    _print(read_info(store, **_gather(options)), as_json)
+
+
+@main.command()
+@click.argument("count", metavar="N", type=click.IntRange(min=1))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--seed", type=int, metavar="S", default=0, show_default=True)
+@_guarded
+def simulate(count: int, folder: Path, seed: int) -> None:
+    """Make up an archive of N subject files, with catalogue and sha1 list, in DIR."""
+    from gz3d_zarr.simulate import simulate_archive
+
+    files = simulate_archive(count, folder, seed=seed)
+    click.echo(f"{len(files)} subject files, gz3d_metadata.fits and a sha1 list in {folder}")
+
+
+@main.command()
+@click.argument("folder", metavar="[DIR]", default="gz3d-demo", type=click.Path(path_type=Path))
+@_guarded
+def demo(folder: Path) -> None:
+    """Simulate an archive in DIR (gz3d-demo), build a store, open it and save a picture."""
+    from gz3d_zarr.demo import run_demo
+
+    run_demo(folder, click.echo)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The dask client that a build runs on: the caller's, a scheduler's, or one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+
+import dask
+from dask.system import CPU_COUNT
+from dask.utils import format_bytes
+from distributed import Client, LocalCluster
+from distributed.system import MEMORY_LIMIT
+
+from gz3d_zarr.errors import BuildError, UsageError
+from gz3d_zarr.plan import Resources
+
+CONNECT_SECONDS = 10
+
+# Read by glibc and zarr when a worker starts. A file unpacks to 10 MB and is freed at once; as
+# dask sets it up, each of these would be mapped and faulted in anew, which takes as long as all
+# the rest of decoding (14 ms instead of 5 a subject). Zarr's threads would multiply dask's.
+WORKER_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
+    "ZARR_THREADING__MAX_WORKERS": "1",
+}
+
+
+def local_resources(workers: int | None, max_memory: int | None = None) -> Resources:
+    """What a local cluster of this many workers, of one thread each, would have.
+
+    Raises
+    ------
+    UsageError
+        `workers` is below 1.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers is {workers}, expected at least 1")
+    count = workers or CPU_COUNT
+    memory = min(MEMORY_LIMIT // count, max_memory or MEMORY_LIMIT)
+    return Resources(
+        count, 1, memory, f"{count} local processes of one thread, {format_bytes(memory)} each"
+    )
+
+
+def client_resources(client: Client) -> Resources:
+    """What the workers of a client have now.
+
+    Raises
+    ------
+    BuildError
+        Where it has no workers after a while.
+    """
+    workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
+    if not workers:
+        try:
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except TimeoutError:
+            raise BuildError(
+                f"the scheduler {_address(client)} has no workers after {CONNECT_SECONDS} seconds; "
+                "start some and try again"
+            ) from None
+        workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
+    limits = [worker["memory_limit"] for worker in workers if worker["memory_limit"]]
+    threads = max(worker["nthreads"] for worker in workers)
+    memory = min(limits) if limits else None
+    return Resources(
+        len(workers),
+        threads,
+        memory,
+        f"{len(workers)} workers of up to {threads} threads at {_address(client)}",
+    )
+
+
+@contextlib.contextmanager
+def connect(address: str) -> Iterator[Client]:
+    """Client of a running scheduler.
+
+    Raises
+    ------
+    BuildError
+        Where it does not answer.
+    """
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise BuildError(
+            f"the scheduler {address} does not answer within {CONNECT_SECONDS} seconds "
+            f"({type(error).__name__}); expected an address such as tcp://host:8786"
+        ) from error
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextlib.contextmanager
+def start_local(resources: Resources) -> Iterator[Client]:
+    """Client of a new local cluster, which ends with the context and leaves no file behind."""
+    with (
+        tempfile.TemporaryDirectory(prefix="gz3d-zarr-") as scratch,
+        _environment(),
+        LocalCluster(
+            n_workers=resources.workers,
+            threads_per_worker=resources.threads,
+            processes=True,
+            memory_limit=resources.memory,
+            dashboard_address=None,
+            local_directory=scratch,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """Have dask start workers with `WORKER_ENVIRONMENT`, where the user has not set it."""
+    chosen = {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
+    key = "distributed.nanny.pre-spawn-environ"
+    with dask.config.set({key: {**dask.config.get(key), **chosen}}):
+        yield
+
+
+def _address(client: Client) -> str:
+    return str(client.scheduler.address if client.scheduler is not None else "?")

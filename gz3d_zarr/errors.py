@@ -1,0 +1,72 @@
+"""The one family of errors, and the status that a subject can have."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """What became of one subject; stored as the CF flag variable ``status``."""
+
+    OK = 0
+    MISSING = 1
+    """There is no such file."""
+    UNREACHABLE = 2
+    """The file is there, or may be, but its bytes could not be had."""
+    CORRUPT = 3
+    """The bytes are not the producer's: gzip, CRC, sha1, or not FITS."""
+    INVALID = 4
+    """Sound FITS, but HDUs, shapes, columns or values are wrong."""
+
+    @property
+    def label(self) -> str:
+        """Name of the flag as the store spells it."""
+        return self.name.lower()
+
+
+class GZ3DError(Exception):
+    """Base of every error that gz3d_zarr raises on purpose."""
+
+
+class UsageError(GZ3DError):
+    """An option or argument has a value that cannot be used."""
+
+
+class SourceError(GZ3DError):
+    """The source as a whole cannot be used: not there, empty, contradictory."""
+
+
+class PlanError(GZ3DError):
+    """The build cannot fit the workers that it would run on."""
+
+
+class StoreError(GZ3DError):
+    """A store cannot be created, written, opened or trusted."""
+
+
+class IncompleteStoreError(StoreError):
+    """A build of this store has begun and not ended."""
+
+
+class BuildError(GZ3DError):
+    """A build was stopped before its end."""
+
+
+class SubjectError(GZ3DError):
+    """One subject file cannot be turned into a record.
+
+    Parameters
+    ----------
+    status : Status
+        The flag that the subject gets in the store.
+    reason : str
+        What was found, where, and what was expected.
+    """
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(status, reason)  # both, so that it survives pickling
+        self.status = status
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.status.label}: {self.reason}"

@@ -1,0 +1,133 @@
+"""The Dataset of a store, lazily, straight from the subject files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gz3d_zarr.catalogue import Entry
+from gz3d_zarr.errors import Status
+from gz3d_zarr.plan import PlanOptions, make_layout, read_manifest
+from gz3d_zarr.receipts import Outcome
+from gz3d_zarr.schema import (
+    BIG_ARRAYS,
+    LABELS,
+    VARIABLES,
+    Layout,
+    Row,
+    describe,
+    variable_attrs,
+    variable_values,
+)
+from gz3d_zarr.shard import read_subject
+from gz3d_zarr.source import Source
+from gz3d_zarr.store import index_coordinates
+from gz3d_zarr.subject import Subject
+
+
+def open_source(source: Source, **options: Any) -> xr.Dataset:
+    """Open subject files as the Dataset that a store made from them would give.
+
+    Nothing is read but the listing and the catalogue; each subject is one dask chunk, and its
+    file is fetched and decoded when a value of it is computed.
+
+    Parameters
+    ----------
+    source : str, Path or sequence of them
+        As for `build`.
+    **options
+        Fields of `PlanOptions` that select and order: ``limit, tiny, ids, min_vote_fraction,
+        catalogue, order, nside, source_options``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Equal, value for value, to what `open_store` gives after a `build` with these options;
+        a file that cannot be read has the same fill values and ``status``.
+
+    Raises
+    ------
+    SourceError, UsageError
+        As for `build`, before anything is computed.
+    """
+    chosen = PlanOptions.of(options)
+    manifest = read_manifest(source, chosen)
+    layout = make_layout(manifest, chosen, 1)
+    entries = np.empty(len(manifest.entries), object)
+    entries[:] = manifest.entries
+    records = da.from_array(entries, chunks=1).map_blocks(
+        _read,
+        source_options=dict(chosen.source_options or {}),
+        dtype=object,
+        meta=np.empty(0, object),
+    )
+    variables: dict[str, Any] = {}
+    for name, array in BIG_ARRAYS.items():
+        data: Any = _derive(records, partial(_pixels, name=name), array.shape, array.dtype)
+        variables[name] = (array.dims, data, dict(array.attrs))
+    unread = [Row(entry, _NOT_READ) for entry in manifest.entries]
+    for name, variable in VARIABLES.items():
+        shape = tuple(len(LABELS[dim]) for dim in variable.dims[1:])
+        data = (
+            _derive(
+                records, partial(_values, name=name, layout=layout), shape, np.dtype(variable.dtype)
+            )
+            if variable.needs_file
+            else variable_values(name, unread, layout)
+        )
+        variables[name] = (variable.dims, data, variable_attrs(name, layout))
+    coordinates = index_coordinates(manifest.entries)
+    dataset = xr.Dataset(
+        variables, coords=coordinates, attrs=describe(manifest.location, manifest.catalogue)
+    )
+    names = [name for name, variable in VARIABLES.items() if variable.is_coordinate]
+    return dataset.set_coords(names).assign_coords(object_id=("subject", coordinates["subject"][1]))
+
+
+_NOT_READ = Outcome("", Status.OK, "", "", -1, None)
+
+
+def _derive(
+    records: da.Array, function: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> da.Array:
+    """An array of `shape` a subject, computed from the records block by block."""
+    derived: da.Array = da.map_blocks(
+        function,
+        records,
+        dtype=dtype,
+        meta=np.empty((0,) * (1 + len(shape)), dtype),
+        new_axis=list(range(1, 1 + len(shape))) or None,
+        chunks=(records.chunks[0], *((length,) for length in shape)),
+    )
+    return derived
+
+
+def _read(block: NDArray[Any], source_options: Mapping[str, Any]) -> NDArray[Any]:
+    """Entries to (row, subject or None)."""
+    records = np.empty(len(block), object)
+    for i, entry in enumerate(block):
+        records[i] = _read_one(entry, source_options)
+    return records
+
+
+def _read_one(entry: Entry, source_options: Mapping[str, Any]) -> tuple[Row, Subject | None]:
+    subject, outcome = read_subject(entry.file.path, entry.sha1, source_options)
+    return Row(entry, outcome), subject
+
+
+def _pixels(records: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    pixels = np.zeros((len(records), *BIG_ARRAYS[name].shape), np.uint8)
+    for i, (_, subject) in enumerate(records):
+        if subject is not None:
+            pixels[i] = getattr(subject, name)
+    return pixels
+
+
+def _values(records: NDArray[Any], name: str, layout: Layout) -> NDArray[Any]:
+    return variable_values(name, [row for row, _ in records], layout)

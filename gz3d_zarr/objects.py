@@ -1,0 +1,172 @@
+"""Objects under one URL: put whole, get, list, delete. Zarr and receipts are written with these.
+
+Plain files locally, fsspec elsewhere. A put is whole or not at all: locally a temporary name,
+then a rename; on an object store one PUT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fsspec.core import url_to_fs
+
+from gz3d_zarr.errors import StoreError, UsageError
+from gz3d_zarr.source import is_url
+
+PARTIAL_SUFFIX = ".partial"
+"""Ending of a local file that is still being written; never a name in a store."""
+
+
+@dataclass(frozen=True)
+class ObjectFolder:
+    """A place that holds objects by key; cheap to make and to send to a worker.
+
+    Parameters
+    ----------
+    url : str
+        An absolute local path, or an fsspec URL.
+    storage_options : mapping
+        For fsspec; never shown.
+    """
+
+    url: str
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write one object, whole or not at all.
+
+        Raises
+        ------
+        StoreError
+            Where it cannot be written.
+        """
+        try:
+            if self._is_local:
+                self._put_file(Path(self.url, key), data)
+            else:
+                fs, root = self._remote()
+                fs.pipe_file(f"{root}/{key}", data)
+        except OSError as error:
+            raise self._failed("written", key, error) from error
+
+    def get(self, key: str) -> bytes | None:
+        """Read one object; None where there is none.
+
+        Raises
+        ------
+        StoreError
+            Where it cannot be read.
+        """
+        try:
+            if self._is_local:
+                return Path(self.url, key).read_bytes()
+            fs, root = self._remote()
+            data: bytes = fs.cat_file(f"{root}/{key}")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise self._failed("read", key, error) from error
+        return data
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Keys below a prefix (a folder's name with its slash, or nothing), with bytes.
+
+        Raises
+        ------
+        StoreError
+            Where they cannot be listed.
+        """
+        try:
+            if self._is_local:
+                root = Path(self.url)
+                found = (path for path in Path(root, prefix).rglob("*") if path.is_file())
+                return {p.relative_to(root).as_posix(): p.stat().st_size for p in found}
+            fs, root_path = self._remote()
+            start = f"{root_path}/{prefix}".rstrip("/")
+            found_there = fs.find(start, detail=True, refresh=True)
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise self._failed("listed", prefix, error) from error
+        return {
+            path[len(root_path) :].lstrip("/"): info["size"] for path, info in found_there.items()
+        }
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; those that are not there do not matter.
+
+        Raises
+        ------
+        StoreError
+            Where one cannot be deleted.
+        """
+        for key in keys:
+            try:
+                if self._is_local:
+                    Path(self.url, key).unlink(missing_ok=True)
+                else:
+                    fs, root = self._remote()
+                    with contextlib.suppress(FileNotFoundError):
+                        fs.rm_file(f"{root}/{key}")
+            except OSError as error:
+                raise self._failed("deleted", key, error) from error
+
+    def prune(self) -> None:
+        """Remove folders that deleting has left empty (object stores have none)."""
+        if not self._is_local:
+            return
+        for folder, _, _ in os.walk(self.url, topdown=False):
+            with contextlib.suppress(OSError):  # not empty
+                Path(folder).rmdir()
+
+    def free_bytes(self) -> int | None:
+        """Free space on the disk, or None where there is no such bound."""
+        if not self._is_local:
+            return None
+        place = Path(self.url)
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
+
+    @property
+    def _is_local(self) -> bool:
+        return not is_url(self.url)
+
+    def _remote(self) -> tuple[Any, str]:
+        try:
+            fs, root = url_to_fs(self.url, **self.storage_options)
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"the store {self.url} cannot be reached: {error}") from error
+        return fs, root.rstrip("/")
+
+    @staticmethod
+    def _put_file(path: Path, data: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+        try:
+            partial.write_bytes(data)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def _failed(self, what: str, key: str, error: OSError) -> StoreError:
+        reason = error.strerror or str(error) or type(error).__name__
+        return StoreError(f"{self.url}/{key} cannot be {what}: {reason}")
+
+
+def object_folder(url: str | Path, storage_options: Mapping[str, Any] | None) -> ObjectFolder:
+    """Make the user's path absolute, so that it means the same on every worker."""
+    text = str(url)
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    if not is_url(text):
+        text = str(Path(text).expanduser().absolute())
+    return ObjectFolder(text.rstrip("/") or "/", dict(storage_options or {}))

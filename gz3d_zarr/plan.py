@@ -1,0 +1,337 @@
+"""Manifest, schema and resources to a Plan: shards, bytes, memory a worker, fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dask.utils import format_bytes, parse_bytes
+
+from gz3d_zarr.catalogue import TINY, Manifest, make_manifest
+from gz3d_zarr.errors import PlanError, UsageError
+from gz3d_zarr.objects import object_folder
+from gz3d_zarr.schema import (
+    BIG_ARRAYS,
+    CATALOGUE_TEXT,
+    CODECS,
+    IMAGE_BYTES,
+    LABELS,
+    NSIDE,
+    SAMPLES,
+    SCHEMA_VERSION,
+    SEGMENTATION_BYTES,
+    SHARD_SIZE,
+    VARIABLES,
+    Layout,
+)
+from gz3d_zarr.source import Source, list_source
+from gz3d_zarr.subject import MAX_UNPACKED
+
+WORKER_BYTES = 200 * 10**6
+"""What a worker process has before its first shard: Python, dask and zarr."""
+SOURCE_FILE_BYTES = 350_000
+"""Size of a subject file where the listing does not tell."""
+_MASK_BYTES = 1_500
+_SMALL_BYTES = 700
+_MAX_NSIDE = 2**29
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Which subjects, and how they are stored.
+
+    Attributes
+    ----------
+    limit : int, optional
+        Keep the first so many subjects, in the order of the store.
+    tiny : bool
+        Keep the first five.
+    ids : iterable of str or int, optional
+        Keep these MaNGA ids or Zooniverse subject ids.
+    min_vote_fraction : float, optional
+        Keep subjects whose spiral or bar fraction reaches this; needs the catalogue.
+    catalogue : str or Path, optional
+        The catalogue; by default ``gz3d_metadata.fits`` beside the files. ``"none"``: do without.
+    order : {'healpix', 'name'}, optional
+        By default healpix where positions are known beforehand, name otherwise.
+    shard_size : int, optional
+        Subjects a shard; by default 64, or fewer where a worker's memory is small.
+    codec : {'portable', 'compact'}
+        Portable: what any Zarr 3 library reads. Compact: a quarter smaller, for zarr-python.
+    nside : int
+        HEALPix resolution of the coordinate ``healpix``, a power of two.
+    max_memory : int or str, optional
+        What each worker may use at the most, such as ``"2GB"``; by default what dask gives it.
+    storage_options, source_options : mapping, optional
+        For fsspec: of the store, and of the source.
+    """
+
+    limit: int | None = None
+    tiny: bool = False
+    ids: Iterable[str | int] | None = None
+    min_vote_fraction: float | None = None
+    catalogue: str | Path | None = None
+    order: str | None = None
+    shard_size: int | None = None
+    codec: str = "portable"
+    nside: int = NSIDE
+    max_memory: int | str | None = None
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
+    source_options: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used, before any work."""
+        if self.codec not in CODECS:
+            raise UsageError(f"codec is {self.codec!r}, expected one of {', '.join(CODECS)}")
+        if not 1 <= self.nside <= _MAX_NSIDE or self.nside & (self.nside - 1):
+            raise UsageError(f"nside is {self.nside}, expected a power of two from 1 to 2^29")
+        if self.shard_size is not None and self.shard_size < 1:
+            raise UsageError(f"shard_size is {self.shard_size}, expected at least 1")
+        if self.tiny and self.limit is not None:
+            raise UsageError(f"tiny is limit {TINY}: give one of tiny and limit, not both")
+        _ = self.memory_bound
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> PlanOptions:
+        """Take keyword arguments; UsageError names one that does not exist."""
+        unknown = sorted(set(options) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise UsageError(
+                f"unknown option {', '.join(unknown)}; the options are "
+                f"{', '.join(cls.__dataclass_fields__)}"
+            )
+        return cls(**options)
+
+    @property
+    def memory_bound(self) -> int | None:
+        """`max_memory` in bytes."""
+        if self.max_memory is None:
+            return None
+        try:
+            bound = int(parse_bytes(self.max_memory))
+        except (ValueError, TypeError):
+            bound = 0
+        if bound <= 0:
+            raise UsageError(f"max_memory is {self.max_memory!r}, expected a size such as 2GB")
+        return bound
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the build would run on.
+
+    Attributes
+    ----------
+    workers, threads : int
+        Workers, and threads in each.
+    memory : int or None
+        Bytes that the smallest worker may use; None where it has no limit.
+    where : str
+        In words.
+    """
+
+    workers: int
+    threads: int
+    memory: int | None
+    where: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build does, decided before it begins.
+
+    Attributes
+    ----------
+    store : str
+        Absolute path or URL.
+    manifest : Manifest
+    layout : Layout
+    resources : Resources
+    free_bytes : int or None
+        Free space where the store goes, if that has a bound.
+    """
+
+    store: str
+    manifest: Manifest
+    layout: Layout
+    resources: Resources
+    free_bytes: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal SHA-256 of all that decides the bytes of the shards."""
+        parts = [SCHEMA_VERSION, asdict(self.layout), self.manifest.digest]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def objects(self) -> int:
+        """Objects that the complete store has."""
+        small = len(VARIABLES) + 1 + len(LABELS)
+        catalogue = len(CATALOGUE_TEXT) + 1 + len(BIG_ARRAYS)
+        big = len(BIG_ARRAYS) * (self.layout.shards + 1)
+        return big + 2 * (small + catalogue) + 2
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of the source files, estimated where the listing does not tell."""
+        told = self.manifest.source_bytes
+        return self.layout.subjects * SOURCE_FILE_BYTES if told is None else told
+
+    @property
+    def stored_bytes(self) -> int:
+        """Estimate of the store's bytes."""
+        pictures = self.source_bytes * CODECS[self.layout.codec].picture_ratio
+        return round(pictures + self.layout.subjects * (_MASK_BYTES + _SMALL_BYTES))
+
+    @property
+    def worker_bytes(self) -> int:
+        """Estimate of the memory that one worker needs at the most."""
+        return worker_bytes(self.layout.shard_size, self.resources.threads)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should be told before the build."""
+        notes = list(self.manifest.notes)
+        if self.free_bytes is not None and self.stored_bytes > self.free_bytes:
+            notes.append(
+                f"the store needs about {format_bytes(self.stored_bytes)}, the disk has "
+                f"{format_bytes(self.free_bytes)} free"
+            )
+        if self.layout.shard_size < SHARD_SIZE and self.layout.subjects > self.layout.shard_size:
+            notes.append(f"shards of {self.layout.shard_size} subjects make more, smaller objects")
+        return tuple(notes)
+
+    def summary(self) -> dict[str, Any]:
+        """What ``gz3d-zarr plan --json`` prints."""
+        return {
+            "source": self.manifest.location,
+            "store": self.store,
+            "subjects": self.layout.subjects,
+            "order": self.manifest.order,
+            "codec": self.layout.codec,
+            "nside": self.layout.nside,
+            "shard_size": self.layout.shard_size,
+            "shards": self.layout.shards,
+            "objects": self.objects,
+            "source_bytes": self.source_bytes,
+            "source_bytes_estimated": self.manifest.source_bytes is None,
+            "stored_bytes": self.stored_bytes,
+            "free_bytes": self.free_bytes,
+            "workers": self.resources.workers,
+            "threads_per_worker": self.resources.threads,
+            "worker_memory_needed": self.worker_bytes,
+            "worker_memory_limit": self.resources.memory,
+            "resources": self.resources.where,
+            "manifest_digest": self.manifest.digest,
+            "fingerprint": self.fingerprint,
+            "notes": list(self.notes),
+        }
+
+    def to_text(self) -> str:
+        """What ``gz3d-zarr plan`` prints."""
+        s = self.summary()
+        limit = s["worker_memory_limit"]
+        lines = [
+            f"source    {s['source']}",
+            f"store     {s['store']}",
+            f"subjects  {s['subjects']}, in order of {s['order']}",
+            f"shards    {s['shards']} of {s['shard_size']} subjects, codec {s['codec']}",
+            f"objects   {s['objects']}",
+            f"bytes     {format_bytes(s['source_bytes'])} of source files to about "
+            f"{format_bytes(s['stored_bytes'])} of store",
+            f"workers   {s['resources']}",
+            f"memory    about {format_bytes(s['worker_memory_needed'])} a worker, which may use "
+            f"{'any amount' if limit is None else format_bytes(limit)}",
+            *(f"note      {note}" for note in s["notes"]),
+        ]
+        return "\n".join(lines)
+
+
+def worker_bytes(shard_size: int, threads: int = 1) -> int:
+    """Memory that a worker needs at the most while it builds shards.
+
+    A shard in memory, its encoded bytes twice (chunks, and the object that they are joined to),
+    and one file, unpacked.
+    """
+    encoded = 2 * shard_size * SOURCE_FILE_BYTES * 3 // 2
+    task = shard_size * (IMAGE_BYTES + SEGMENTATION_BYTES) + encoded + MAX_UNPACKED // 4
+    return WORKER_BYTES + threads * task
+
+
+def make_plan(
+    source: Source, store: str | Path, options: PlanOptions, resources: Resources
+) -> Plan:
+    """Plan a build; reads the source's listing and catalogue, writes nothing.
+
+    Raises
+    ------
+    PlanError
+        A shard does not fit a worker's memory.
+    SourceError, UsageError
+        As `list_source` and `make_manifest`.
+    """
+    manifest = read_manifest(source, options)
+    bounds = [b for b in (resources.memory, options.memory_bound) if b is not None]
+    resources = replace(resources, memory=min(bounds) if bounds else None)
+    folder = object_folder(store, options.storage_options)
+    layout = make_layout(manifest, options, _fit(options.shard_size, resources))
+    return Plan(folder.url, manifest, layout, resources, folder.free_bytes())
+
+
+def read_manifest(source: Source, options: PlanOptions) -> Manifest:
+    """List a source and select its subjects.
+
+    Raises
+    ------
+    SourceError, UsageError
+        As `list_source` and `make_manifest`.
+    """
+    without = str(options.catalogue) == "none"
+    return make_manifest(
+        list_source(source, options.source_options),
+        catalogue=None if without or options.catalogue is None else str(options.catalogue),
+        use_catalogue=not without,
+        order=options.order,
+        limit=TINY if options.tiny else options.limit,
+        ids=options.ids,
+        min_vote_fraction=options.min_vote_fraction,
+        options=options.source_options,
+    )
+
+
+def make_layout(manifest: Manifest, options: PlanOptions, shard_size: int) -> Layout:
+    """Layout of the store that these subjects get."""
+    return Layout(
+        len(manifest.entries),
+        shard_size,
+        options.codec,
+        options.nside,
+        tuple(sorted({*SAMPLES, *manifest.samples})),
+    )
+
+
+def _fit(wanted: int | None, resources: Resources) -> int:
+    """Shard size that fits the workers: the one asked for, or the default, halved as needed."""
+    size = wanted or SHARD_SIZE
+    if resources.memory is None:
+        return size
+    while worker_bytes(size, resources.threads) > resources.memory and size > 1:
+        size = -(-size // 2)
+    need = worker_bytes(size, resources.threads)
+    if need > resources.memory:
+        raise PlanError(
+            f"a worker with {resources.threads} threads may use {format_bytes(resources.memory)}, "
+            f"and even shards of one subject need {format_bytes(need)}: give workers more memory "
+            "or fewer threads"
+        )
+    if wanted is not None and size < wanted:
+        asked = worker_bytes(wanted, resources.threads)
+        raise PlanError(
+            f"shards of {wanted} subjects need {format_bytes(asked)} in a worker that may use {format_bytes(resources.memory)}: use --shard-size {size}, "
+            "or give workers more memory"
+        )
+    return size

@@ -1,0 +1,107 @@
+"""What a finished shard leaves behind: the only thing that resume and finalise read."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gz3d_zarr.errors import Status, StoreError
+from gz3d_zarr.subject import SubjectMetadata
+
+WORK_PREFIX = ".gz3d/"
+"""Where a build keeps its plan and receipts inside the store until it is complete."""
+PLAN_KEY = WORK_PREFIX + "plan.json"
+RECEIPTS_PREFIX = WORK_PREFIX + "receipts/"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one subject.
+
+    Attributes
+    ----------
+    file_name : str
+        Base name of the subject file.
+    status : Status
+    reason : str
+        Why it is not ok; empty where it is.
+    sha1 : str
+        Digest of the bytes that were read; empty where there were none.
+    size : int
+        How many bytes were read; -1 where none could be.
+    metadata : SubjectMetadata or None
+        What the file says; None where it could not be decoded.
+    """
+
+    file_name: str
+    status: Status
+    reason: str
+    sha1: str
+    size: int
+    metadata: SubjectMetadata | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object as written."""
+
+    key: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Proof that a shard has been written, and all that finalise needs to know of it."""
+
+    shard: int
+    fingerprint: str
+    outcomes: tuple[Outcome, ...]
+    objects: tuple[StoredObject, ...]
+
+    @property
+    def key(self) -> str:
+        """Name of the receipt in the store."""
+        return receipt_key(self.shard)
+
+    def to_json(self) -> bytes:
+        """Serialise; floats survive exactly, NaN becomes null."""
+        record = asdict(self)
+        for outcome in record["outcomes"]:
+            metadata = outcome["metadata"]
+            if metadata is not None and math.isnan(metadata["scale"]):
+                metadata["scale"] = None
+        return json.dumps(record, allow_nan=False).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, key: str) -> Receipt:
+        """Parse; StoreError where `data` is no receipt."""
+        try:
+            record = json.loads(data)
+            return cls(
+                record["shard"],
+                record["fingerprint"],
+                tuple(_outcome(outcome) for outcome in record["outcomes"]),
+                tuple(StoredObject(**stored) for stored in record["objects"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"the receipt {key} cannot be read ({error}); delete it and resume, and its shard "
+                "is built again"
+            ) from None
+
+
+def receipt_key(shard: int) -> str:
+    """Name of a shard's receipt in the store."""
+    return f"{RECEIPTS_PREFIX}{shard:06d}.json"
+
+
+def _outcome(record: dict[str, Any]) -> Outcome:
+    metadata = record["metadata"]
+    if metadata is not None:
+        if metadata["scale"] is None:
+            metadata["scale"] = math.nan
+        metadata = SubjectMetadata(**metadata)
+    return Outcome(**{**record, "status": Status(record["status"]), "metadata": metadata})

@@ -1,0 +1,99 @@
+"""What a build did, subject by subject where that is not ok."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dask.utils import format_bytes
+
+from gz3d_zarr.errors import Status
+
+LISTED = 50
+"""Failures that the text names; JSON names all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A subject that is not ok."""
+
+    file_name: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """Result of `build`.
+
+    Attributes
+    ----------
+    store : str
+        Absolute path or URL.
+    subjects, ok : int
+        Rows in the store, and how many of them hold a whole subject.
+    failures : tuple of Failure
+        The others.
+    shards, shards_built : int
+        All, and those that this run wrote (others were there already).
+    subjects_built : int
+        Subjects in the shards that this run wrote.
+    stored_bytes : int
+        Bytes of the shards that this run wrote.
+    seconds : float
+        Wall time of this run, without starting workers.
+    notes : tuple of str
+        What a person should be told.
+    """
+
+    store: str
+    subjects: int
+    ok: int
+    failures: tuple[Failure, ...]
+    shards: int
+    shards_built: int
+    subjects_built: int
+    stored_bytes: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Subjects by status."""
+        return status_counts(self.ok, (failure.status for failure in self.failures))
+
+    @property
+    def rate(self) -> float:
+        """Subjects a second that this run built."""
+        return self.subjects_built / self.seconds if self.seconds > 0 else 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """What ``gz3d-zarr build --json`` prints."""
+        return {**asdict(self), "counts": self.counts, "subjects_per_second": self.rate}
+
+    def to_text(self) -> str:
+        """What ``gz3d-zarr build`` prints."""
+        if self.shards_built:
+            done = (
+                f"Built {self.subjects_built} subjects in {self.shards_built} of {self.shards} "
+                f"shards, {format_bytes(self.stored_bytes)}, in {self.seconds:.1f} s "
+                f"({self.rate:.0f} subjects a second)."
+            )
+        else:
+            done = "Nothing to do: the store is complete."
+        lines = [done, f"{self.store}: {self.ok} of {self.subjects} subjects are ok."]
+        lines += [f"Note: {note}." for note in self.notes]
+        if self.failures:
+            lines.append(f"{len(self.failures)} are not:")
+            lines += [f"  {f.status:<11} {f.file_name}  {f.reason}" for f in self.failures[:LISTED]]
+            if len(self.failures) > LISTED:
+                lines.append(f"  and {len(self.failures) - LISTED} more; --json lists all")
+        return "\n".join(lines)
+
+
+def status_counts(ok: int, others: Iterable[str]) -> dict[str, int]:
+    """Number of subjects for every status, zero included."""
+    found = Counter(others)
+    return {s.label: ok if s is Status.OK else found[s.label] for s in Status}

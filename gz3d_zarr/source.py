@@ -1,0 +1,265 @@
+"""Where subject files are: find them, fetch their bytes. Any fsspec file system will do."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from gz3d_zarr.errors import SourceError, Status, SubjectError
+
+CATALOGUE_NAME = "gz3d_metadata.fits"
+SHA1_SUFFIX = ".sha1sum"
+MAX_FILE = 32 * 2**20
+"""Bytes beyond which a file is not read at all; real ones have 0.2 to 0.6 MB."""
+
+_SUBJECT_FILE = re.compile(r"(?:gz3d_)?([A-Za-z0-9.+-]+)_(\d{1,5})_(\d{1,18})\.fits\.gz")
+
+Source = str | Path | Sequence[str | Path]
+"""A folder, a glob, a URL, a ``.txt`` file with a path a line, or a sequence of paths."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectFile:
+    """One file that is named like a subject file.
+
+    Attributes
+    ----------
+    path : str
+        Absolute path or full URL.
+    size : int or None
+        Bytes as stored (gzipped), where the listing tells.
+    """
+
+    path: str
+    size: int | None
+    manga_id: str
+    ifu_design_size: int
+    zooniverse_subject_id: int
+
+    @property
+    def name(self) -> str:
+        """Base name, such as ``gz3d_1-150000_91_14760000.fits.gz``."""
+        return base_name(self.path)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds.
+
+    Attributes
+    ----------
+    location : str
+        The source as the user named it, made absolute.
+    files : tuple of SubjectFile
+        In order of name.
+    catalogue, sha1_lists
+        Paths of ``gz3d_metadata.fits`` and of the sha1 lists beside the files, if any.
+    notes : tuple of str
+        What a person should be told about the source.
+    """
+
+    location: str
+    files: tuple[SubjectFile, ...]
+    catalogue: str | None = None
+    sha1_lists: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def base_name(path: str) -> str:
+    """Last part of a path or URL."""
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names an fsspec protocol rather than a local file."""
+    return "://" in path or "::" in path
+
+
+def parse_name(path: str, size: int | None = None) -> SubjectFile | None:
+    """Read MaNGA id, bundle size and Zooniverse id from a file's name; None if it has none."""
+    match = _SUBJECT_FILE.fullmatch(base_name(path))
+    if match is None:
+        return None
+    return SubjectFile(path, size, match[1], int(match[2]), int(match[3]))
+
+
+def list_source(source: Source, options: Mapping[str, Any] | None = None) -> Listing:
+    """Find the subject files of a source, and the catalogue and sha1 lists beside them.
+
+    Parameters
+    ----------
+    source : str, Path or sequence of them
+        A folder, a glob, a ``.txt`` file with a path a line, one subject file, or a list of
+        files; local, or URLs of any fsspec file system.
+    options : mapping, optional
+        Storage options for fsspec.
+
+    Raises
+    ------
+    SourceError
+        No such source, no subject files in it, or two files of one Zooniverse subject.
+    """
+    if isinstance(source, str | Path):
+        location = str(source)
+        if not is_url(location):
+            location = str(Path(location).expanduser().absolute())
+        found = _list_location(location, options or {})
+    else:
+        names = [str(path) for path in source]
+        location = f"a list of {len(names)} files"
+        found = [(_absolute(name), None) for name in names]
+        if not found:
+            raise SourceError("the list of subject files is empty; expected at least one path")
+    return _sort_out(location, found)
+
+
+def read_subject_file(path: str, options: Mapping[str, Any] | None = None) -> bytes:
+    """Fetch the bytes of one subject file.
+
+    Raises
+    ------
+    SubjectError
+        Missing, where there is no such file; unreachable, where it cannot be read; corrupt,
+        where it is far too large.
+    """
+    try:
+        if is_url(path):
+            fs, inner = url_to_fs(path, **(options or {}))
+            data: bytes = fs.cat_file(inner, end=MAX_FILE + 1)
+        else:
+            with open(path, "rb") as file:
+                data = file.read(MAX_FILE + 1)
+    except FileNotFoundError:
+        raise SubjectError(Status.MISSING, f"there is no file {path}") from None
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise SubjectError(Status.UNREACHABLE, f"{path} cannot be read: {reason}") from None
+    if len(data) > MAX_FILE:
+        raise SubjectError(
+            Status.CORRUPT,
+            f"{path} has more than {MAX_FILE // 2**20} MiB; real files have about 0.4",
+        )
+    return data
+
+
+def read_text(path: str, options: Mapping[str, Any] | None = None) -> str:
+    """Fetch a small text file; SourceError where that fails."""
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8", **(options or {})) as file:
+            return str(file.read())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} cannot be read as text: {error}") from error
+
+
+def _absolute(path: str) -> str:
+    return path if is_url(path) else str(Path(path).expanduser().absolute())
+
+
+def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str, int | None]]:
+    """All paths that a folder, glob, list file or single file stands for, with sizes."""
+    if location.endswith(".txt"):
+        lines = [line.strip() for line in read_text(location, options).splitlines()]
+        here = str(PurePosixPath(location).parent)
+        return [
+            (line if is_url(line) else str(Path(here, line).expanduser()), None)
+            for line in lines
+            if line and not line.startswith("#")
+        ]
+    try:
+        if is_url(location):
+            return _list_url(location, options)
+        return _list_local(location)
+    except FileNotFoundError:
+        raise SourceError(
+            f"there is no source {location}: expected a folder of subject files, a glob, a list "
+            "of files (.txt) or a URL"
+        ) from None
+    except (OSError, ImportError, ValueError) as error:
+        raise SourceError(f"the source {location} cannot be listed: {error}") from error
+
+
+def _list_local(location: str) -> list[tuple[str, int | None]]:
+    path = Path(location)
+    if path.is_dir():
+        paths = list(path.iterdir())
+    elif path.is_file():
+        paths = [path]
+    elif glob.has_magic(location):
+        paths = [Path(name) for name in glob.iglob(location)]
+        # The catalogue and the sha1 lists stand beside the files, whatever the pattern says.
+        folders = {name.parent for name in paths if name.is_file()}
+        paths += [
+            beside
+            for folder in folders
+            for beside in folder.iterdir()
+            if _is_beside(beside.name) and beside not in paths
+        ]
+    else:
+        raise FileNotFoundError(location)
+    return [(str(p), p.stat().st_size if p.is_file() else None) for p in paths if not p.is_dir()]
+
+
+def _list_url(location: str, options: Mapping[str, Any]) -> list[tuple[str, int | None]]:
+    fs, inner = url_to_fs(location, **options)
+    if glob.has_magic(inner):
+        folder = inner.rpartition("/")[0]
+        names = {*fs.glob(inner), *(n for n in fs.glob(f"{folder}/*") if _is_beside(n))}
+        return [(fs.unstrip_protocol(name), None) for name in names]
+    entries = fs.ls(inner, detail=True)
+    return [
+        (fs.unstrip_protocol(entry["name"]), entry.get("size"))
+        for entry in entries
+        if entry.get("type") != "directory"
+    ]
+
+
+def _is_beside(name: str) -> bool:
+    return base_name(name) == CATALOGUE_NAME or name.endswith(SHA1_SUFFIX)
+
+
+def _sort_out(location: str, found: Sequence[tuple[str, int | None]]) -> Listing:
+    """Tell subject files from the rest."""
+    files: list[SubjectFile] = []
+    others: list[str] = []
+    for path, size in found:
+        file = parse_name(path, size)
+        if file is not None:
+            files.append(file)
+        elif not _is_beside(path):
+            others.append(path)
+    if not files:
+        had = f"none of its {len(others)} files is named" if others else "it holds no file named"
+        raise SourceError(
+            f"{location} has no subject files: {had} gz3d_MANGAID_IFUDESIGNSIZE_SUBJECTID.fits.gz"
+        )
+    files.sort(key=lambda file: (file.name, file.path))
+    seen: dict[int, SubjectFile] = {}
+    for file in files:
+        twin = seen.setdefault(file.zooniverse_subject_id, file)
+        if twin is not file:
+            raise SourceError(
+                f"{twin.path} and {file.path} are both of Zooniverse subject "
+                f"{file.zooniverse_subject_id}, which must be unique; leave one of them out"
+            )
+    paths = sorted(path for path, _ in found)
+    notes: tuple[str, ...] = ()
+    if others:
+        names = ", ".join(sorted(base_name(path) for path in others)[:3])
+        notes = (
+            f"{len(others)} files are not named like subject files and were left out ({names}"
+            f"{', ...' if len(others) > 3 else ''})",
+        )
+    return Listing(
+        location,
+        tuple(files),
+        next((path for path in paths if base_name(path) == CATALOGUE_NAME), None),
+        tuple(path for path in paths if path.endswith(SHA1_SUFFIX)),
+        notes,
+    )

@@ -1,0 +1,326 @@
+"""Create, write a shard, finalise, open: the only file that touches Zarr.
+
+Everything is made in memory, by xarray and zarr themselves, and then put object by object: a
+shard is one PUT that reads nothing back, whatever the version of zarr, and the root
+``zarr.json``, which holds the consolidated metadata and says ``complete``, comes last. Until then
+there is no group, so nobody can take a half-built store for a whole one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.buffer import cpu
+from zarr.storage import MemoryStore
+
+from gz3d_zarr.catalogue import Entry
+from gz3d_zarr.errors import IncompleteStoreError, StoreError
+from gz3d_zarr.objects import ObjectFolder, object_folder
+from gz3d_zarr.receipts import PLAN_KEY, RECEIPTS_PREFIX, Receipt
+from gz3d_zarr.schema import (
+    BIG_ARRAYS,
+    CATALOGUE_TEXT,
+    LABELS,
+    SCHEMA,
+    SMALL_COMPRESSORS,
+    VARIABLES,
+    Layout,
+    Provenance,
+    Row,
+    array_codec,
+    group_attrs,
+    variable_attrs,
+    variable_values,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+ROOT_KEY = "zarr.json"
+CATALOGUE_GROUP = "catalogue"
+
+
+def array_documents(layout: Layout) -> dict[str, bytes]:
+    """Metadata documents of the two big arrays.
+
+    Returns
+    -------
+    dict
+        ``image`` and ``segmentation`` to the bytes of their ``zarr.json``.
+    """
+    documents: dict[str, Any] = {}
+    for name, array in BIG_ARRAYS.items():
+        codec = array_codec(name, layout)
+        with _quiet():
+            zarr.create_array(
+                MemoryStore(documents),
+                name=name,
+                shape=(layout.subjects, *array.shape),
+                dtype=array.dtype,
+                chunks=(1, *array.shape),
+                shards=(layout.shard_size, *array.shape),
+                filters=codec.filters,
+                compressors=codec.compressors,
+                fill_value=0,
+                attributes=dict(array.attrs),
+                dimension_names=array.dims,
+                zarr_format=3,
+            )
+    return {name: documents[f"{name}/{ROOT_KEY}"].to_bytes() for name in BIG_ARRAYS}
+
+
+def encode_shard(
+    documents: Mapping[str, bytes], name: str, shard: int, block: NDArray[np.uint8]
+) -> tuple[str, bytes]:
+    """Encode one whole shard of a big array in memory.
+
+    Parameters
+    ----------
+    documents : mapping
+        From `array_documents`.
+    name : {'image', 'segmentation'}
+    shard : int
+    block : ndarray of uint8
+        All subjects of the shard; fewer than the shard size only in the last shard.
+
+    Returns
+    -------
+    key, data : str, bytes
+        The one object to put.
+
+    Raises
+    ------
+    StoreError
+        Where the block does not fill its shard; zarr would take it in silence.
+    """
+    memory: dict[str, Any] = {}
+    store = MemoryStore(memory)
+    memory[f"{name}/{ROOT_KEY}"] = cpu.Buffer.from_bytes(documents[name])
+    # An all-zero chunk is written too: whatever has been built is there to be seen. And dask's
+    # threads are enough.
+    with _quiet(), zarr.config.set({"array.write_empty_chunks": True, "threading.max_workers": 1}):
+        array = zarr.open_array(store, path=name, mode="r+", zarr_format=3)
+        rows = _rows_of(array, shard, block)
+        array[rows] = block
+    key = f"{name}/c/{shard}" + "/0" * (block.ndim - 1)
+    return key, memory[key].to_bytes()
+
+
+def _rows_of(array: zarr.Array[Any], shard: int, block: NDArray[np.uint8]) -> slice:
+    """The shard's subjects, where the block fills them and nothing else."""
+    size = (array.shards or array.chunks)[0]
+    rows = slice(shard * size, min((shard + 1) * size, array.shape[0]))
+    shape = (rows.stop - rows.start, *array.shape[1:])
+    if block.shape != shape or block.dtype != array.dtype:
+        raise StoreError(
+            f"shard {shard} of {array.name} takes {array.dtype} of shape {shape}, not "
+            f"{block.dtype} of shape {block.shape}"
+        )
+    return rows
+
+
+def small_variables(rows: Sequence[Row], layout: Layout) -> xr.Dataset:
+    """Coordinates and the variables of one value a subject, in memory."""
+    import xarray as xr  # slow to import, and workers do without
+
+    variables = {
+        name: (variable.dims, variable_values(name, rows, layout), variable_attrs(name, layout))
+        for name, variable in VARIABLES.items()
+    }
+    dataset = xr.Dataset(variables, coords=index_coordinates([row.entry for row in rows]))
+    return dataset.set_coords([n for n, variable in VARIABLES.items() if variable.is_coordinate])
+
+
+def index_coordinates(entries: Sequence[Entry]) -> dict[str, Any]:
+    """Index coordinates: the MaNGA ids, and the names of classes and channels."""
+    labels = {name: (name, np.array(values, object)) for name, values in LABELS.items()}
+    manga_ids = np.array([entry.file.manga_id for entry in entries], object)
+    return {"subject": ("subject", manga_ids, {"long_name": "MaNGA id, not unique"}), **labels}
+
+
+def publish(
+    folder: ObjectFolder,
+    rows: Sequence[Row],
+    receipts: Sequence[Receipt],
+    layout: Layout,
+    made: Provenance,
+) -> None:
+    """Write all that is not a shard, the consolidated metadata last, and remove the receipts.
+
+    Raises
+    ------
+    StoreError
+        Where an object cannot be written; the store is then still incomplete.
+    """
+    objects = _stage(rows, receipts, layout, made)
+    root = objects.pop(ROOT_KEY)
+    for key, data in objects.items():
+        folder.put(key, data)
+    folder.put(ROOT_KEY, root)
+    folder.delete(sorted(folder.sizes(RECEIPTS_PREFIX)))
+    folder.delete([PLAN_KEY])
+    folder.prune()
+
+
+def _stage(
+    rows: Sequence[Row], receipts: Sequence[Receipt], layout: Layout, made: Provenance
+) -> dict[str, bytes]:
+    """All objects of a complete store but the shards, made in memory."""
+    memory: dict[str, Any] = {}
+    store = MemoryStore(memory)
+    # A chunk that is all fill value is written too: what is absent is then known to be lost.
+    with _quiet(), zarr.config.set({"array.write_empty_chunks": True}):
+        dataset = small_variables(rows, layout).assign_attrs(group_attrs(layout, made))
+        dataset.to_zarr(store, encoding=_encoding(dataset), zarr_format=3, consolidated=False)
+        catalogue = _catalogue(rows, receipts)
+        catalogue.to_zarr(
+            store,
+            group=CATALOGUE_GROUP,
+            encoding=_encoding(catalogue),
+            zarr_format=3,
+            consolidated=False,
+        )
+        for name, document in array_documents(layout).items():
+            memory[f"{name}/{ROOT_KEY}"] = cpu.Buffer.from_bytes(document)
+        zarr.consolidate_metadata(store, zarr_format=3)
+    return {key: buffer.to_bytes() for key, buffer in memory.items()}
+
+
+def _catalogue(rows: Sequence[Row], receipts: Sequence[Receipt]) -> xr.Dataset:
+    """The group ``catalogue``: text and provenance of each subject, digests of each shard."""
+    import xarray as xr  # slow to import, and workers do without
+
+    columns: dict[str, Any] = {
+        name: ("subject", np.array([text(row) for row in rows], object), {"long_name": meaning})
+        for name, (meaning, text) in CATALOGUE_TEXT.items()
+    }
+    columns["source_size"] = (
+        "subject",
+        np.array([row.outcome.size for row in rows], np.int64),
+        {"long_name": "bytes of the file as read, -1 where it could not be"},
+    )
+    for name in BIG_ARRAYS:
+        digests = [o.sha256 for r in receipts for o in r.objects if o.key.startswith(f"{name}/")]
+        columns[f"{name}_sha256"] = (
+            "shard",
+            np.array(digests, object),
+            {"long_name": f"SHA-256 of each shard of {name} as written"},
+        )
+    return xr.Dataset(columns)
+
+
+def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
+    """One checked chunk for each small array, and no fill value that would turn it to floats."""
+    return {
+        str(name): {
+            "compressors": SMALL_COMPRESSORS,
+            "chunks": variable.shape,
+            **({"_FillValue": None} if variable.dtype.kind == "f" else {}),
+        }
+        for name, variable in dataset.variables.items()
+    }
+
+
+def open_store(
+    store: str | Path,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Open a complete store as a lazy Dataset.
+
+    Parameters
+    ----------
+    store : str or Path
+        A path, or a URL of any fsspec file system.
+    storage_options : mapping, optional
+        For fsspec.
+
+    Returns
+    -------
+    xarray.Dataset
+        As ``xr.open_zarr`` gives it, with `image` and `segmentation` in dask chunks of whole
+        shards, and the coordinate ``object_id`` (the published data model's name for the MaNGA
+        id) beside ``subject``.
+
+    Raises
+    ------
+    IncompleteStoreError
+        A build of it has begun and not ended.
+    StoreError
+        There is no store, it cannot be read, or it is not of Galaxy Zoo: 3D.
+    """
+    import xarray as xr  # slow to import, and workers do without
+
+    folder = object_folder(store, storage_options)
+    try:
+        with _quiet():
+            dataset = xr.open_zarr(
+                folder.url,
+                zarr_format=3,
+                consolidated=True,
+                chunks=None,
+                storage_options=dict(folder.storage_options) or None,
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_open(folder, error) from error
+    if dataset.attrs.get("schema") != SCHEMA:
+        raise StoreError(f"{folder.url} is a Zarr store, but not of Galaxy Zoo: 3D")
+    size = dataset["image"].encoding["shards"][0]
+    for name in BIG_ARRAYS:
+        dataset[name] = dataset[name].chunk(subject=size)
+    known = [name for name in (*BIG_ARRAYS, *VARIABLES) if name in dataset.data_vars]
+    dataset = dataset[[*known, *(name for name in dataset.data_vars if name not in known)]]
+    named: xr.Dataset = dataset.assign_coords(object_id=("subject", dataset["subject"].data))
+    return named
+
+
+def _not_open(folder: ObjectFolder, error: Exception) -> StoreError:
+    """Say why a store does not open: nothing there, incomplete, something else, or damaged."""
+    if folder.get(ROOT_KEY) is not None:
+        return StoreError(f"{folder.url} cannot be opened as a Zarr 3 store: {error}")
+    if folder.get(PLAN_KEY) is not None:
+        done = len(folder.sizes(RECEIPTS_PREFIX))
+        return IncompleteStoreError(
+            f"the store {folder.url} is not complete: {done} shards are built; go on with "
+            "gz3d-zarr build SOURCE STORE --resume"
+        )
+    return StoreError(f"there is no Zarr 3 store at {folder.url}")
+
+
+def read_build(folder: ObjectFolder) -> tuple[dict[str, Any], xr.Dataset]:
+    """Attributes of a complete store, and its group ``catalogue`` with `status` beside it.
+
+    Raises
+    ------
+    StoreError
+        As `open_store`.
+    """
+    import xarray as xr  # slow to import, and workers do without
+
+    dataset = open_store(folder.url, storage_options=folder.storage_options)
+    with _quiet():
+        catalogue = xr.open_zarr(
+            folder.url,
+            group=CATALOGUE_GROUP,
+            zarr_format=3,
+            consolidated=False,
+            chunks=None,
+            storage_options=dict(folder.storage_options) or None,
+        )
+    return dict(dataset.attrs), catalogue.assign(status=dataset["status"].variable).load()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what zarr says of two features that a store uses on purpose."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3")
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        yield
