@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gz3d_zarr.build import build, plan
+    from gz3d_zarr.building import build, plan
     from gz3d_zarr.errors import (
         BuildError,
         GZ3DError,
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Names are imported when they are first used: a dask worker that decodes and writes shards
-# then starts without xarray, pandas and astropy, and ``gz3d-zarr --help`` answers at once.
+# then starts without xarray, pandas and astropy, and ``gz3d-zarr --help`` answers at once. No
+# module has the name of a function here, or importing the one would hide the other.
 _HOMES = {
-    "build": "build",
-    "plan": "build",
+    "build": "building",
+    "plan": "building",
     "open_store": "store",
     "open_source": "lazy",
     "decode": "subject",

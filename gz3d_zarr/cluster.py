@@ -14,7 +14,7 @@ from distributed import Client, LocalCluster
 from distributed.system import MEMORY_LIMIT
 
 from gz3d_zarr.errors import BuildError, UsageError
-from gz3d_zarr.plan import Resources
+from gz3d_zarr.planning import Resources
 
 CONNECT_SECONDS = 10
 

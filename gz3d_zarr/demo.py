@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dask.utils import format_bytes
 
-from gz3d_zarr.build import build
+from gz3d_zarr.building import build
 from gz3d_zarr.plotting import plot_subjects
 from gz3d_zarr.progress import show_progress
 from gz3d_zarr.report import BuildReport

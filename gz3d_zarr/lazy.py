@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.catalogue import Entry
 from gz3d_zarr.errors import Status
-from gz3d_zarr.plan import PlanOptions, make_layout, read_manifest
+from gz3d_zarr.planning import PlanOptions, make_layout, read_manifest
 from gz3d_zarr.receipts import Outcome
 from gz3d_zarr.schema import (
     BIG_ARRAYS,

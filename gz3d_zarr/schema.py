@@ -68,8 +68,6 @@ CODECS: Mapping[str, Codec] = {
     ),
 }
 _MASKS = Codec((), ({"name": "zstd", "configuration": {"level": 1, "checksum": True}},), 0.004)
-    {"name": "zstd", "configuration": {"level": 1, "checksum": True}},
-)
 SMALL_COMPRESSORS = (_ZSTD_CHECKED,)
 
 

@@ -274,7 +274,8 @@ def open_store(
         raise StoreError(f"{folder.url} is a Zarr store, but not of Galaxy Zoo: 3D")
     size = dataset["image"].encoding["shards"][0]
     for name in BIG_ARRAYS:
-        dataset[name] = dataset[name].chunk(subject=size)
+        with _quiet():
+            dataset[name] = dataset[name].chunk(subject=size)
     known = [name for name in (*BIG_ARRAYS, *VARIABLES) if name in dataset.data_vars]
     dataset = dataset[[*known, *(name for name in dataset.data_vars if name not in known)]]
     named: xr.Dataset = dataset.assign_coords(object_id=("subject", dataset["subject"].data))

@@ -137,15 +137,15 @@ def unpack(data: bytes, limit: int = MAX_UNPACKED) -> bytes | bytearray:
         what = "it is empty" if not data else f"it begins with {data[:16]!r}"
         hint = " (a web page?)" if data[:64].lstrip().startswith(b"<") else ""
         raise SubjectError(Status.CORRUPT, f"not a gzip file: {what}{hint}")
-    (told,) = struct.unpack("<I", data[-4:]) if len(data) >= 18 else (0,)
+    crc, told = struct.unpack("<II", data[-8:]) if len(data) >= 18 else (0, 0)
     if 0 < told <= limit:
         try:
             raw = deflate.gzip_decompress(data)
         except (deflate.DeflateError, ValueError):
             pass
         else:
-            if len(raw) == told:
-                return bytes(raw) if not isinstance(raw, bytes | bytearray) else raw
+            if len(raw) == told and deflate.crc32(raw) == crc:  # nothing follows the first member
+                return raw
     return _unpack_slowly(data, limit)
 
 

@@ -331,7 +331,8 @@ def _fit(wanted: int | None, resources: Resources) -> int:
     if wanted is not None and size < wanted:
         asked = worker_bytes(wanted, resources.threads)
         raise PlanError(
-            f"shards of {wanted} subjects need {format_bytes(asked)} in a worker that may use {format_bytes(resources.memory)}: use --shard-size {size}, "
+            f"shards of {wanted} subjects need {format_bytes(asked)} in a worker that may use "
+            f"{format_bytes(resources.memory)}: use --shard-size {size}, "
             "or give workers more memory"
         )
     return size

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import gz3d_zarr
 from gz3d_zarr.errors import BuildError, GZ3DError, Status, StoreError, SubjectError, UsageError
 from gz3d_zarr.objects import ObjectFolder, object_folder
-from gz3d_zarr.plan import Plan, PlanOptions, make_plan
+from gz3d_zarr.planning import Plan, PlanOptions, make_plan
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.receipts import PLAN_KEY, RECEIPTS_PREFIX, Receipt, receipt_key
 from gz3d_zarr.report import BuildReport, Failure

@@ -1,0 +1,69 @@
+"""What tests share: a simulated archive, the reference files, a dask client, one store."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+from distributed import Client, LocalCluster
+
+import gz3d_zarr
+from gz3d_zarr.simulate import simulate_archive
+
+REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "reference"
+SUBJECTS = 18
+
+hypothesis.settings.register_profile("quiet", database=None, deadline=None, derandomize=True)
+hypothesis.settings.load_profile("quiet")
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of 18 subjects, with every edge case; never written to."""
+    folder = tmp_path_factory.mktemp("simulated")
+    simulate_archive(SUBJECTS, folder)
+    return folder
+
+
+@pytest.fixture
+def archive(simulated: Path, tmp_path: Path) -> Path:
+    """A copy of the simulated archive that a test may damage."""
+    return Path(shutil.copytree(simulated, tmp_path / "archive"))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The 64 files that the producer's own code wrote; tests skip where they are not there."""
+    if not REFERENCE.is_dir():
+        pytest.skip(f"the reference files are not at {REFERENCE}")
+    return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Two workers of one thread in this process."""
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=None,
+            memory_limit="4GB",
+            local_directory=str(tmp_path_factory.mktemp("dask")),
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="session")
+def store(
+    simulated: Path, client: Client, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A complete store of the simulated archive, in shards of 4; never written to."""
+    path = tmp_path_factory.mktemp("store") / "gz3d.zarr"
+    gz3d_zarr.build(simulated, path, client, shard_size=4)
+    return path

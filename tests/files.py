@@ -1,0 +1,87 @@
+"""Ways to read, edit and damage subject files."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+
+def subject_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("gz3d_*_*_*.fits.gz"))
+
+
+def edited(data: bytes, edit: Callable[[fits.HDUList], Any]) -> bytes:
+    """The file after `edit` has changed its HDUs in place."""
+    with fits.open(io.BytesIO(gzip.decompress(data)), mode="update") as hdus:
+        hdus = fits.HDUList([hdu.copy() for hdu in hdus])
+        edit(hdus)
+        out = io.BytesIO()
+        hdus.writeto(out)
+    return gzip.compress(out.getvalue(), 1)
+
+
+def with_mask_value(data: bytes, hdu: int, value: float) -> bytes:
+    def edit(hdus: fits.HDUList) -> None:
+        hdus[hdu].data[100, 200] = value
+
+    return edited(data, edit)
+
+
+def with_cell(data: bytes, column: str, value: Any) -> bytes:
+    def edit(hdus: fits.HDUList) -> None:
+        hdus[5].data[column][0] = value
+
+    return edited(data, edit)
+
+
+def without_column(data: bytes, column: str) -> bytes:
+    def edit(hdus: fits.HDUList) -> None:
+        kept = [c for c in hdus[5].columns if c.name != column]
+        hdus[5] = fits.BinTableHDU.from_columns(kept)
+
+    return edited(data, edit)
+
+
+def with_image(data: bytes, hdu: int, values: np.ndarray) -> bytes:
+    def edit(hdus: fits.HDUList) -> None:
+        hdus[hdu].data = values
+
+    return edited(data, edit)
+
+
+def with_card(data: bytes, hdu: int, keyword: str, value: Any) -> bytes:
+    def edit(hdus: fits.HDUList) -> None:
+        hdus[hdu].header[keyword] = value
+
+    return edited(data, edit)
+
+
+def truth(path: Path) -> dict[str, Any]:
+    """What astropy reads in a subject file."""
+    with fits.open(path) as hdus:
+        row = hdus[5].data[0]
+        return {
+            "image": np.array(hdus[0].data),
+            "segmentation": np.stack([hdu.data for hdu in hdus[1:5]]),
+            "ra": float(row["ra"]),
+            "dec": float(row["dec"]),
+            "scale": abs(hdus[0].header["PC1_1"] * hdus[0].header["CDELT1"]),
+            "manga_id": row["MANGAID"].strip(),
+            "iauname": row["IAUNAME"].strip(),
+            "explorer_link": row["explorer_link"].strip(),
+            "sample": row["sample"].strip(),
+            "ifu_design_size": int(row["IFUDESIGNSIZE"]),
+            "manga_tile_id": int(row["MANGA_TILEID"]),
+            "nsa_id": int(row["nsa_id"]),
+            "total_classifications": int(row["GZ_total_classifications"]),
+            "spiral_votes": int(row["GZ_spiral_votes"]),
+            "bar_votes": int(row["GZ_bar_votes"]),
+            "number_galaxy_centers": len(hdus[6].data),
+            "number_foreground_stars": len(hdus[7].data),
+        }
