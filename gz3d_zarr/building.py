@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -323,7 +324,7 @@ def _run(
         return submitted[-1]
 
     submitted: list[Future[Receipt]] = []
-    first = [submit(shard) for shard, _ in zip(waiting, range(IN_FLIGHT), strict=False)]
+    first = [submit(shard) for shard in itertools.islice(waiting, IN_FLIGHT)]
     running = as_completed(first, loop=client.loop)
     try:
         for future in running:

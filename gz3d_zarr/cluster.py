@@ -18,6 +18,8 @@ from gz3d_zarr.planning import Resources
 
 CONNECT_SECONDS = 10
 
+_SPAWN = "distributed.nanny.pre-spawn-environ"
+
 # Read by glibc and zarr when a worker starts. A file unpacks to 10 MB and is freed at once; as
 # dask sets it up, each of these would be mapped and faulted in anew, which takes as long as all
 # the rest of decoding (14 ms instead of 5 a subject). Zarr's threads would multiply dask's.
@@ -101,27 +103,23 @@ def start_local(resources: Resources) -> Iterator[Client]:
     """Client of a new local cluster, which ends with the context and leaves no file behind."""
     with (
         tempfile.TemporaryDirectory(prefix="gz3d-zarr-") as scratch,
-        _environment(),
+        dask.config.set({"temporary-directory": scratch, _SPAWN: _environment()}),
         LocalCluster(
             n_workers=resources.workers,
             threads_per_worker=resources.threads,
             processes=True,
             memory_limit=resources.memory,
-            dashboard_address=None,
-            local_directory=scratch,
+            dashboard_address="127.0.0.1:0",  # any free port: 8787 may be somebody's
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
 
 
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """Have dask start workers with `WORKER_ENVIRONMENT`, where the user has not set it."""
+def _environment() -> dict[str, str]:
+    """What dask sets before it starts a worker, and `WORKER_ENVIRONMENT` where the user has not."""
     chosen = {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
-    key = "distributed.nanny.pre-spawn-environ"
-    with dask.config.set({key: {**dask.config.get(key), **chosen}}):
-        yield
+    return {**dask.config.get(_SPAWN), **chosen}
 
 
 def _address(client: Client) -> str:

@@ -284,7 +284,13 @@ def open_store(
 
 def _not_open(folder: ObjectFolder, error: Exception) -> StoreError:
     """Say why a store does not open: nothing there, incomplete, something else, or damaged."""
-    if folder.get(ROOT_KEY) is not None:
+    root = folder.get(ROOT_KEY)
+    if root is not None and b"consolidated_metadata" not in root:
+        return StoreError(
+            f"{folder.url} has no consolidated metadata: it is not of Galaxy Zoo: 3D, or was "
+            "changed by another program"
+        )
+    if root is not None:
         return StoreError(f"{folder.url} cannot be opened as a Zarr 3 store: {error}")
     if folder.get(PLAN_KEY) is not None:
         done = len(folder.sizes(RECEIPTS_PREFIX))

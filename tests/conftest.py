@@ -50,7 +50,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
             n_workers=2,
             threads_per_worker=1,
             processes=False,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             memory_limit="4GB",
             local_directory=str(tmp_path_factory.mktemp("dask")),
         ) as cluster,
@@ -60,9 +60,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="session")
-def store(
-    simulated: Path, client: Client, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def store(simulated: Path, client: Client, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete store of the simulated archive, in shards of 4; never written to."""
     path = tmp_path_factory.mktemp("store") / "gz3d.zarr"
     gz3d_zarr.build(simulated, path, client, shard_size=4)

@@ -142,7 +142,11 @@ def test_selections(simulated: Path) -> None:
     everything = make_manifest(listing)
     assert make_manifest(listing, limit=3).entries == everything.entries[:3]
     repeated = make_manifest(listing, ids=["1-600002", 14000000])
-    assert {e.file.zooniverse_subject_id for e in repeated.entries} == {14000000, 14000002, 14000003}
+    assert {e.file.zooniverse_subject_id for e in repeated.entries} == {
+        14000000,
+        14000002,
+        14000003,
+    }
     voted = make_manifest(listing, min_vote_fraction=0.5)
     expected = set()
     for entry in everything.entries:

@@ -1,0 +1,210 @@
+"""Measure ``gz3d-zarr build`` beside a hand-written dask and xarray script, in one run.
+
+    python benchmarks/build.py [--counts 64 256 1024] [--source DIR] [--workers 2]
+
+Subjects are hard links of the reference files (or of simulated ones, where those are not there)
+under names of their own. Seconds are those of the whole process, start to end, imports and
+workers included; memory is the peak of the sum over all its processes, sampled ten times a second,
+with shared pages counted once (PSS). Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "reference"
+HANDWRITTEN = Path(__file__).with_name("handwritten.py")
+OPEN = """
+import json, sys, time
+import xarray, zarr, dask.array, gz3d_zarr.store
+began = time.perf_counter()
+dataset = gz3d_zarr.open_store(sys.argv[1])
+opened = time.perf_counter()
+row = dataset.isel(subject=dataset.sizes["subject"] // 2)
+row["image"].variable.to_numpy(), row["segmentation"].variable.to_numpy()
+through_dask = time.perf_counter()
+plain = xarray.open_zarr(sys.argv[1], chunks=None).isel(subject=dataset.sizes["subject"] // 3)
+began_read = time.perf_counter()
+plain["image"].values, plain["segmentation"].values
+read = time.perf_counter()
+print(json.dumps([opened - began, read - began_read, through_dask - opened]))
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One command's run."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def main() -> None:
+    """Run the benchmark and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--counts", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--source", type=Path, help="a folder of subject files")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--skip-handwritten", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="gz3d-benchmark-") as scratch:
+        folder = Path(scratch)
+        originals = find_originals(options.source, folder)
+        print(f"{describe_machine()}; {len(originals)} files from {originals[0].parent.name}")
+        print()
+        print(
+            "| subjects | codec | seconds | subjects/s | inside the build | peak MB | store/source "
+            "| open ms | one subject ms | by dask ms | hand-written subjects/s | peak MB | ratio |"
+        )
+        print("|" + " --- |" * 13)
+        for count in options.counts:
+            source = link(originals, folder / f"source-{count}", count)
+            other = (
+                None
+                if options.skip_handwritten
+                else run_handwritten(source, folder / "handwritten.zarr", options.workers)
+            )
+            for codec in ("portable", "compact"):
+                print_row(source, folder / "gz3d.zarr", count, codec, options.workers, other)
+            shutil.rmtree(source)
+
+
+def print_row(
+    source: Path, store: Path, count: int, codec: str, workers: int, other: Measured | None
+) -> None:
+    """Build once and print one row."""
+    arguments = ["build", source, store, "--codec", codec, "--workers", workers, "--json"]
+    measured, output = run([sys.executable, "-m", "gz3d_zarr", *map(str, arguments)])
+    report = json.loads(output)
+    if report["ok"] != count:
+        raise SystemExit(f"{report['failures']}")
+    opened, read, by_dask = (
+        1e3 * seconds
+        for seconds in json.loads(
+            subprocess.run(
+                [sys.executable, "-W", "ignore", "-c", OPEN, str(store)],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
+    )
+    size = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+    size /= sum(path.stat().st_size for path in source.glob("*.fits.gz"))
+    rate = count / measured.seconds
+    cells = [
+        f"{count}", codec, f"{measured.seconds:.1f}", f"{rate:.0f}",
+        f"{report['subjects_per_second']:.0f}", f"{measured.peak_bytes / 1e6:.0f}", f"{size:.3f}",
+        f"{opened:.0f}", f"{read:.0f}", f"{by_dask:.0f}",
+    ]  # fmt: skip
+    if other is None:
+        cells += ["", "", ""]
+    else:
+        theirs = count / other.seconds
+        cells += [f"{theirs:.1f}", f"{other.peak_bytes / 1e6:.0f}", f"{rate / theirs:.1f}"]
+    print("| " + " | ".join(cells) + " |", flush=True)
+    shutil.rmtree(store)
+
+
+def run_handwritten(source: Path, store: Path, workers: int) -> Measured:
+    """Run the hand-written script once."""
+    measured, _ = run([sys.executable, str(HANDWRITTEN), str(source), str(store), str(workers)])
+    shutil.rmtree(store)
+    return measured
+
+
+def run(command: Sequence[str]) -> tuple[Measured, str]:
+    """Run a command to its end and watch the memory of all its processes."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=tempfile.gettempdir(),
+    )  # fmt: skip
+    peak = [0]
+    done = threading.Event()
+    watcher = threading.Thread(target=watch, args=(process.pid, peak, done))
+    watcher.start()
+    output, errors = process.communicate()
+    seconds = time.perf_counter() - began
+    done.set()
+    watcher.join()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{errors}")
+    return Measured(seconds, peak[0]), output
+
+
+def watch(pid: int, peak: list[int], done: threading.Event) -> None:
+    """Keep the largest sum of PSS over a process and its descendants."""
+    root = psutil.Process(pid)
+    while not done.wait(0.1):
+        total = 0
+        try:
+            for process in [root, *root.children(recursive=True)]:
+                try:
+                    total += process.memory_full_info().pss
+                except psutil.Error:
+                    continue
+        except psutil.Error:
+            return
+        peak[0] = max(peak[0], total)
+
+
+def find_originals(source: Path | None, scratch: Path) -> list[Path]:
+    """Copy the subject files to link from, onto the file system of the links."""
+    folder = source or REFERENCE
+    if not folder.is_dir():
+        from gz3d_zarr.simulate import simulate_archive
+
+        return simulate_archive(64, scratch / "simulated")
+    copies = scratch / folder.name
+    copies.mkdir()
+    return [
+        Path(shutil.copy(path, copies / path.name))
+        for path in sorted(folder.glob("gz3d_*_*_*.fits.gz"))
+    ]
+
+
+def link(originals: Sequence[Path], folder: Path, count: int) -> Path:
+    """Make `count` files of different names; each name's ids are its own."""
+    folder.mkdir()
+    for i in range(count):
+        bundle = originals[i % len(originals)].name.split("_")[2]
+        name = f"gz3d_1-{700_000 + i}_{bundle}_{20_000_000 + i}.fits.gz"
+        os.link(originals[i % len(originals)], folder / name)
+    return folder
+
+
+def describe_machine() -> str:
+    """Cores, processor and versions, in a line."""
+    import dask
+    import xarray
+    import zarr
+
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    return (
+        f"{os.cpu_count()} cores of {model}, {psutil.virtual_memory().total / 1e9:.0f} GB, "
+        f"Python {platform.python_version()}, zarr {zarr.__version__}, "
+        f"xarray {xarray.__version__}, dask {dask.__version__}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,469 @@
+"""Builds: equal to the files, whole or refused, and the same bytes every time."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from distributed import Client
+from files import subject_files, truth, with_mask_value
+
+import gz3d_zarr
+from gz3d_zarr import BuildError, IncompleteStoreError, StoreError, UsageError
+from gz3d_zarr.building import IN_FLIGHT
+from gz3d_zarr.objects import ObjectFolder
+from gz3d_zarr.progress import Progress
+from gz3d_zarr.store import read_build
+
+
+def objects(store: Path) -> dict[str, str]:
+    """Digest of every object."""
+    return {
+        path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(store.rglob("*"))
+        if path.is_file()
+    }
+
+
+def shards(store: Path) -> dict[str, str]:
+    """Digest of every object of the big arrays."""
+    big = ("image/c/", "segmentation/c/")
+    return {key: digest for key, digest in objects(store).items() if key.startswith(big)}
+
+
+def assert_equals_files(dataset: xr.Dataset, catalogue: xr.Dataset, folder: Path) -> None:
+    rows = {str(name): i for i, name in enumerate(catalogue["file_name"].values)}
+    assert len(rows) == dataset.sizes["subject"]
+    image, segmentation = dataset["image"].values, dataset["segmentation"].values
+    for path in subject_files(folder):
+        i, expected = rows[path.name], truth(path)
+        np.testing.assert_array_equal(image[i], expected.pop("image"))
+        np.testing.assert_array_equal(segmentation[i], expected.pop("segmentation"))
+        assert dataset["subject"].values[i] == expected.pop("manga_id")
+        for column, name in (("iauname",) * 2, ("explorer_link",) * 2, ("sample", "sample_name")):
+            assert catalogue[name].values[i] == expected[column]
+        flags = dataset["sample"].attrs
+        meaning = flags["flag_meanings"].split()[
+            list(flags["flag_values"]).index(dataset["sample"].values[i])
+        ]
+        assert meaning == expected.pop("sample")
+        spiral, bar = expected["spiral_votes"], expected["bar_votes"]
+        total = expected["total_classifications"]
+        fractions = (-0.5, -0.5) if total == 0 else (spiral / total, bar / total)
+        np.testing.assert_array_equal(
+            dataset["vote_fraction"].values[i], np.array([-1, -1, *fractions], np.float32)
+        )
+        for name in set(expected) - {"iauname", "explorer_link"}:
+            assert dataset[name].values[i] == expected[name], name
+        assert catalogue["source_size"].values[i] == path.stat().st_size
+        digest = hashlib.sha1(path.read_bytes()).hexdigest()
+        assert catalogue["source_sha1"].values[i] == digest
+
+
+def test_store_equals_its_files(simulated: Path, store: Path) -> None:
+    dataset = gz3d_zarr.open_store(store)
+    attrs, catalogue = read_build(ObjectFolder(str(store)))
+    assert_equals_files(dataset, catalogue, simulated)
+    assert (dataset["status"] == 0).all()
+    assert attrs["complete"] is True
+    assert (attrs["subjects"], attrs["subjects_ok"], attrs["subjects_failed"]) == (18, 18, 0)
+
+
+def test_reference_store_equals_its_files(reference: Path, client: Client, tmp_path: Path) -> None:
+    report = gz3d_zarr.build(reference, tmp_path / "gz3d.zarr", client)
+    assert (report.subjects, report.ok, report.failures) == (64, 64, ())
+    dataset = gz3d_zarr.open_store(report.store)
+    _, catalogue = read_build(ObjectFolder(report.store))
+    assert_equals_files(dataset, catalogue, reference)
+    stored = sum(path.stat().st_size for path in Path(report.store).rglob("*") if path.is_file())
+    source = sum(path.stat().st_size for path in subject_files(reference))
+    assert stored <= source
+
+
+def test_healpix_and_observed(simulated: Path, store: Path) -> None:
+    from astropy_healpix import healpy
+
+    ds = gz3d_zarr.open_store(store)
+    pixels = healpy.ang2pix(16, ds["ra"].values, ds["dec"].values, nest=True, lonlat=True)
+    np.testing.assert_array_equal(ds["healpix"].values, pixels)
+    assert ds["healpix"].attrs["nside"] == 16
+    from astropy.table import Table
+
+    table = Table.read(simulated / "gz3d_metadata.fits")
+    observed = dict(zip(table["zooniverse_subject_id"], table["observed"], strict=True))
+    assert [observed[i] for i in ds["zooniverse_subject_id"].values] == list(ds["observed"].values)
+    assert 0 < ds["observed"].values.sum() < 18
+
+
+@pytest.mark.parametrize("options", [{}, {"chunks": "auto"}, {"chunks": None}])
+def test_plain_xarray_opens_it_without_warnings(store: Path, options: dict[str, Any]) -> None:
+    dataset = xr.open_zarr(store, **options)
+    for name, variable in dataset.variables.items():
+        ours = gz3d_zarr.open_store(store)[name]
+        assert variable.dtype == ours.dtype
+        assert "_FillValue" not in variable.encoding or variable.encoding["_FillValue"] is None
+    assert dataset["spiral_votes"].dtype == np.int32
+    assert dataset["healpix"].dtype == np.int64
+    assert dataset["image"].dtype == np.uint8
+    assert dataset["observed"].dtype == bool
+    assert set(dataset.coords) == {
+        "subject", "class", "channel", "zooniverse_subject_id", "ra", "dec", "healpix", "scale",
+    }  # fmt: skip
+    assert dataset.isel(subject=3)["image"].values.any()
+
+
+def test_opened_store_has_chunks_of_whole_shards(store: Path) -> None:
+    dataset = gz3d_zarr.open_store(store)
+    assert dataset["image"].chunks == ((4, 4, 4, 4, 2), (525,), (525,), (3,))
+    assert dataset["segmentation"].chunks == ((4, 4, 4, 4, 2), (4,), (525,), (525,))
+    np.testing.assert_array_equal(dataset["object_id"].values, dataset["subject"].values)
+
+
+def test_only_portable_codecs_and_checksums_everywhere(store: Path) -> None:
+    def codecs(node: Any) -> list[dict[str, Any]]:
+        if isinstance(node, dict):
+            own = [node] if "name" in node and "configuration" in node else []
+            return own + [found for value in node.values() for found in codecs(value)]
+        return (
+            [found for value in node for found in codecs(value)] if isinstance(node, list) else []
+        )
+
+    for key in objects(store):
+        if key.endswith("zarr.json"):
+            document = json.loads((store / key).read_bytes())
+            for codec in codecs(document.get("codecs", [])):
+                allowed = {"bytes", "zstd", "sharding_indexed", "crc32c"}
+                if document["data_type"] == "string":
+                    allowed.add("vlen-utf8")
+                assert codec["name"] in allowed
+                if codec["name"] == "zstd":
+                    assert codec["configuration"]["checksum"] is True
+
+
+def test_compact_store_is_smaller_and_equal(
+    simulated: Path, store: Path, client: Client, tmp_path: Path
+) -> None:
+    report = gz3d_zarr.build(simulated, tmp_path / "c.zarr", client, codec="compact", shard_size=4)
+    compact = gz3d_zarr.open_store(report.store)
+    xr.testing.assert_equal(compact.compute(), gz3d_zarr.open_store(store).compute())
+
+    def pictures(path: Path) -> int:
+        return sum(p.stat().st_size for p in (path / "image").rglob("*") if p.is_file())
+
+    assert pictures(Path(report.store)) < 0.8 * pictures(store)
+
+
+def test_every_array_stores_all_its_chunks(store: Path) -> None:
+    group = zarr.open_group(store, mode="r")
+    keys = objects(store)
+    for name, array in group.members(max_depth=None):
+        if isinstance(array, zarr.Array):
+            count = -(-array.shape[0] // (array.shards or array.chunks)[0])
+            assert sum(key.startswith(f"{name}/c/") for key in keys) == count, name
+
+
+def test_same_files_same_shards(
+    simulated: Path, store: Path, client: Client, tmp_path: Path
+) -> None:
+    gz3d_zarr.build(simulated, tmp_path / "again.zarr", client, shard_size=4)
+    again = objects(tmp_path / "again.zarr")
+    first = objects(store)
+    assert shards(tmp_path / "again.zarr") == shards(store)
+    assert len(shards(store)) == 2 * 5
+    assert {k for k in first if first[k] != again.get(k)} == {"zarr.json"}  # the time differs
+
+
+def test_each_shard_is_one_put_and_nothing_is_read_back(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    puts, gets = [], []
+    put, get = ObjectFolder.put, ObjectFolder.get
+    monkeypatch.setattr(
+        ObjectFolder, "put", lambda self, key, data: (puts.append(key), put(self, key, data))[1]
+    )
+    monkeypatch.setattr(
+        ObjectFolder, "get", lambda self, key: (gets.append(key), get(self, key))[1]
+    )
+    gz3d_zarr.build(simulated, tmp_path / "p.zarr", client, shard_size=9)
+    assert len(puts) == len(set(puts))
+    assert sorted(key for key in puts if "/c/" in key and key.startswith(("image/", "segm"))) == [
+        "image/c/0/0/0/0",
+        "image/c/1/0/0/0",
+        "segmentation/c/0/0/0/0",
+        "segmentation/c/1/0/0/0",
+    ]
+    assert puts[0] == ".gz3d/plan.json"
+    assert puts[-1] == "zarr.json"
+    assert not [key for key in gets if "/c/" in key]
+
+
+def test_bad_files_keep_their_rows_and_are_named(
+    archive: Path, store: Path, client: Client, tmp_path: Path
+) -> None:
+    files = subject_files(archive)
+    files[2].write_bytes(b"<html>")
+    files[5].write_bytes(with_mask_value(files[5].read_bytes(), 3, 300))
+    report = gz3d_zarr.build(archive, tmp_path / "g.zarr", client, shard_size=4)
+    assert report.counts == {"ok": 16, "missing": 0, "unreachable": 0, "corrupt": 2, "invalid": 0}
+    reasons = {failure.file_name: failure.reason for failure in report.failures}
+    assert set(reasons) == {files[2].name, files[5].name}
+    assert "sha1" in reasons[files[2].name]
+    assert files[2].name in report.to_text()
+    (archive / "manga_morphology_galaxyzoo3d_v4_0_0.sha1sum").unlink()
+    report = gz3d_zarr.build(archive, tmp_path / "g.zarr", client, shard_size=4, overwrite=True)
+    assert report.counts["corrupt"] == report.counts["invalid"] == 1
+
+    good = gz3d_zarr.open_store(store).compute()
+    ds = gz3d_zarr.open_store(tmp_path / "g.zarr").compute()
+    bad = ds["status"].values != 0
+    assert bad.sum() == 2
+    xr.testing.assert_equal(ds.isel(subject=~bad), good.isel(subject=~bad))
+    # What the file name and the catalogue tell stays; the rest is fill.
+    kept = [n for n in ds.variables if n not in ("image", "segmentation", "scale", "status")]
+    xr.testing.assert_equal(
+        ds[kept].isel(subject=bad).drop_vars("scale"),
+        good[kept].isel(subject=bad).drop_vars("scale"),
+    )
+    assert not ds["image"].values[bad].any()
+    assert not ds["segmentation"].values[bad].any()
+    assert np.isnan(ds["scale"].values[bad]).all()
+
+
+def test_bad_file_without_a_catalogue_has_fill_values(
+    archive: Path, client: Client, tmp_path: Path
+) -> None:
+    bad = subject_files(archive)[0]
+    bad.write_bytes(b"")
+    missing = archive / "gz3d_1-9_37_9.fits.gz"
+    report = gz3d_zarr.build([bad, missing], tmp_path / "g.zarr", client, catalogue="none")
+    assert [failure.status for failure in report.failures] == ["corrupt", "missing"]
+    ds = gz3d_zarr.open_store(report.store)
+    assert list(ds["subject"].values) == ["1-600000", "1-9"]
+    assert list(ds["ifu_design_size"].values) == [19, 37]
+    assert list(ds["zooniverse_subject_id"].values) == [14000000, 9]
+    for name in ("ra", "dec", "scale"):
+        assert np.isnan(ds[name].values).all()
+    for name in ("healpix", "total_classifications", "spiral_votes", "bar_votes", "nsa_id"):
+        assert (ds[name].values == -1).all()
+    np.testing.assert_array_equal(ds["vote_fraction"].values, [[-1, -1, np.nan, np.nan]] * 2)
+    assert list(ds["status"].values) == [3, 1]
+    assert ds["status"].attrs["flag_meanings"].split()[3] == "corrupt"
+
+
+def test_store_that_stands_there_is_refused(
+    simulated: Path, client: Client, tmp_path: Path
+) -> None:
+    store = tmp_path / "g.zarr"
+    gz3d_zarr.build(simulated, store, client, limit=2)
+    before = objects(store)
+    with pytest.raises(StoreError, match="complete store; use --overwrite"):
+        gz3d_zarr.build(simulated, store, client, limit=3)
+    assert objects(store) == before
+    report = gz3d_zarr.build(simulated, store, client, limit=2, resume=True)
+    assert report.shards_built == 0
+    assert "Nothing to do" in report.to_text()
+    assert objects(store) == before
+    with pytest.raises(StoreError, match="subjects is 3, there it is 2; the files"):
+        gz3d_zarr.build(simulated, store, client, limit=3, resume=True)
+    assert objects(store) == before
+    gz3d_zarr.build(simulated, store, client, limit=3, overwrite=True)
+    assert gz3d_zarr.open_store(store).sizes["subject"] == 3
+
+
+def test_foreign_content_is_never_touched(simulated: Path, client: Client, tmp_path: Path) -> None:
+    store = tmp_path / "mine"
+    store.mkdir()
+    (store / "thesis.tex").write_text("years of work")
+    for options in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(StoreError, match="not a Galaxy Zoo: 3D store; nothing was touched"):
+            gz3d_zarr.build(simulated, store, client, limit=1, **options)
+    assert objects(store).keys() == {"thesis.tex"}
+    xr.Dataset({"a": ("x", [1.0])}).to_zarr(tmp_path / "z", zarr_format=3, consolidated=False)
+    before = objects(tmp_path / "z")
+    with pytest.raises(StoreError, match="not a Galaxy Zoo: 3D store"):
+        gz3d_zarr.build(simulated, tmp_path / "z", client, limit=1, overwrite=True)
+    assert objects(tmp_path / "z") == before
+    with pytest.raises(StoreError, match="no consolidated metadata"):
+        gz3d_zarr.open_store(tmp_path / "z")
+    with warnings.catch_warnings(action="ignore"):
+        xr.Dataset({"a": ("x", [1.0])}).to_zarr(tmp_path / "y", zarr_format=3, consolidated=True)
+    with pytest.raises(StoreError, match="not of Galaxy Zoo: 3D"):
+        gz3d_zarr.open_store(tmp_path / "y")
+    with pytest.raises(StoreError, match="there is no Zarr 3 store at"):
+        gz3d_zarr.open_store(tmp_path / "nowhere")
+
+
+class StopHereError(Exception):
+    """Raised by a test's progress callback."""
+
+
+def stop_after(shards: int) -> Any:
+    seen = []
+
+    def progress(state: Progress) -> None:
+        seen.append(state)
+        if len(seen) == shards:
+            raise StopHereError
+
+    return progress
+
+
+@pytest.mark.parametrize("built", [1, 3])
+def test_stopped_build_is_incomplete_and_resumes_to_the_same_bytes(
+    simulated: Path, store: Path, client: Client, tmp_path: Path, built: int
+) -> None:
+    half = tmp_path / "half.zarr"
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(simulated, half, client, shard_size=4, progress=stop_after(built))
+    with pytest.raises(IncompleteStoreError, match="is not complete: [1-5] shards are built"):
+        gz3d_zarr.open_store(half)
+    with pytest.raises(FileNotFoundError):
+        xr.open_zarr(half)
+    with pytest.raises(StoreError, match="build that has not ended; use --overwrite .* --resume"):
+        gz3d_zarr.build(simulated, half, client, shard_size=4)
+    with pytest.raises(StoreError, match="begun with another plan: shard_size is 5, there it is 4"):
+        gz3d_zarr.build(simulated, half, client, shard_size=5, resume=True)
+    states: list[Progress] = []
+    report = gz3d_zarr.build(
+        simulated, half, client, shard_size=4, resume=True, progress=states.append
+    )
+    assert report.shards_built <= 5 - built
+    assert states[-1].done == states[-1].total == 18
+    assert sum(state.new for state in states) == report.subjects_built < 18
+    assert shards(half) == shards(store)
+    assert not (half / ".gz3d").exists()
+    xr.testing.assert_equal(gz3d_zarr.open_store(half), gz3d_zarr.open_store(store))
+
+
+def test_damaged_and_foreign_receipts_are_named(
+    simulated: Path, client: Client, tmp_path: Path
+) -> None:
+    half = tmp_path / "half.zarr"
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(simulated, half, client, shard_size=9, progress=stop_after(1))
+    receipt = next((half / ".gz3d" / "receipts").glob("*.json"))
+    content = receipt.read_bytes()
+    receipt.write_bytes(content[:100])
+    with pytest.raises(StoreError, match=r"receipts/00000\d.json cannot be read"):
+        gz3d_zarr.build(simulated, half, client, shard_size=9, resume=True)
+    receipt.write_bytes(content.replace(b'"fingerprint": "', b'"fingerprint": "0'))
+    with pytest.raises(StoreError, match="is of another build"):
+        gz3d_zarr.build(simulated, half, client, shard_size=9, resume=True)
+
+
+def test_build_stops_where_it_is_told_to(archive: Path, client: Client, tmp_path: Path) -> None:
+    for path in subject_files(archive)[:4]:
+        path.write_bytes(b"")
+    with pytest.raises(BuildError, match=r"first subject that is not ok: .*fits\.gz: its sha1"):
+        gz3d_zarr.build(archive, tmp_path / "a.zarr", client, on_error="raise")
+    with pytest.raises(BuildError, match=r"stopped: \d subjects are not ok, more than the 2"):
+        gz3d_zarr.build(archive, tmp_path / "b.zarr", client, shard_size=1, max_failures=2)
+    with pytest.raises(IncompleteStoreError):
+        gz3d_zarr.open_store(tmp_path / "b.zarr")
+    report = gz3d_zarr.build(
+        archive, tmp_path / "b.zarr", client, shard_size=1, max_failures=4, resume=True
+    )
+    assert len(report.failures) == 4
+
+
+def test_more_shards_than_tasks_in_flight(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert IN_FLIGHT > 3
+    monkeypatch.setattr("gz3d_zarr.building.IN_FLIGHT", 3)
+    report = gz3d_zarr.build(simulated, tmp_path / "a.zarr", client, shard_size=2)
+    assert (report.shards_built, report.ok) == (9, 18)
+
+
+def test_unwritable_places_are_named(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match=r"file/g\.zarr.* cannot be written: "):
+        gz3d_zarr.build(simulated, tmp_path / "file" / "g.zarr", client, limit=1)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = tmp_path / "g.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectFolder, "_put_file", staticmethod(full))
+        with pytest.raises(StoreError, match="cannot be written: No space left on device"):
+            gz3d_zarr.build(simulated, store, client, limit=1)
+
+
+def test_disk_full_in_mid_build_resumes(
+    simulated: Path, store: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_file, half = ObjectFolder._put_file, tmp_path / "half.zarr"
+
+    def nearly_full(path: Path, data: bytes) -> None:
+        if path.as_posix().endswith("segmentation/c/2/0/0/0"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put_file(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectFolder, "_put_file", staticmethod(nearly_full))
+        with pytest.raises(StoreError, match="segmentation/c/2/0/0/0 cannot be written: No space"):
+            gz3d_zarr.build(simulated, half, client, shard_size=4)
+    gz3d_zarr.build(simulated, half, client, shard_size=4, resume=True)
+    assert shards(half) == shards(store)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"codec": "jpeg"}, "codec is 'jpeg', expected one of portable, compact"),
+        ({"nside": 12}, "nside is 12, expected a power of two"),
+        ({"shard_size": 0}, "shard_size is 0"),
+        ({"max_memory": "lots"}, "max_memory is 'lots', expected a size such as 2GB"),
+        ({"tiny": True, "limit": 3}, "one of tiny and limit"),
+        ({"shards": 3}, "unknown option shards; the options are limit, tiny"),
+        ({"on_error": "ignore"}, "on_error is 'ignore', expected one of skip, raise"),
+        ({"max_failures": -1}, "max_failures is -1"),
+        ({"resume": True, "overwrite": True}, "choose one"),
+        ({"workers": 2}, "workers is for a local cluster"),
+        ({"scheduler": "tcp://127.0.0.1:1"}, "give one"),
+    ],
+)
+def test_impossible_options_are_refused_before_any_work(
+    simulated: Path, client: Client, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        gz3d_zarr.build(simulated, tmp_path / "g.zarr", client, **options)
+    assert not (tmp_path / "g.zarr").exists()
+
+
+def test_files_that_hold_another_id_are_told(archive: Path, client: Client, tmp_path: Path) -> None:
+    first = subject_files(archive)[0]
+    renamed = first.rename(first.with_name("gz3d_1-5_19_5.fits.gz"))
+    report = gz3d_zarr.build([renamed], tmp_path / "g.zarr", client)
+    assert report.ok == 1
+    assert "1 files hold another MANGAID than their name says" in report.to_text()
+    ds = gz3d_zarr.open_store(report.store)
+    assert ds["subject"].item() == "1-5"
+    _, catalogue = read_build(ObjectFolder(report.store))
+    assert catalogue["manga_id"].item() == "1-600000"
+
+
+def test_report_lists_fifty_and_counts_the_rest(store: Path) -> None:
+    from gz3d_zarr.report import BuildReport, Failure
+
+    failures = tuple(Failure(f"f{i}.fits.gz", "corrupt", "why") for i in range(60))
+    report = BuildReport("s", 100, 40, failures, 2, 2, 100, 10**6, 2.0)
+    text = report.to_text()
+    assert "f49.fits.gz" in text
+    assert "f50.fits.gz" not in text
+    assert "and 10 more" in text
+    assert len(json.loads(json.dumps(report.summary()))["failures"]) == 60
+    assert report.rate == 50
+    assert dataclasses.replace(report, seconds=0.0).rate == 0

@@ -1,0 +1,244 @@
+"""The command line: names, exit status, streams; and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from distributed import Client
+from files import subject_files
+
+import gz3d_zarr
+from gz3d_zarr.cli import main
+from gz3d_zarr.progress import Progress, show_progress
+
+
+def run(*args: object, input: str | None = None) -> Result:  # noqa: A002 - click's name
+    return CliRunner().invoke(main, [str(arg) for arg in args], input=input)
+
+
+def command(*args: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "gz3d_zarr", *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_build_as_a_person_runs_it(archive: Path, store: Path, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    subject_files(archive)[0].write_bytes(b"<html>")
+    result = command(
+        "build", "archive", "g.zarr", "--shard-size", "4", "--workers", "2",
+        cwd=tmp_path, TMPDIR=str(scratch),
+    )  # fmt: skip
+    assert result.returncode == 3, result.stderr
+    assert "17 of 18 subjects are ok" in result.stdout
+    assert subject_files(archive)[0].name in result.stdout
+    assert "18 of 18 subjects" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "distributed" not in result.stderr
+    assert list(scratch.iterdir()) == []
+    one = gz3d_zarr.open_store(tmp_path / "g.zarr")
+    two = gz3d_zarr.open_store(store)
+    ok = one["status"].values == 0
+    assert ok.sum() == 17
+    assert (one["image"].values[ok] == two["image"].values[ok]).all()
+
+
+@pytest.fixture
+def here(client: Client) -> Any:
+    """Run commands on the tests' client, as dask's current one."""
+    with client.as_current():
+        yield client
+
+
+def test_build_and_info_print_json(simulated: Path, tmp_path: Path, here: Client) -> None:
+    result = run("build", simulated, tmp_path / "g.zarr", "--tiny", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["subjects"], report["ok"], report["failures"]) == (5, 5, [])
+    info = json.loads(run("info", tmp_path / "g.zarr", "--json").stdout)
+    assert info["status"]["ok"] == 5
+    arrays = {array["name"]: array for array in info["arrays"]}
+    assert arrays["image"]["shape"] == [5, 525, 525, 3]
+    assert arrays["image"]["chunk"] == [1, 525, 525, 3]
+    assert arrays["image"]["shards"] == 1
+    stored = [path for path in (tmp_path / "g.zarr").rglob("*") if path.is_file()]
+    assert info["objects"] == len(stored)
+    assert info["stored_bytes"] == sum(path.stat().st_size for path in stored)
+    assert info["attrs"]["source"] == str(simulated)
+    text = run("info", tmp_path / "g.zarr").stdout
+    assert "5: 5 ok" in text
+    assert "manifest_digest" in text
+
+
+def test_options_reach_the_plan(simulated: Path, tmp_path: Path, here: Client) -> None:
+    result = run(
+        "plan", simulated, tmp_path / "g.zarr", "--limit", 7, "--order", "name", "--nside", 32,
+        "--shard-size", 2, "--codec", "compact", "--max-memory", "3GB", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    expected = {
+        "subjects": 7, "order": "name", "nside": 32, "shard_size": 2, "codec": "compact",
+        "shards": 4, "worker_memory_limit": 3_000_000_000,
+    }  # fmt: skip
+    assert {name: plan[name] for name in expected} == expected
+    assert list(tmp_path.iterdir()) == []
+    chosen = run(
+        "plan", simulated, tmp_path / "g.zarr", "--ids", "-", "--json",
+        input="1-600002  # twins\n\n14000000\n",
+    )  # fmt: skip
+    assert json.loads(chosen.stdout)["subjects"] == 3
+    voted = run("plan", simulated, tmp_path / "g", "--min-vote-fraction", "0.5", "--json")
+    assert 0 < json.loads(voted.stdout)["subjects"] < 18
+
+
+def test_storage_options_nest(monkeypatch: pytest.MonkeyPatch, simulated: Path) -> None:
+    seen: dict[str, Any] = {}
+
+    def plan(source: str, store: str, **options: Any) -> Any:
+        seen.update(options)
+        raise gz3d_zarr.UsageError("enough")
+
+    monkeypatch.setattr(gz3d_zarr, "plan", plan, raising=False)
+    result = run(
+        "plan", simulated, "s3://bucket/g.zarr", "--endpoint-url", "http://127.0.0.1:1",
+        "--profile", "me", "--anon", "--storage-option", "config_kwargs.retries.max_attempts=3",
+        "--storage-option", "use_ssl=false", "--source-option", "block_size=0",
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert seen["storage_options"] == {
+        "endpoint_url": "http://127.0.0.1:1", "profile": "me", "anon": True, "use_ssl": False,
+        "config_kwargs": {"retries": {"max_attempts": 3}},
+    }  # fmt: skip
+    assert seen["source_options"] == {"block_size": 0}
+
+
+def test_simulate_says_where(tmp_path: Path) -> None:
+    result = run("simulate", 2, tmp_path / "a", "--seed", 3)
+    assert result.exit_code == 0
+    assert len(subject_files(tmp_path / "a")) == 2
+    assert str(tmp_path / "a") in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "message"),
+    [
+        (["build", "nowhere", "g.zarr"], 1, "there is no source"),
+        (["build", ".", "g.zarr"], 1, "has no subject files"),
+        (["build", "SOURCE", "g.zarr", "--limit", "0"], 2, "limit is 0"),
+        (["build", "SOURCE", "g.zarr", "--codec", "jpeg"], 2, "'jpeg' is not one of"),
+        (["build", "SOURCE", "g.zarr", "--storage-option", "x"], 2, "'x' is not KEY=VALUE"),
+        (["build", "SOURCE", "g.zarr", "--nonsense"], 2, "No such option"),
+        (["build", "SOURCE", "STORE"], 1, "holds a complete store; use --overwrite"),
+        (["build", "SOURCE", "file/g.zarr", "--limit", "1"], 1, "cannot be written"),
+        (["info", "nowhere"], 1, "there is no Zarr 3 store at"),
+        (["simulate", "0", "a"], 2, "0 is not in the range"),
+    ],
+)
+def test_errors_are_one_line_with_their_status(
+    simulated: Path,
+    store: Path,
+    here: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    status: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    places = {"SOURCE": str(simulated), "STORE": str(store)}
+    result = run(*(places.get(arg, arg) for arg in args))
+    assert result.exit_code == status
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+def test_interrupt_says_how_to_go_on(
+    simulated: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def build(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gz3d_zarr, "build", build, raising=False)
+    result = run("build", simulated, tmp_path / "g.zarr")
+    assert result.exit_code == 130
+    assert "--resume" in result.stderr
+
+
+def test_help_is_complete() -> None:
+    for name, subcommand in main.commands.items():
+        text = run(name, "--help").stdout
+        assert subcommand.help is not None
+        for parameter in subcommand.params:
+            if parameter.param_type_name == "option":
+                assert parameter.opts[0] in text
+    assert gz3d_zarr.__version__ in run("--version").stdout
+
+
+def test_demo_goes_the_whole_way(tmp_path: Path, here: Client) -> None:
+    from gz3d_zarr.demo import run_demo
+
+    said: list[str] = []
+    report = run_demo(tmp_path / "demo", said.append, subjects=6)
+    assert report.ok == 6
+    assert (tmp_path / "demo" / "gz3d.png").stat().st_size > 50_000
+    text = "\n".join(said)
+    assert "<xarray.Dataset>" in text
+    assert "opened in" in text
+    run_demo(tmp_path / "demo", said.append, subjects=6)  # again, over the first
+
+
+class Terminal:
+    """A stream that says it is a terminal."""
+
+    def __init__(self, terminal: bool) -> None:
+        self.text = ""
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states = [Progress(4, 10, 4, 0), Progress(8, 10, 4, 1), Progress(10, 10, 2, 1)]
+    bar, lines = Terminal(True), Terminal(False)
+    for stream in (bar, lines):
+        with show_progress(stream) as show:  # type: ignore[arg-type]
+            for state in states:
+                show(state)
+    assert "10/10" in bar.text
+    assert "1 not ok" in bar.text
+    assert "\r" in bar.text
+    assert lines.text.count("\n") == 1
+    assert lines.text.startswith("10 of 10 subjects, ")
+    assert "0 s left, 1 not ok" in lines.text
+    monkeypatch.setattr("gz3d_zarr.progress.LINE_SECONDS", 0.0)
+    often = Terminal(False)
+    with show_progress(often) as show:  # type: ignore[arg-type]
+        for state in states:
+            show(state)
+    assert often.text.count("\n") == 3
