@@ -4,7 +4,7 @@
 
 Subjects are hard links of the reference files (or of simulated ones, where those are not there)
 under names of their own. Seconds are those of the whole process, start to end, imports and
-workers included; memory is the peak of the sum over all its processes, sampled ten times a second,
+workers included; memory is the peak of the sum over all its processes, sampled twice a second,
 with shared pages counted once (PSS). Prints a Markdown table.
 """
 
@@ -150,7 +150,7 @@ def run(command: Sequence[str]) -> tuple[Measured, str]:
 def watch(pid: int, peak: list[int], done: threading.Event) -> None:
     """Keep the largest sum of PSS over a process and its descendants."""
     root = psutil.Process(pid)
-    while not done.wait(0.1):
+    while not done.wait(0.5):
         total = 0
         try:
             for process in [root, *root.children(recursive=True)]:

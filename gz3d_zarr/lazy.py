@@ -27,7 +27,7 @@ from gz3d_zarr.schema import (
 )
 from gz3d_zarr.shard import read_subject
 from gz3d_zarr.source import Source
-from gz3d_zarr.store import index_coordinates
+from gz3d_zarr.store import index_labels
 from gz3d_zarr.subject import Subject
 
 
@@ -82,7 +82,11 @@ def open_source(source: Source, **options: Any) -> xr.Dataset:
             else variable_values(name, unread, layout)
         )
         variables[name] = (variable.dims, data, variable_attrs(name, layout))
-    coordinates = index_coordinates(manifest.entries)
+    labels = index_labels(manifest.entries)
+    coordinates = {
+        name: (name, np.array(values, np.dtypes.StringDType()), attrs)
+        for name, (values, attrs) in labels.items()
+    }
     dataset = xr.Dataset(
         variables, coords=coordinates, attrs=describe(manifest.location, manifest.catalogue)
     )

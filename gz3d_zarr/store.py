@@ -126,23 +126,13 @@ def _rows_of(array: zarr.Array[Any], shard: int, block: NDArray[np.uint8]) -> sl
     return rows
 
 
-def small_variables(rows: Sequence[Row], layout: Layout) -> xr.Dataset:
-    """Coordinates and the variables of one value a subject, in memory."""
-    import xarray as xr  # slow to import, and workers do without
-
-    variables = {
-        name: (variable.dims, variable_values(name, rows, layout), variable_attrs(name, layout))
-        for name, variable in VARIABLES.items()
+def index_labels(entries: Sequence[Entry]) -> dict[str, tuple[list[str], dict[str, str]]]:
+    """Index coordinates, named as their dimensions: labels and attributes of each."""
+    manga_ids = [entry.file.manga_id for entry in entries]
+    return {
+        "subject": (manga_ids, {"long_name": "MaNGA id, not unique"}),
+        **{name: (list(labels), {}) for name, labels in LABELS.items()},
     }
-    dataset = xr.Dataset(variables, coords=index_coordinates([row.entry for row in rows]))
-    return dataset.set_coords([n for n, variable in VARIABLES.items() if variable.is_coordinate])
-
-
-def index_coordinates(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Index coordinates: the MaNGA ids, and the names of classes and channels."""
-    labels = {name: (name, np.array(values, object)) for name, values in LABELS.items()}
-    manga_ids = np.array([entry.file.manga_id for entry in entries], object)
-    return {"subject": ("subject", manga_ids, {"long_name": "MaNGA id, not unique"}), **labels}
 
 
 def publish(
@@ -175,57 +165,59 @@ def _stage(
     """All objects of a complete store but the shards, made in memory."""
     memory: dict[str, Any] = {}
     store = MemoryStore(memory)
+    coordinates = [name for name, variable in VARIABLES.items() if variable.is_coordinate]
     # A chunk that is all fill value is written too: what is absent is then known to be lost.
     with _quiet(), zarr.config.set({"array.write_empty_chunks": True}):
-        dataset = small_variables(rows, layout).assign_attrs(group_attrs(layout, made))
-        dataset.to_zarr(store, encoding=_encoding(dataset), zarr_format=3, consolidated=False)
-        catalogue = _catalogue(rows, receipts)
-        catalogue.to_zarr(
+        root = zarr.create_group(
             store,
-            group=CATALOGUE_GROUP,
-            encoding=_encoding(catalogue),
+            attributes={**group_attrs(layout, made), "coordinates": " ".join(coordinates)},
             zarr_format=3,
-            consolidated=False,
         )
+        for name, (labels, attrs) in index_labels([row.entry for row in rows]).items():
+            _create(root, name, (name,), labels, attrs)
+        for name, variable in VARIABLES.items():
+            values = variable_values(name, rows, layout)
+            _create(root, name, variable.dims, values, variable_attrs(name, layout))
+        _fill_catalogue(root.create_group(CATALOGUE_GROUP), rows, receipts)
         for name, document in array_documents(layout).items():
             memory[f"{name}/{ROOT_KEY}"] = cpu.Buffer.from_bytes(document)
         zarr.consolidate_metadata(store, zarr_format=3)
     return {key: buffer.to_bytes() for key, buffer in memory.items()}
 
 
-def _catalogue(rows: Sequence[Row], receipts: Sequence[Receipt]) -> xr.Dataset:
-    """The group ``catalogue``: text and provenance of each subject, digests of each shard."""
-    import xarray as xr  # slow to import, and workers do without
-
-    columns: dict[str, Any] = {
-        name: ("subject", np.array([text(row) for row in rows], object), {"long_name": meaning})
-        for name, (meaning, text) in CATALOGUE_TEXT.items()
-    }
-    columns["source_size"] = (
-        "subject",
-        np.array([row.outcome.size for row in rows], np.int64),
-        {"long_name": "bytes of the file as read, -1 where it could not be"},
-    )
+def _fill_catalogue(group: zarr.Group, rows: Sequence[Row], receipts: Sequence[Receipt]) -> None:
+    """Write the text and provenance of each subject, and the digests of each shard."""
+    for name, (meaning, text) in CATALOGUE_TEXT.items():
+        _create(group, name, ("subject",), [text(row) for row in rows], {"long_name": meaning})
+    sizes = np.array([row.outcome.size for row in rows], np.int64)
+    meaning = "bytes of the file as read, -1 where it could not be"
+    _create(group, "source_size", ("subject",), sizes, {"long_name": meaning})
     for name in BIG_ARRAYS:
         digests = [o.sha256 for r in receipts for o in r.objects if o.key.startswith(f"{name}/")]
-        columns[f"{name}_sha256"] = (
-            "shard",
-            np.array(digests, object),
-            {"long_name": f"SHA-256 of each shard of {name} as written"},
-        )
-    return xr.Dataset(columns)
+        meaning = f"SHA-256 of each shard of {name} as written"
+        _create(group, f"{name}_sha256", ("shard",), digests, {"long_name": meaning})
 
 
-def _encoding(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
-    """One checked chunk for each small array, and no fill value that would turn it to floats."""
-    return {
-        str(name): {
-            "compressors": SMALL_COMPRESSORS,
-            "chunks": variable.shape,
-            **({"_FillValue": None} if variable.dtype.kind == "f" else {}),
-        }
-        for name, variable in dataset.variables.items()
-    }
+def _create(
+    group: zarr.Group,
+    name: str,
+    dims: tuple[str, ...],
+    values: Sequence[str] | NDArray[Any],
+    attrs: Mapping[str, Any],
+) -> None:
+    """Write a small array whole, in one checked chunk; text gets Zarr's type ``string``.
+
+    Without the attribute ``_FillValue``: xarray would turn whole numbers into floats.
+    """
+    data = values if isinstance(values, np.ndarray) else np.array(values, np.dtypes.StringDType())
+    group.create_array(
+        name,
+        data=data,
+        chunks=data.shape,
+        compressors=SMALL_COMPRESSORS,
+        attributes=dict(attrs),
+        dimension_names=dims,
+    )
 
 
 def open_store(

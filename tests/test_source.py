@@ -140,7 +140,8 @@ def test_files_without_a_row_come_last_and_are_told(archive: Path) -> None:
 def test_selections(simulated: Path) -> None:
     listing = list_source(simulated)
     everything = make_manifest(listing)
-    assert make_manifest(listing, limit=3).entries == everything.entries[:3]
+    first = make_manifest(listing, limit=3)
+    assert [e.file for e in first.entries] == [e.file for e in everything.entries[:3]]
     repeated = make_manifest(listing, ids=["1-600002", 14000000])
     assert {e.file.zooniverse_subject_id for e in repeated.entries} == {
         14000000,
