@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gz3d_zarr
+from gz3d_zarr import target
 from gz3d_zarr.errors import BuildError, GZ3DError, Status, StoreError, SubjectError, UsageError
 from gz3d_zarr.objects import ObjectFolder, object_folder
 from gz3d_zarr.planning import Plan, PlanOptions, make_plan
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.receipts import PLAN_KEY, RECEIPTS_PREFIX, Receipt, receipt_key
+from gz3d_zarr.receipts import PLAN_KEY, Receipt
 from gz3d_zarr.report import BuildReport, Failure
-from gz3d_zarr.schema import SCHEMA, Provenance, Row
+from gz3d_zarr.schema import Provenance, Row
 from gz3d_zarr.shard import ShardTask, build_shard
 from gz3d_zarr.source import Source
-from gz3d_zarr.store import ROOT_KEY, array_documents, publish, read_build
+from gz3d_zarr.store import array_documents, publish, read_build
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -39,6 +39,8 @@ def plan(
     client: Client | None = None,
     scheduler: str | None = None,
     workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> Plan:
     """Say what `build` would do, with the same arguments; nothing is written.
@@ -46,11 +48,23 @@ def plan(
     Returns
     -------
     Plan
-        Print it with ``to_text()``; ``summary()`` is a dict.
+        Print it with ``to_text()``; ``summary()`` is a dict. What stands at `store` already, and
+        would be deleted or refused, is among its notes.
     """
     chosen = PlanOptions.of(options)
     with _client(client, scheduler) as running:
-        return make_plan(source, store, chosen, _resources(running, workers, chosen))
+        made = make_plan(source, store, chosen, _resources(running, workers, chosen))
+    folder = object_folder(store, chosen.storage_options)
+    try:
+        there = target.check(folder, made, resume=resume, overwrite=overwrite)
+    except StoreError as error:
+        return replace(made, warning=f"build would refuse: {error}")
+    if there is None:
+        return made
+    if overwrite:
+        return replace(made, warning=f"build would delete the store that stands at {made.store}")
+    done = made.layout.shards if there.complete else len(target.read_receipts(folder, made))
+    return replace(made, warning=f"{done} of {made.layout.shards} shards are built already")
 
 
 def build(
@@ -117,9 +131,12 @@ def build(
         made = make_plan(source, store, chosen, _resources(running, workers, chosen))
         folder = object_folder(store, chosen.storage_options)
         began = time.monotonic()
-        if _prepare(folder, made, resume=resume, overwrite=overwrite):
+        there = target.check(folder, made, resume=resume, overwrite=overwrite)
+        if there is not None and there.complete and resume:
             return _finished(folder, made, time.monotonic() - began)
-        receipts = _read_receipts(folder, made)
+        if there is None or overwrite:
+            target.begin(folder, made, there)
+        receipts = target.read_receipts(folder, made)
         rules = _Rules(on_error == "raise", max_failures, progress)
         missing = [i for i in range(made.layout.shards) if i not in receipts]
         if missing:
@@ -128,6 +145,7 @@ def build(
                 receipts |= _run(worker, folder, made, chosen, missing, rules)
         ordered = [receipts[i] for i in range(made.layout.shards)]
         rows = _rows(made, ordered)
+        target.clear_leftovers(folder, _keys(ordered))
         publish(folder, rows, ordered, made.layout, _provenance(made, rows))
         return _report(made, rows, ordered, missing, time.monotonic() - began)
 
@@ -173,8 +191,6 @@ def _resources(client: Client | None, workers: int | None, options: PlanOptions)
 @contextlib.contextmanager
 def _workers(client: Client | None, made: Plan, shards: int) -> Iterator[Client]:
     """The given client, or that of a local cluster no larger than there are shards to build."""
-    from dataclasses import replace
-
     from gz3d_zarr.cluster import start_local
 
     if client is not None:
@@ -183,104 +199,6 @@ def _workers(client: Client | None, made: Plan, shards: int) -> Iterator[Client]
     needed = replace(made.resources, workers=min(made.resources.workers, shards))
     with start_local(needed) as started:
         yield started
-
-
-def _prepare(folder: ObjectFolder, made: Plan, *, resume: bool, overwrite: bool) -> bool:
-    """Make the place ready to be built in; True where the same store stands there complete.
-
-    Raises
-    ------
-    StoreError
-        Where something stands there that the options do not allow to touch.
-    """
-    root, begun = folder.get(ROOT_KEY), folder.get(PLAN_KEY)
-    there = _identity(root, begun, folder)
-    if there is None:
-        if folder.sizes():
-            raise StoreError(
-                f"{folder.url} holds something that is not a Galaxy Zoo: 3D store; nothing was "
-                "touched. Choose another place, or empty it yourself"
-            )
-    elif overwrite:
-        # The root first: a reader sees no store rather than a part of one.
-        folder.delete([ROOT_KEY])
-        folder.delete(sorted(folder.sizes()))
-        folder.prune()
-    elif not resume:
-        state = "a complete store" if root is not None else "a build that has not ended"
-        raise StoreError(
-            f"{folder.url} holds {state}; use --overwrite to delete it"
-            f"{'' if root is not None else ', or --resume to go on with it'}"
-        )
-    else:
-        _check_same(folder, made, there)
-        if root is not None:
-            return True
-    if there is None or overwrite:
-        folder.put(PLAN_KEY, json.dumps(_identify(made), indent=1).encode())
-    return False
-
-
-def _identify(made: Plan) -> dict[str, Any]:
-    """What two builds must share for one to go on with the other's work."""
-    return {
-        "schema": SCHEMA,
-        "fingerprint": made.fingerprint,
-        "manifest_digest": made.manifest.digest,
-        "order": made.manifest.order,
-        **asdict(made.layout),
-    }
-
-
-def _identity(
-    root: bytes | None, begun: bytes | None, folder: ObjectFolder
-) -> dict[str, Any] | None:
-    """What stands at a place says of itself; None where it is not ours."""
-    document = begun if root is None else root
-    if document is None:
-        return None
-    try:
-        content = json.loads(document)
-        attrs: dict[str, Any] = content if root is None else content.get("attributes", {})
-    except (ValueError, AttributeError):
-        attrs = {}
-    if attrs.get("schema") != SCHEMA:
-        raise StoreError(
-            f"{folder.url} holds something that is not a Galaxy Zoo: 3D store; nothing was "
-            "touched. Choose another place"
-        )
-    return attrs
-
-
-def _check_same(folder: ObjectFolder, made: Plan, there: dict[str, Any]) -> None:
-    """Refuse to resume another plan, and say in words what differs."""
-    mine = _identify(made)
-    if there.get("fingerprint") == mine["fingerprint"]:
-        return
-    differences = [
-        f"{name} is {mine[name]}, there it is {there.get(name)}"
-        for name in ("subjects", "shard_size", "codec", "nside", "order")
-        if there.get(name) != mine[name]
-    ]
-    if there.get("manifest_digest") != mine["manifest_digest"]:
-        differences.append("the files, their digests or their order are others")
-    raise StoreError(
-        f"{folder.url} was begun with another plan: {'; '.join(differences) or 'samples differ'}. "
-        "Give the options and the source that it was begun with, or use --overwrite"
-    )
-
-
-def _read_receipts(folder: ObjectFolder, made: Plan) -> dict[int, Receipt]:
-    """Receipts of the shards that are built already."""
-    receipts = {}
-    for key in sorted(folder.sizes(RECEIPTS_PREFIX)):
-        data = folder.get(key)
-        if data is not None:
-            receipt = Receipt.from_json(data, key)
-            if receipt.fingerprint != made.fingerprint or receipt_key(receipt.shard) != key:
-                raise StoreError(f"the receipt {key} is of another build; delete it and resume")
-            receipts[receipt.shard] = receipt
-    return receipts
 
 
 def _run(
@@ -320,14 +238,16 @@ def _run(
             rules.strict,
         )
         key = f"gz3d-shard-{made.fingerprint[:12]}-{shard}-{time.time_ns()}"
-        submitted.append(client.submit(build_shard, task, key=key, pure=False))
-        return submitted[-1]
+        future = client.submit(build_shard, task, key=key, pure=False)
+        pending.add(future)
+        return future
 
-    submitted: list[Future[Receipt]] = []
+    pending: set[Future[Receipt]] = set()
     first = [submit(shard) for shard in itertools.islice(waiting, IN_FLIGHT)]
     running = as_completed(first, loop=client.loop)
     try:
         for future in running:
+            pending.discard(future)
             receipt = _result(future)
             receipts[receipt.shard] = receipt
             failed += sum(outcome.status is not Status.OK for outcome in receipt.outcomes)
@@ -345,7 +265,7 @@ def _run(
                 running.add(submit(shard))
                 break
     finally:
-        client.cancel([future for future in submitted if not future.done()])
+        client.cancel(list(pending))
     return receipts
 
 
@@ -362,6 +282,12 @@ def _result(future: Future[Receipt]) -> Receipt:
             "kept; --resume goes on"
         ) from error
     return receipt
+
+
+def _keys(receipts: Sequence[Receipt]) -> set[str]:
+    """All objects that a finished build has before it is published."""
+    stored = {stored.key for receipt in receipts for stored in receipt.objects}
+    return {PLAN_KEY, *(receipt.key for receipt in receipts), *stored}
 
 
 def _rows(made: Plan, receipts: Sequence[Receipt]) -> list[Row]:

@@ -123,7 +123,23 @@ _plan_options = _all(
             help="For the source's file system; a dotted KEY nests. Repeatable.",
         ),
         _store_options,
+        click.option("--resume", is_flag=True, help="Go on with a build that has not ended."),
+        click.option("--overwrite", is_flag=True, help="Delete the store that stands there."),
         _json_option,
+    ]
+)
+_rule_options = _all(
+    [
+        click.option(
+            "--on-error",
+            type=click.Choice(["skip", "raise"]),
+            default="skip",
+            show_default=True,
+            help="skip: flag a subject that cannot be read; raise: stop at it.",
+        ),
+        click.option(
+            "--max-failures", type=int, metavar="N", help="Stop after more bad subjects than N."
+        ),
     ]
 )
 
@@ -174,16 +190,7 @@ def main() -> None:
 @click.argument("source")
 @click.argument("store")
 @_plan_options
-@click.option("--resume", is_flag=True, help="Go on with a build that has not ended.")
-@click.option("--overwrite", is_flag=True, help="Delete the store that stands there.")
-@click.option(
-    "--on-error",
-    type=click.Choice(["skip", "raise"]),
-    default="skip",
-    show_default=True,
-    help="skip: flag a subject that cannot be read; raise: stop at it.",
-)
-@click.option("--max-failures", type=int, metavar="N", help="Stop after more bad subjects than N.")
+@_rule_options
 @_guarded
 def build(source: str, store: str, as_json: bool, **options: Any) -> None:
     """Turn the subject files of SOURCE into the Zarr store STORE.
@@ -203,8 +210,16 @@ def build(source: str, store: str, as_json: bool, **options: Any) -> None:
 @click.argument("source")
 @click.argument("store")
 @_plan_options
+@_rule_options
 @_guarded
-def plan(source: str, store: str, as_json: bool, **options: Any) -> None:
+def plan(
+    source: str,
+    store: str,
+    as_json: bool,
+    on_error: str,  # noqa: ARG001 - taken so that a command's "build" can be made "plan"
+    max_failures: int | None,  # noqa: ARG001
+    **options: Any,
+) -> None:
     """Say what build would do with the same options; write nothing."""
     _print(gz3d_zarr.plan(source, store, **_gather(options)), as_json)
 

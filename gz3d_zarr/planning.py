@@ -153,6 +153,8 @@ class Plan:
     resources : Resources
     free_bytes : int or None
         Free space where the store goes, if that has a bound.
+    warning : str
+        What stands there already, if anything.
     """
 
     store: str
@@ -160,6 +162,7 @@ class Plan:
     layout: Layout
     resources: Resources
     free_bytes: int | None = None
+    warning: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -195,7 +198,7 @@ class Plan:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should be told before the build."""
-        notes = list(self.manifest.notes)
+        notes = [self.warning, *self.manifest.notes] if self.warning else [*self.manifest.notes]
         if self.free_bytes is not None and self.stored_bytes > self.free_bytes:
             notes.append(
                 f"the store needs about {format_bytes(self.stored_bytes)}, the disk has "

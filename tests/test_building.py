@@ -10,11 +10,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from distributed import Client
+from distributed import Client, LocalCluster
 from files import subject_files, truth, with_mask_value
 
 import gz3d_zarr
@@ -300,6 +301,87 @@ def test_foreign_content_is_never_touched(simulated: Path, client: Client, tmp_p
         gz3d_zarr.open_store(tmp_path / "y")
     with pytest.raises(StoreError, match="there is no Zarr 3 store at"):
         gz3d_zarr.open_store(tmp_path / "nowhere")
+
+
+def test_overwriting_that_is_stopped_is_still_ours(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "g.zarr"
+    gz3d_zarr.build(simulated, store, client, limit=6, shard_size=2)
+    (store / "notes.txt").write_text("mine")
+    delete = ObjectFolder.delete
+    calls = []
+
+    def dying(self: ObjectFolder, keys: Any) -> None:
+        calls.append(list(keys))
+        if len(calls) == 3:  # receipts, root, and then the rest
+            delete(self, calls[-1][:3])
+            raise KeyboardInterrupt
+        delete(self, calls[-1])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectFolder, "delete", dying)
+        with pytest.raises(KeyboardInterrupt):
+            gz3d_zarr.build(simulated, store, client, limit=3, shard_size=2, overwrite=True)
+    with pytest.raises(IncompleteStoreError):
+        gz3d_zarr.open_store(store)
+    gz3d_zarr.build(simulated, store, client, limit=3, shard_size=2, resume=True)
+    gz3d_zarr.build(simulated, tmp_path / "clean.zarr", client, limit=3, shard_size=2)
+    assert set(objects(store)) == {*objects(tmp_path / "clean.zarr"), "notes.txt"}
+    assert shards(store) == shards(tmp_path / "clean.zarr")
+
+
+def test_what_a_killed_writer_left_is_removed(
+    simulated: Path, client: Client, tmp_path: Path
+) -> None:
+    half = tmp_path / "half.zarr"
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(simulated, half, client, shard_size=9, progress=stop_after(1))
+    for name in ("image/c/0/0/0/.0.abc.partial", ".gz3d/receipts/.000000.json.abc.partial"):
+        (half / name).parent.mkdir(parents=True, exist_ok=True)
+        (half / name).write_bytes(b"half of it")
+    gz3d_zarr.build(simulated, half, client, shard_size=9, resume=True)
+    assert not list(half.rglob("*.partial"))
+    assert not (half / ".gz3d").exists()
+
+
+def test_build_runs_on_a_scheduler_by_address(simulated: Path, store: Path, tmp_path: Path) -> None:
+    with LocalCluster(
+        n_workers=1,
+        threads_per_worker=2,
+        processes=False,
+        protocol="tcp://",
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        local_directory=str(tmp_path / "dask"),
+    ) as cluster:
+        address = cluster.scheduler_address
+        assert address.startswith("tcp://127.0.0.1:")
+        plan = gz3d_zarr.plan(simulated, tmp_path / "g.zarr", scheduler=address)
+        assert (plan.resources.workers, plan.resources.threads) == (1, 2)
+        gz3d_zarr.build(simulated, tmp_path / "g.zarr", scheduler=address, shard_size=4)
+    assert shards(tmp_path / "g.zarr") == shards(store)
+
+
+def test_store_on_another_file_system_is_the_same(
+    simulated: Path, store: Path, client: Client
+) -> None:
+    memory = fsspec.filesystem("memory")
+    url = "memory://test-store/g.zarr"
+    try:
+        report = gz3d_zarr.build(simulated, url, client, shard_size=4)
+        assert report.store == url
+        xr.testing.assert_equal(
+            gz3d_zarr.open_store(url).compute(), gz3d_zarr.open_store(store).compute()
+        )
+        with pytest.raises(StoreError, match="complete store"):
+            gz3d_zarr.build(simulated, url, client, shard_size=4)
+        names = {name.removeprefix("/test-store/g.zarr/") for name in memory.find("/test-store")}
+        assert names == set(objects(store))
+    finally:
+        memory.rm("/test-store", recursive=True)
+    with pytest.raises(StoreError, match="there is no Zarr 3 store at memory:"):
+        gz3d_zarr.open_store(url)
 
 
 class StopHereError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from distributed import Client
@@ -37,6 +38,21 @@ def test_plan_writes_nothing(simulated: Path, tmp_path: Path) -> None:
     assert plan.layout.shard_size == 64
     assert list(tmp_path.iterdir()) == []
     assert {path: path.stat().st_mtime_ns for path in simulated.iterdir()} == before
+
+
+def test_plan_tells_what_stands_there(
+    simulated: Path, store: Path, client: Client, tmp_path: Path
+) -> None:
+    def first_note(**options: Any) -> str:
+        plan = gz3d_zarr.plan(simulated, store, client=client, shard_size=4, **options)
+        return plan.notes[0]
+
+    assert "build would refuse" in first_note()
+    assert "use --overwrite" in first_note()
+    assert first_note(overwrite=True).startswith("build would delete the store")
+    assert first_note(resume=True) == "5 of 5 shards are built already"
+    assert "there it is 18" in first_note(resume=True, limit=2)
+    assert not gz3d_zarr.plan(simulated, tmp_path / "new", client=client).notes
 
 
 def test_small_workers_get_smaller_shards(simulated: Path, tmp_path: Path) -> None:
