@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import gz3d_zarr
 from gz3d_zarr import target
-from gz3d_zarr.errors import BuildError, GZ3DError, Status, StoreError, SubjectError, UsageError
+from gz3d_zarr.errors import (
+    BuildError,
+    GZ3DError,
+    Status,
+    StoreError,
+    SubjectError,
+    UsageError,
+    count,
+)
 from gz3d_zarr.objects import ObjectFolder, object_folder
 from gz3d_zarr.planning import Plan, PlanOptions, make_plan
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.receipts import PLAN_KEY, Receipt
+from gz3d_zarr.receipts import Receipt
 from gz3d_zarr.report import BuildReport, Failure
 from gz3d_zarr.schema import Provenance, Row
 from gz3d_zarr.shard import ShardTask, build_shard
@@ -58,7 +66,9 @@ def plan(
     try:
         there = target.check(folder, made, resume=resume, overwrite=overwrite)
     except StoreError as error:
-        return replace(made, warning=f"build would refuse: {error}")
+        return replace(made, refusal=str(error))
+    if folder.is_writable() is False:
+        return replace(made, refusal=f"{made.store} cannot be written to")
     if there is None:
         return made
     if overwrite:
@@ -139,13 +149,14 @@ def build(
         receipts = target.read_receipts(folder, made)
         rules = _Rules(on_error == "raise", max_failures, progress)
         missing = [i for i in range(made.layout.shards) if i not in receipts]
+        rules.check(_failed(receipts.values()))
         if missing:
             with _workers(running, made, len(missing)) as worker:
                 began = time.monotonic()
-                receipts |= _run(worker, folder, made, chosen, missing, rules)
+                _run(worker, folder, made, chosen, receipts, rules)
         ordered = [receipts[i] for i in range(made.layout.shards)]
         rows = _rows(made, ordered)
-        target.clear_leftovers(folder, _keys(ordered))
+        target.settle(folder, ordered)
         publish(folder, rows, ordered, made.layout, _provenance(made, rows))
         return _report(made, rows, ordered, missing, time.monotonic() - began)
 
@@ -157,6 +168,19 @@ class _Rules:
     strict: bool
     max_failures: int | None
     progress: Callable[[Progress], None] | None
+
+    def check(self, failed: int) -> None:
+        """Stop where more subjects have failed than are allowed."""
+        if self.max_failures is not None and failed > self.max_failures:
+            raise BuildError(
+                f"stopped: {count(failed, 'subject')} not ok, more than the {self.max_failures} "
+                "allowed. What is built is kept; --resume with a larger --max-failures goes on"
+            )
+
+    def tell(self, progress: Progress) -> None:
+        """Tell whoever wants to know."""
+        if self.progress is not None:
+            self.progress(progress)
 
 
 @contextlib.contextmanager
@@ -201,30 +225,34 @@ def _workers(client: Client | None, made: Plan, shards: int) -> Iterator[Client]
         yield started
 
 
+def _failed(receipts: Iterable[Receipt]) -> int:
+    """How many subjects are not ok."""
+    return sum(
+        outcome.status is not Status.OK for receipt in receipts for outcome in receipt.outcomes
+    )
+
+
 def _run(
     client: Client,
     folder: ObjectFolder,
     made: Plan,
     options: PlanOptions,
-    shards: Sequence[int],
+    receipts: dict[int, Receipt],
     rules: _Rules,
-) -> dict[int, Receipt]:
-    """Build shards on the client's workers.
+) -> None:
+    """Build the shards that `receipts` lacks on the client's workers, and add theirs.
 
     Raises
     ------
     GZ3DError
-        What a task raised, or BuildError where a task failed in another way or the workers died.
+        What a task raised, or BuildError where a task failed in another way, the workers died, or
+        too many subjects are not ok.
     """
     from distributed import as_completed
 
     documents = array_documents(made.layout)
-    receipts: dict[int, Receipt] = {}
-    failed, new = 0, 0
-    before = made.layout.subjects - sum(
-        len(made.manifest.entries[made.layout.rows(i)]) for i in shards
-    )
-    waiting = iter(shards)
+    waiting = iter([i for i in range(made.layout.shards) if i not in receipts])
+    pending: set[Future[Receipt]] = set()
 
     def submit(shard: int) -> Future[Receipt]:
         entries = made.manifest.entries[made.layout.rows(shard)]
@@ -242,7 +270,9 @@ def _run(
         pending.add(future)
         return future
 
-    pending: set[Future[Receipt]] = set()
+    done = sum(len(receipt.outcomes) for receipt in receipts.values())
+    failed = _failed(receipts.values())
+    rules.tell(Progress(done, made.layout.subjects, 0, failed))
     first = [submit(shard) for shard in itertools.islice(waiting, IN_FLIGHT)]
     running = as_completed(first, loop=client.loop)
     try:
@@ -250,23 +280,14 @@ def _run(
             pending.discard(future)
             receipt = _result(future)
             receipts[receipt.shard] = receipt
-            failed += sum(outcome.status is not Status.OK for outcome in receipt.outcomes)
-            new += len(receipt.outcomes)
-            if rules.progress is not None:
-                rules.progress(
-                    Progress(before + new, made.layout.subjects, len(receipt.outcomes), failed)
-                )
-            if rules.max_failures is not None and failed > rules.max_failures:
-                raise BuildError(
-                    f"stopped: {failed} subjects are not ok, more than the {rules.max_failures} "
-                    "allowed. What is built is kept; --resume goes on"
-                )
-            for shard in waiting:
+            done += len(receipt.outcomes)
+            failed += _failed([receipt])
+            rules.tell(Progress(done, made.layout.subjects, len(receipt.outcomes), failed))
+            rules.check(failed)
+            for shard in itertools.islice(waiting, 1):
                 running.add(submit(shard))
-                break
     finally:
         client.cancel(list(pending))
-    return receipts
 
 
 def _result(future: Future[Receipt]) -> Receipt:
@@ -282,12 +303,6 @@ def _result(future: Future[Receipt]) -> Receipt:
             "kept; --resume goes on"
         ) from error
     return receipt
-
-
-def _keys(receipts: Sequence[Receipt]) -> set[str]:
-    """All objects that a finished build has before it is published."""
-    stored = {stored.key for receipt in receipts for stored in receipt.objects}
-    return {PLAN_KEY, *(receipt.key for receipt in receipts), *stored}
 
 
 def _rows(made: Plan, receipts: Sequence[Receipt]) -> list[Row]:
@@ -327,7 +342,7 @@ def _renamed(rows: Sequence[Row]) -> list[str]:
     first = others[0]
     inside = first.outcome.metadata.manga_id if first.outcome.metadata else ""
     return [
-        f"{len(others)} files hold another MANGAID than their name says (first "
+        f"another MANGAID inside than in the name of {count(len(others), 'file')} (first "
         f"{first.entry.file.name}: {inside}); the coordinate subject has the name's"
     ]
 

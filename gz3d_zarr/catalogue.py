@@ -13,7 +13,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from gz3d_zarr.errors import SourceError, UsageError
+from gz3d_zarr.errors import SourceError, UsageError, access_errors, count, describe
 from gz3d_zarr.source import CATALOGUE_NAME, Listing, SubjectFile, base_name, read_text
 from gz3d_zarr.subject import SubjectMetadata
 
@@ -206,9 +206,9 @@ def read_catalogue(
             columns = {name: table[column].tolist() for name, column in _COLUMNS.items()}
             names = table["file_name"].tolist()
             observed = table["observed"].tolist()
-    except (OSError, IndexError, AttributeError, ValueError, TypeError) as error:
+    except access_errors(AttributeError, ImportError, IndexError, TypeError, ValueError) as error:
         raise SourceError(
-            f"the catalogue {path} cannot be read: {error}; expected the table "
+            f"the catalogue {path} cannot be read: {describe(error)}; expected the table "
             f"{CATALOGUE_NAME} in HDU 1"
         ) from error
     rows: dict[tuple[str, int, int], CatalogueRow] = {}
@@ -279,16 +279,19 @@ def _compare(
     else:
         without = [entry.file.name for entry in entries if entry.row is None]
         if without:
-            notes.append(f"{len(without)} files have no row in the catalogue (first {without[0]})")
+            notes.append(
+                f"no row in the catalogue for {count(len(without), 'file')} (first {without[0]})"
+            )
         absent = len(rows) - (len(entries) - len(without))
         if absent:
             notes.append(
-                f"{absent} of the catalogue's {len(rows)} rows have no file here and are left out"
+                f"no file here for {count(absent, 'row')} of the catalogue's {len(rows)}: left out"
             )
     if digests:
         unsigned = [entry.file.name for entry in entries if entry.sha1 is None]
         if unsigned:
-            notes.append(f"{len(unsigned)} files are not in the sha1 list (first {unsigned[0]})")
+            number = count(len(unsigned), "file")
+            notes.append(f"no digest in the sha1 list for {number} (first {unsigned[0]})")
     else:
         notes.append("there is no sha1 list: only the CRC inside each file is checked")
     return notes
@@ -330,7 +333,7 @@ def _select_votes(
         most = max(votes.spiral_votes, votes.bar_votes)
         if votes.total_classifications > 0 and most / votes.total_classifications >= least:
             kept.append(entry)
-    note = f"{unknown} files without a row in the catalogue were left out: their votes are unknown"
+    note = f"left out {count(unknown, 'file')} without a row in the catalogue: votes unknown"
     return kept, [note] if unknown else []
 
 

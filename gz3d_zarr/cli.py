@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,7 @@ _store_options = _all(
     [
         click.option("--endpoint-url", metavar="URL", help="S3 endpoint of the store."),
         click.option("--profile", metavar="NAME", help="Profile in the AWS credential files."),
-        click.option("--anon", is_flag=True, help="Read the store without credentials."),
+        click.option("--anon", is_flag=True, help="No credentials: for public buckets."),
         click.option(
             "--storage-option",
             "storage_options",
@@ -107,7 +108,12 @@ _plan_options = _all(
             help="portable: any Zarr 3 library reads it; compact: a quarter smaller.",
         ),
         click.option(
-            "--nside", type=int, metavar="N", default=16, show_default=True, help="Of healpix."
+            "--nside",
+            type=int,
+            metavar="N",
+            default=16,
+            show_default=True,
+            help="HEALPix resolution of the coordinate healpix.",
         ),
         click.option("--workers", type=int, metavar="N", help="Local processes. [default: cores]"),
         click.option(
@@ -172,7 +178,11 @@ def _guarded(command: Command) -> Command:
             click.echo(f"Error: {error}", err=True)
             sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED)
         except KeyboardInterrupt:
-            click.echo("Interrupted. What is built is kept; --resume goes on.", err=True)
+            resumes = "resume" in kwargs
+            click.echo(
+                "Interrupted." + (" What is built is kept; --resume goes on." if resumes else ""),
+                err=True,
+            )
             sys.exit(EXIT_INTERRUPTED)
 
     return run
@@ -183,7 +193,8 @@ def _guarded(command: Command) -> Command:
 def main() -> None:
     """Galaxy Zoo: 3D as one cloud-native Zarr store."""
     # Dask reports every lost connection of an ending cluster; our own errors say what matters.
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # ends as cleanly as Ctrl-C
 
 
 @main.command()
@@ -221,7 +232,9 @@ def plan(
     **options: Any,
 ) -> None:
     """Say what build would do with the same options; write nothing."""
-    _print(gz3d_zarr.plan(source, store, **_gather(options)), as_json)
+    made = gz3d_zarr.plan(source, store, **_gather(options))
+    _print(made, as_json)
+    sys.exit(EXIT_FAILED if made.refusal else 0)
 
 
 @main.command()
@@ -243,9 +256,11 @@ def info(store: str, as_json: bool, **options: Any) -> None:
 @_guarded
 def simulate(count: int, folder: Path, seed: int) -> None:
     """Make up an archive of N subject files, with catalogue and sha1 list, in DIR."""
+    from gz3d_zarr.progress import show_progress
     from gz3d_zarr.simulate import simulate_archive
 
-    files = simulate_archive(count, folder, seed=seed)
+    with show_progress(sys.stderr) as progress:
+        files = simulate_archive(count, folder, seed=seed, progress=progress)
     click.echo(f"{len(files)} subject files, gz3d_metadata.fits and a sha1 list in {folder}")
 
 

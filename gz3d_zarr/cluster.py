@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 
 import dask
@@ -17,6 +21,8 @@ from gz3d_zarr.errors import BuildError, UsageError
 from gz3d_zarr.planning import Resources
 
 CONNECT_SECONDS = 10
+
+_ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss|inproc)://.+")
 
 _SPAWN = "distributed.nanny.pre-spawn-environ"
 
@@ -85,12 +91,14 @@ def connect(address: str) -> Iterator[Client]:
     BuildError
         Where it does not answer.
     """
+    if not _ADDRESS.fullmatch(address):
+        raise UsageError(f"scheduler is {address!r}, expected an address such as tcp://host:8786")
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise BuildError(
             f"the scheduler {address} does not answer within {CONNECT_SECONDS} seconds "
-            f"({type(error).__name__}); expected an address such as tcp://host:8786"
+            f"({type(error).__name__}); is it running, and reachable from here?"
         ) from error
     try:
         yield client
@@ -100,20 +108,52 @@ def connect(address: str) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def start_local(resources: Resources) -> Iterator[Client]:
-    """Client of a new local cluster, which ends with the context and leaves no file behind."""
-    with (
-        tempfile.TemporaryDirectory(prefix="gz3d-zarr-") as scratch,
-        dask.config.set({"temporary-directory": scratch, _SPAWN: _environment()}),
-        LocalCluster(
-            n_workers=resources.workers,
-            threads_per_worker=resources.threads,
-            processes=True,
-            memory_limit=resources.memory,
-            dashboard_address="127.0.0.1:0",  # any free port: 8787 may be somebody's
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+    """Client of a new local cluster, which ends with the context and leaves no file behind.
+
+    Raises
+    ------
+    BuildError
+        Where it cannot be started.
+    """
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="gz3d-zarr-"))
+        settings = {
+            "temporary-directory": scratch,
+            "logging.distributed": "critical",  # our own errors say what matters
+            _SPAWN: _environment(),
+        }
+        stack.enter_context(dask.config.set(settings))
+        try:
+            with _ignored_interrupts():
+                cluster = stack.enter_context(
+                    LocalCluster(
+                        n_workers=resources.workers,
+                        threads_per_worker=resources.threads,
+                        processes=True,
+                        memory_limit=resources.memory,
+                        silence_logs=logging.CRITICAL,
+                        dashboard_address="127.0.0.1:0",  # any free port: 8787 may be somebody's
+                    )
+                )
+        except (RuntimeError, OSError, TimeoutError) as error:
+            raise BuildError(
+                f"local workers cannot be started: {error}. (A script must call build under "
+                "if __name__ == '__main__':)"
+            ) from error
+        yield stack.enter_context(Client(cluster, set_as_default=False))
+
+
+@contextlib.contextmanager
+def _ignored_interrupts() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C: it is for us, who then end them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set signals
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _environment() -> dict[str, str]:

@@ -40,7 +40,8 @@ def run_demo(folder: Path, say: Callable[[str], None], *, subjects: int = SUBJEC
     """
     archive, store, picture = folder / "archive", folder / "gz3d.zarr", folder / "gz3d.png"
     began = time.monotonic()
-    simulate_archive(subjects, archive)
+    with show_progress(sys.stderr) as progress:
+        simulate_archive(subjects, archive, progress=progress)
     say(f"Simulated {subjects} subject files in {archive} ({time.monotonic() - began:.1f} s).")
     with show_progress(sys.stderr) as progress:
         report = build(archive, store, shard_size=8, overwrite=True, progress=progress)

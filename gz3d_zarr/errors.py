@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import IntEnum
 
 
@@ -70,3 +71,27 @@ class SubjectError(GZ3DError):
 
     def __str__(self) -> str:
         return f"{self.status.label}: {self.reason}"
+
+
+def access_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """Exceptions by which a file system says that it cannot be reached or used, and `more`.
+
+    OSError, and what botocore and aiohttp raise beside it, where s3fs or fsspec has loaded them.
+    """
+    found: list[type[Exception]] = [OSError, *more]
+    for module, name in (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError")):
+        loaded = sys.modules.get(module)
+        if loaded is not None:
+            found.append(getattr(loaded, name))
+    return tuple(found)
+
+
+def describe(error: Exception) -> str:
+    """What an exception of a file system says, in one line."""
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(words).split())
+
+
+def count(number: int, noun: str) -> str:
+    """Number and noun, as English has them."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -27,8 +27,9 @@ class ArrayInfo:
         Stored objects that hold its data.
     shard, chunk : tuple of int
         Shape of one such object, and of the piece that can be read alone.
-    raw_bytes, stored_bytes : int
-        In memory, and as stored; text has no fixed size in memory (-1).
+    raw_bytes : int or None
+        In memory; text has no fixed size there.
+    stored_bytes : int
     """
 
     name: str
@@ -37,13 +38,13 @@ class ArrayInfo:
     shards: int
     shard: tuple[int, ...]
     chunk: tuple[int, ...]
-    raw_bytes: int
+    raw_bytes: int | None
     stored_bytes: int
 
     @property
     def ratio(self) -> float | None:
         """Bytes in memory over bytes stored."""
-        return self.raw_bytes / self.stored_bytes if self.raw_bytes > 0 else None
+        return self.raw_bytes / self.stored_bytes if self.raw_bytes else None
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class StoreInfo:
 
     def to_text(self) -> str:
         """What ``gz3d-zarr info`` prints."""
-        header = ("array", "dtype", "shape", "shards", "shard", "chunk", "stored", "ratio")
+        header = ("array", "dtype", "shape", "shards", "chunk", "stored", "ratio")
         table = [header, *(_cells(array) for array in self.arrays)]
         widths = [max(len(row[i]) for row in table) for i in range(len(header))]
         lines = [
@@ -129,7 +130,7 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
             len(stored[name]),
             tuple(variable.encoding.get("shards") or variable.encoding.get("chunks") or ()),
             tuple(variable.encoding.get("chunks") or ()),
-            -1 if variable.dtype.kind in "OT" else variable.size * variable.dtype.itemsize,
+            None if variable.dtype.kind in "OT" else variable.size * variable.dtype.itemsize,
             sum(stored[name]),
         )
         for name, variable in described.items()
@@ -156,7 +157,6 @@ def _cells(array: ArrayInfo) -> tuple[str, ...]:
         array.dtype,
         _shape(array.shape),
         str(array.shards),
-        _shape(array.shard),
         _shape(array.chunk),
         format_bytes(array.stored_bytes),
         f"{array.ratio:.1f}" if array.ratio else "",
@@ -164,4 +164,4 @@ def _cells(array: ArrayInfo) -> tuple[str, ...]:
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(length) for length in shape)
+    return "x".join(str(length) for length in shape)

@@ -18,6 +18,7 @@ from gz3d_zarr.receipts import Outcome
 from gz3d_zarr.schema import (
     BIG_ARRAYS,
     LABELS,
+    OBJECT_ID_ATTRS,
     VARIABLES,
     Layout,
     Row,
@@ -91,7 +92,9 @@ def open_source(source: Source, **options: Any) -> xr.Dataset:
         variables, coords=coordinates, attrs=describe(manifest.location, manifest.catalogue)
     )
     names = [name for name, variable in VARIABLES.items() if variable.is_coordinate]
-    return dataset.set_coords(names).assign_coords(object_id=("subject", coordinates["subject"][1]))
+    return dataset.set_coords(names).assign_coords(
+        object_id=("subject", coordinates["subject"][1], OBJECT_ID_ATTRS)
+    )
 
 
 _NOT_READ = Outcome("", Status.OK, "", "", -1, None)

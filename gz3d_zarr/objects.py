@@ -17,8 +17,8 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
-from gz3d_zarr.errors import StoreError, UsageError
-from gz3d_zarr.source import is_url
+from gz3d_zarr.errors import StoreError, UsageError, access_errors, describe
+from gz3d_zarr.source import absolute, is_url
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of a local file that is still being written; never a name in a store."""
@@ -53,7 +53,7 @@ class ObjectFolder:
             else:
                 fs, root = self._remote()
                 fs.pipe_file(f"{root}/{key}", data)
-        except OSError as error:
+        except access_errors() as error:
             raise self._failed("written", key, error) from error
 
     def get(self, key: str) -> bytes | None:
@@ -71,7 +71,7 @@ class ObjectFolder:
             data: bytes = fs.cat_file(f"{root}/{key}")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
+        except access_errors() as error:
             raise self._failed("read", key, error) from error
         return data
 
@@ -93,7 +93,7 @@ class ObjectFolder:
             found_there = fs.find(start, detail=True, refresh=True)
         except FileNotFoundError:
             return {}
-        except OSError as error:
+        except access_errors() as error:
             raise self._failed("listed", prefix, error) from error
         return {
             path[len(root_path) :].lstrip("/"): info["size"] for path, info in found_there.items()
@@ -115,7 +115,7 @@ class ObjectFolder:
                     fs, root = self._remote()
                     with contextlib.suppress(FileNotFoundError):
                         fs.rm_file(f"{root}/{key}")
-            except OSError as error:
+            except access_errors() as error:
                 raise self._failed("deleted", key, error) from error
 
     def prune(self) -> None:
@@ -130,10 +130,21 @@ class ObjectFolder:
         """Free space on the disk, or None where there is no such bound."""
         if not self._is_local:
             return None
+        return shutil.disk_usage(self._nearest()).free
+
+    def is_writable(self) -> bool | None:
+        """Whether the place, or the folder that it would be made in, may be written to."""
+        if not self._is_local:
+            return None
+        place = self._nearest()
+        return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+
+    def _nearest(self) -> Path:
+        """The place itself, or the nearest folder above it that is there."""
         place = Path(self.url)
         while not place.exists():
             place = place.parent
-        return shutil.disk_usage(place).free
+        return place
 
     @property
     def _is_local(self) -> bool:
@@ -142,8 +153,10 @@ class ObjectFolder:
     def _remote(self) -> tuple[Any, str]:
         try:
             fs, root = url_to_fs(self.url, **self.storage_options)
-        except (ImportError, ValueError) as error:
-            raise UsageError(f"the store {self.url} cannot be reached: {error}") from error
+        except access_errors(ImportError, ValueError) as error:
+            raise UsageError(
+                f"the store {self.url} cannot be reached: {describe(error)}"
+            ) from error
         return fs, root.rstrip("/")
 
     @staticmethod
@@ -157,16 +170,22 @@ class ObjectFolder:
             partial.unlink(missing_ok=True)
             raise
 
-    def _failed(self, what: str, key: str, error: OSError) -> StoreError:
-        reason = error.strerror or str(error) or type(error).__name__
-        return StoreError(f"{self.url}/{key} cannot be {what}: {reason}")
+    def _failed(self, what: str, key: str, error: Exception) -> StoreError:
+        return StoreError(f"{self.url}/{key} cannot be {what}: {describe(error)}")
 
 
 def object_folder(url: str | Path, storage_options: Mapping[str, Any] | None) -> ObjectFolder:
-    """Make the user's path absolute, so that it means the same on every worker."""
-    text = str(url)
-    if text.startswith("file://"):
-        text = text.removeprefix("file://")
-    if not is_url(text):
-        text = str(Path(text).expanduser().absolute())
+    """Make the user's path absolute, so that it means the same on every worker.
+
+    Raises
+    ------
+    UsageError
+        Where storage options are given for a local path, which would take none of them.
+    """
+    text = absolute(str(url).removeprefix("file://"))
+    if storage_options and not is_url(text):
+        raise UsageError(
+            f"{text} is a local path, and storage options ({', '.join(storage_options)}) are for "
+            "URLs such as s3://bucket/gz3d.zarr"
+        )
     return ObjectFolder(text.rstrip("/") or "/", dict(storage_options or {}))

@@ -155,6 +155,8 @@ class Plan:
         Free space where the store goes, if that has a bound.
     warning : str
         What stands there already, if anything.
+    refusal : str
+        Why build would refuse to go on there, if it would.
     """
 
     store: str
@@ -163,6 +165,7 @@ class Plan:
     resources: Resources
     free_bytes: int | None = None
     warning: str = ""
+    refusal: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -199,6 +202,8 @@ class Plan:
     def notes(self) -> tuple[str, ...]:
         """What a person should be told before the build."""
         notes = [self.warning, *self.manifest.notes] if self.warning else [*self.manifest.notes]
+        if self.refusal:
+            notes.insert(0, f"build would refuse: {self.refusal}")
         if self.free_bytes is not None and self.stored_bytes > self.free_bytes:
             notes.append(
                 f"the store needs about {format_bytes(self.stored_bytes)}, the disk has "
@@ -231,6 +236,7 @@ class Plan:
             "resources": self.resources.where,
             "manifest_digest": self.manifest.digest,
             "fingerprint": self.fingerprint,
+            "refusal": self.refusal,
             "notes": list(self.notes),
         }
 

@@ -16,16 +16,16 @@ LINE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A build's state after a shard.
+    """How far a build is: at its start, and after every shard.
 
     Attributes
     ----------
     done, total : int
         Subjects; those that were built before this run count as done.
     new : int
-        Subjects in the shard that has just been built.
+        Subjects in the shard that has just been built; 0 at the start.
     failed : int
-        Subjects of this run that are not ok.
+        Subjects that are not ok so far.
     """
 
     done: int
@@ -45,8 +45,13 @@ def show_progress(stream: TextIO) -> Iterator[Callable[[Progress], None]]:
     def update(progress: Progress) -> None:
         nonlocal bar
         if bar is None:  # only now is it known where a resumed build begins
-            before = progress.done - progress.new
-            bar = tqdm(total=progress.total, initial=before, unit=" subjects", file=stream)
+            bar = tqdm(
+                total=progress.total,
+                initial=progress.done - progress.new,
+                unit=" subjects",
+                file=stream,
+                smoothing=0,  # the mean rate: shards come in bursts
+            )
         if progress.failed:
             bar.set_postfix_str(f"{progress.failed} not ok", refresh=False)
         bar.update(progress.new)
@@ -69,6 +74,9 @@ class _Lines:
     def __call__(self, progress: Progress) -> None:
         self._new += progress.new
         now = time.monotonic()
+        if self._new == 0:
+            self._began = now
+            return
         if progress.done < progress.total and now - self._told < LINE_SECONDS:
             return
         self._told = now

@@ -82,7 +82,7 @@ class BuildReport:
                 f"({self.rate:.0f} subjects a second)."
             )
         else:
-            done = "Nothing to do: the store is complete."
+            done = "Nothing to build: all shards were there."
         lines = [done, f"{self.store}: {self.ok} of {self.subjects} subjects are ok."]
         lines += [f"Note: {note}." for note in self.notes]
         if self.failures:

@@ -328,6 +328,7 @@ VARIABLES: Mapping[str, Variable] = {
     ),
 }
 
+OBJECT_ID_ATTRS = {"long_name": "MaNGA id, by the published data model's name for it"}
 LABELS: Mapping[str, tuple[str, ...]] = {"class": CLASSES, "channel": CHANNELS}
 
 CATALOGUE_TEXT: Mapping[str, tuple[str, Callable[[Row], str]]] = {

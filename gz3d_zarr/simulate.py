@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from gz3d_zarr.errors import SourceError
-from gz3d_zarr.source import CATALOGUE_NAME
+from gz3d_zarr.progress import Progress
+from gz3d_zarr.source import CATALOGUE_NAME, parse_name
 from gz3d_zarr.subject import CRPIX, SIDE, SubjectMetadata
 from gz3d_zarr.volunteers import (
     Cluster,
@@ -42,6 +43,8 @@ SHA1_LIST_NAME = "manga_morphology_galaxyzoo3d_v4_0_0.sha1sum"
 ASKED_FRACTION = 0.2
 """Share of votes from which on a structure was asked about; below, HDU 9 or 10 is empty."""
 CYCLE = 16
+FIRST_ID = 14_000_000
+"""Zooniverse id of subject 0."""
 BUNDLES = {19: 12.5, 37: 17.5, 61: 22.5, 91: 27.5, 127: 32.5}
 """Fibres in a bundle, and the width of its hexagon in arcsec."""
 GRAIN_PIXELS = 8
@@ -89,7 +92,13 @@ class SimulatedSubject:
     observed: bool
 
 
-def simulate_archive(count: int, folder: str | Path, *, seed: int = 0) -> list[Path]:
+def simulate_archive(
+    count: int,
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    progress: Callable[[Progress], None] | None = None,
+) -> list[Path]:
     """Write an archive of `count` subject files with catalogue and sha1 list.
 
     Parameters
@@ -100,6 +109,8 @@ def simulate_archive(count: int, folder: str | Path, *, seed: int = 0) -> list[P
         Made where it is not there.
     seed : int
         Same seed, same bytes.
+    progress : callable, optional
+        Called with a `Progress` at the start and after every file.
 
     Returns
     -------
@@ -109,17 +120,21 @@ def simulate_archive(count: int, folder: str | Path, *, seed: int = 0) -> list[P
     Raises
     ------
     SourceError
-        Where `folder` cannot be written to.
+        Where `folder` cannot be written to, or holds subject files that are not of this archive.
     """
     place = Path(folder).expanduser()
+    tell = progress or (lambda _: None)
     try:
         place.mkdir(parents=True, exist_ok=True)
+        _refuse_others(place, count)
         subjects, paths = [], []
+        tell(Progress(0, count, 0, 0))
         for index in range(count):
             subject = simulate_subject(index, seed=seed)
             path = place / subject.file_name
             path.write_bytes(subject.data)
             paths.append(path)
+            tell(Progress(index + 1, count, 1, 0))
             subjects.append((hashlib.sha1(subject.data).hexdigest(), replace(subject, data=b"")))  # noqa: S324
         lines = "".join(f"{digest}  {subject.file_name}\n" for digest, subject in subjects)
         (place / SHA1_LIST_NAME).write_text(lines)
@@ -129,6 +144,21 @@ def simulate_archive(count: int, folder: str | Path, *, seed: int = 0) -> list[P
     except OSError as error:
         raise SourceError(f"no archive can be written to {place}: {error}") from error
     return paths
+
+
+def _refuse_others(place: Path, count: int) -> None:
+    """Keep files that the new catalogue and sha1 list would not name from losing theirs."""
+    files = [parse_name(path.name) for path in place.iterdir()]
+    others = [
+        file.name
+        for file in files
+        if file and file.zooniverse_subject_id not in range(FIRST_ID, FIRST_ID + count)
+    ]
+    if others:
+        raise SourceError(
+            f"{place} holds subject files that an archive of {count} does not have (first "
+            f"{min(others)}), and its catalogue would be replaced; choose an empty folder"
+        )
 
 
 def simulate_subject(index: int, *, seed: int = 0) -> SimulatedSubject:
@@ -159,7 +189,7 @@ def simulate_subject(index: int, *, seed: int = 0) -> SimulatedSubject:
     hdus = _hdus(rng, metadata, galaxy, marks, (centers, stars), index)
     buffer = io.BytesIO()
     hdus.writeto(buffer)
-    subject_id = 14_000_000 + index
+    subject_id = FIRST_ID + index
     name = f"gz3d_{metadata.manga_id}_{metadata.ifu_design_size}_{subject_id}.fits.gz"
     data = bytes(deflate.gzip_compress(buffer.getvalue(), 6))
     return SimulatedSubject(name, data, metadata, subject_id, observed)
@@ -294,8 +324,8 @@ def _grain(rng: np.random.Generator) -> NDArray[np.float32]:
     for _ in range(GRAIN_PIXELS):
         grain = (grain[1:] + grain[:-1]) / 2
         grain = (grain[:, 1:] + grain[:, :-1]) / 2
-    scaled: NDArray[np.float32] = grain * (GRAIN_COUNTS / grain.std())
-    return scaled
+    grain *= np.float32(GRAIN_COUNTS / grain.std())
+    return grain
 
 
 def _hexagon(dx: FloatArray, dy: FloatArray, bundle: int) -> NDArray[np.bool_]:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.core import url_to_fs
 
-from gz3d_zarr.errors import SourceError, Status, SubjectError
+from gz3d_zarr.errors import (
+    SourceError,
+    Status,
+    SubjectError,
+    UsageError,
+    access_errors,
+    count,
+    describe,
+)
 
 CATALOGUE_NAME = "gz3d_metadata.fits"
 SHA1_SUFFIX = ".sha1sum"
 MAX_FILE = 32 * 2**20
 """Bytes beyond which a file is not read at all; real ones have 0.2 to 0.6 MB."""
 
+_HALF_URL = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")
 _SUBJECT_FILE = re.compile(r"(?:gz3d_)?([A-Za-z0-9.+-]+)_(\d{1,5})_(\d{1,18})\.fits\.gz")
 
 Source = str | Path | Sequence[str | Path]
@@ -107,16 +117,14 @@ def list_source(source: Source, options: Mapping[str, Any] | None = None) -> Lis
         No such source, no subject files in it, or two files of one Zooniverse subject.
     """
     if isinstance(source, str | Path):
-        location = str(source)
-        if not is_url(location):
-            location = str(Path(location).expanduser().absolute())
+        location = absolute(str(source))
         found = _list_location(location, options or {})
     else:
-        names = [str(path) for path in source]
-        location = f"a list of {len(names)} files"
-        found = [(_absolute(name), None) for name in names]
+        location = f"a list of {count(len(source), 'file')}"
+        found = [(absolute(str(path)), None) for path in source]
         if not found:
             raise SourceError("the list of subject files is empty; expected at least one path")
+        found = _with_beside(found, options or {})
     return _sort_out(location, found)
 
 
@@ -138,9 +146,10 @@ def read_subject_file(path: str, options: Mapping[str, Any] | None = None) -> by
                 data = file.read(MAX_FILE + 1)
     except FileNotFoundError:
         raise SubjectError(Status.MISSING, f"there is no file {path}") from None
-    except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
-        raise SubjectError(Status.UNREACHABLE, f"{path} cannot be read: {reason}") from None
+    except access_errors(ImportError, ValueError) as error:
+        raise SubjectError(
+            Status.UNREACHABLE, f"{path} cannot be read: {describe(error)}"
+        ) from None
     if len(data) > MAX_FILE:
         raise SubjectError(
             Status.CORRUPT,
@@ -154,24 +163,32 @@ def read_text(path: str, options: Mapping[str, Any] | None = None) -> str:
     try:
         with fsspec.open(path, "rt", encoding="utf-8", **(options or {})) as file:
             return str(file.read())
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} cannot be read as text: {error}") from error
+    except access_errors(ImportError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read as text: {describe(error)}") from error
 
 
-def _absolute(path: str) -> str:
-    return path if is_url(path) else str(Path(path).expanduser().absolute())
+def absolute(path: str, folder: str = "") -> str:
+    """The path made absolute (relative to `folder`, if given), or the URL as it is.
+
+    Raises
+    ------
+    UsageError
+        Where it looks like a URL that lacks a slash, and would make a folder named ``s3:``.
+    """
+    if is_url(path):
+        return path
+    if _HALF_URL.match(path):
+        raise UsageError(f"{path!r} lacks a slash: write {path.replace(':/', '://', 1)!r}")
+    return str(Path(folder, Path(path).expanduser()).absolute())
 
 
 def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str, int | None]]:
     """All paths that a folder, glob, list file or single file stands for, with sizes."""
     if location.endswith(".txt"):
         lines = [line.strip() for line in read_text(location, options).splitlines()]
-        here = str(PurePosixPath(location).parent)
-        return [
-            (line if is_url(line) else str(Path(here, line).expanduser()), None)
-            for line in lines
-            if line and not line.startswith("#")
-        ]
+        here = "" if is_url(location) else str(Path(location).parent)
+        listed = [line for line in lines if line and not line.startswith("#")]
+        return _with_beside([(absolute(line, here), None) for line in listed], options)
     try:
         if is_url(location):
             return _list_url(location, options)
@@ -181,8 +198,25 @@ def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str,
             f"there is no source {location}: expected a folder of subject files, a glob, a list "
             "of files (.txt) or a URL"
         ) from None
-    except (OSError, ImportError, ValueError) as error:
-        raise SourceError(f"the source {location} cannot be listed: {error}") from error
+    except access_errors(ImportError, ValueError) as error:
+        raise SourceError(f"the source {location} cannot be listed: {describe(error)}") from error
+
+
+def _with_beside(
+    found: Sequence[tuple[str, int | None]], options: Mapping[str, Any]
+) -> list[tuple[str, int | None]]:
+    """Add the catalogue and the sha1 lists that stand beside chosen files."""
+    beside: list[tuple[str, int | None]] = []
+    for folder in sorted({path.rpartition("/")[0] for path, _ in found}):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if is_url(folder):
+                fs, inner = url_to_fs(folder, **options)
+                names = [fs.unstrip_protocol(name) for name in fs.ls(inner, detail=False)]
+            else:
+                names = [str(path) for path in Path(folder).iterdir()]
+            beside += [(name, None) for name in names if _is_beside(name)]
+    known = {path for path, _ in found}
+    return [*found, *(entry for entry in beside if entry[0] not in known)]
 
 
 def _list_local(location: str) -> list[tuple[str, int | None]]:
@@ -193,25 +227,19 @@ def _list_local(location: str) -> list[tuple[str, int | None]]:
         paths = [path]
     elif glob.has_magic(location):
         paths = [Path(name) for name in glob.iglob(location)]
-        # The catalogue and the sha1 lists stand beside the files, whatever the pattern says.
-        folders = {name.parent for name in paths if name.is_file()}
-        paths += [
-            beside
-            for folder in folders
-            for beside in folder.iterdir()
-            if _is_beside(beside.name) and beside not in paths
-        ]
     else:
         raise FileNotFoundError(location)
-    return [(str(p), p.stat().st_size if p.is_file() else None) for p in paths if not p.is_dir()]
+    # A folder that is named like a subject file is no such file, and must not pass in silence.
+    kept = [p for p in paths if not p.is_dir() or parse_name(p.name) is not None]
+    found = [(str(p), p.stat().st_size if p.is_file() else None) for p in kept]
+    return found if path.is_dir() else _with_beside(found, {})
 
 
 def _list_url(location: str, options: Mapping[str, Any]) -> list[tuple[str, int | None]]:
     fs, inner = url_to_fs(location, **options)
     if glob.has_magic(inner):
-        folder = inner.rpartition("/")[0]
-        names = {*fs.glob(inner), *(n for n in fs.glob(f"{folder}/*") if _is_beside(n))}
-        return [(fs.unstrip_protocol(name), None) for name in names]
+        matches = [(fs.unstrip_protocol(name), None) for name in fs.glob(inner)]
+        return _with_beside(matches, options)
     entries = fs.ls(inner, detail=True)
     return [
         (fs.unstrip_protocol(entry["name"]), entry.get("size"))
@@ -253,7 +281,7 @@ def _sort_out(location: str, found: Sequence[tuple[str, int | None]]) -> Listing
     if others:
         names = ", ".join(sorted(base_name(path) for path in others)[:3])
         notes = (
-            f"{len(others)} files are not named like subject files and were left out ({names}"
+            f"left out {count(len(others), 'file')} not named like subject files ({names}"
             f"{', ...' if len(others) > 3 else ''})",
         )
     return Listing(

@@ -21,13 +21,14 @@ from zarr.buffer import cpu
 from zarr.storage import MemoryStore
 
 from gz3d_zarr.catalogue import Entry
-from gz3d_zarr.errors import IncompleteStoreError, StoreError
+from gz3d_zarr.errors import IncompleteStoreError, StoreError, access_errors, describe
 from gz3d_zarr.objects import ObjectFolder, object_folder
 from gz3d_zarr.receipts import PLAN_KEY, RECEIPTS_PREFIX, Receipt
 from gz3d_zarr.schema import (
     BIG_ARRAYS,
     CATALOGUE_TEXT,
     LABELS,
+    OBJECT_ID_ATTRS,
     SCHEMA,
     SMALL_COMPRESSORS,
     VARIABLES,
@@ -260,7 +261,7 @@ def open_store(
                 chunks=None,
                 storage_options=dict(folder.storage_options) or None,
             )
-    except (OSError, ValueError, KeyError) as error:
+    except access_errors(ImportError, KeyError, ValueError) as error:
         raise _not_open(folder, error) from error
     if dataset.attrs.get("schema") != SCHEMA:
         raise StoreError(f"{folder.url} is a Zarr store, but not of Galaxy Zoo: 3D")
@@ -270,7 +271,8 @@ def open_store(
             dataset[name] = dataset[name].chunk(subject=size)
     known = [name for name in (*BIG_ARRAYS, *VARIABLES) if name in dataset.data_vars]
     dataset = dataset[[*known, *(name for name in dataset.data_vars if name not in known)]]
-    named: xr.Dataset = dataset.assign_coords(object_id=("subject", dataset["subject"].data))
+    object_id = ("subject", dataset["subject"].data, OBJECT_ID_ATTRS)
+    named: xr.Dataset = dataset.assign_coords(object_id=object_id)
     return named
 
 
@@ -283,14 +285,16 @@ def _not_open(folder: ObjectFolder, error: Exception) -> StoreError:
             "changed by another program"
         )
     if root is not None:
-        return StoreError(f"{folder.url} cannot be opened as a Zarr 3 store: {error}")
+        return StoreError(f"{folder.url} cannot be opened as a Zarr 3 store: {describe(error)}")
     if folder.get(PLAN_KEY) is not None:
         done = len(folder.sizes(RECEIPTS_PREFIX))
         return IncompleteStoreError(
             f"the store {folder.url} is not complete: {done} shards are built; go on with "
             "gz3d-zarr build SOURCE STORE --resume"
         )
-    return StoreError(f"there is no Zarr 3 store at {folder.url}")
+    if isinstance(error, FileNotFoundError):
+        return StoreError(f"there is no Zarr 3 store at {folder.url}")
+    return StoreError(f"{folder.url} cannot be opened: {describe(error)}")
 
 
 def read_build(folder: ObjectFolder) -> tuple[dict[str, Any], xr.Dataset]:

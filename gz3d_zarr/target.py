@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -93,13 +94,27 @@ def begin(folder: ObjectFolder, made: Plan, there: Standing | None) -> None:
     folder.put(PLAN_KEY, json.dumps(identify(made), indent=1).encode())
     if there is not None:
         folder.delete([ROOT_KEY])
-        folder.delete(sorted(_leftovers(folder, {PLAN_KEY})))
+        folder.delete(sorted(_leftovers(folder.sizes(), {PLAN_KEY})))
         folder.prune()
 
 
-def clear_leftovers(folder: ObjectFolder, expected: set[str]) -> None:
-    """Delete objects of ours that no store of this plan has, such as a killed writer's."""
-    folder.delete(sorted(_leftovers(folder, expected)))
+def settle(folder: ObjectFolder, receipts: Sequence[Receipt]) -> None:
+    """See that all shards stand there as written, and delete what a killed writer left.
+
+    Raises
+    ------
+    StoreError
+        Where an object is not there, or of another size: the workers wrote to another place.
+    """
+    stored = {item.key: item.size for receipt in receipts for item in receipt.objects}
+    found = folder.sizes()
+    lost = sorted(key for key, size in stored.items() if found.get(key) != size)
+    if lost:
+        raise StoreError(
+            f"{folder.url} lacks {len(lost)} of {len(stored)} objects that workers have written "
+            f"(first {lost[0]}): workers and client must see the same place under this name"
+        )
+    folder.delete(sorted(_leftovers(found, {PLAN_KEY, *(r.key for r in receipts), *stored})))
 
 
 def read_receipts(folder: ObjectFolder, made: Plan) -> dict[int, Receipt]:
@@ -132,11 +147,11 @@ def identify(made: Plan) -> dict[str, Any]:
     }
 
 
-def _leftovers(folder: ObjectFolder, expected: set[str]) -> set[str]:
+def _leftovers(keys: Iterable[str], expected: set[str]) -> set[str]:
     """Keys that are named like ours, or like a partial file of ours, and not expected."""
     return {
         key
-        for key in folder.sizes()
+        for key in keys
         if key not in expected and (key.startswith(_OURS) or key.endswith(PARTIAL_SUFFIX))
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,15 @@ from astropy.io import fits
 
 def subject_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("gz3d_*_*_*.fits.gz"))
+
+
+def link_many(folder: Path, target: Path, count: int) -> Path:
+    """So many subject files, hard links under names of their own."""
+    target.mkdir()
+    files = subject_files(folder)
+    for i in range(count):
+        os.link(files[i % len(files)], target / f"gz3d_1-{i}_19_{i}.fits.gz")
+    return target
 
 
 def edited(data: bytes, edit: Callable[[fits.HDUList], Any]) -> bytes:

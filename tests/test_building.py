@@ -271,7 +271,7 @@ def test_store_that_stands_there_is_refused(
     assert objects(store) == before
     report = gz3d_zarr.build(simulated, store, client, limit=2, resume=True)
     assert report.shards_built == 0
-    assert "Nothing to do" in report.to_text()
+    assert "Nothing to build" in report.to_text()
     assert objects(store) == before
     with pytest.raises(StoreError, match="subjects is 3, there it is 2; the files"):
         gz3d_zarr.build(simulated, store, client, limit=3, resume=True)
@@ -384,6 +384,22 @@ def test_store_on_another_file_system_is_the_same(
         gz3d_zarr.open_store(url)
 
 
+def test_shards_that_are_not_where_workers_put_them_are_missed(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = ObjectFolder.put
+
+    def elsewhere(self: ObjectFolder, key: str, data: bytes) -> None:
+        if key != "image/c/1/0/0/0":  # as on a worker's own disk
+            put(self, key, data)
+
+    monkeypatch.setattr(ObjectFolder, "put", elsewhere)
+    with pytest.raises(StoreError, match="lacks 1 of 4 objects .* same place under this name"):
+        gz3d_zarr.build(simulated, tmp_path / "g.zarr", client, shard_size=9)
+    with pytest.raises(IncompleteStoreError):
+        gz3d_zarr.open_store(tmp_path / "g.zarr")
+
+
 class StopHereError(Exception):
     """Raised by a test's progress callback."""
 
@@ -392,8 +408,8 @@ def stop_after(shards: int) -> Any:
     seen = []
 
     def progress(state: Progress) -> None:
-        seen.append(state)
-        if len(seen) == shards:
+        seen.append(state.new)
+        if len(seen) == 1 + shards:  # the first tells of the start
             raise StopHereError
 
     return progress
@@ -453,10 +469,14 @@ def test_build_stops_where_it_is_told_to(archive: Path, client: Client, tmp_path
         path.write_bytes(b"")
     with pytest.raises(BuildError, match=r"first subject that is not ok: .*fits\.gz: its sha1"):
         gz3d_zarr.build(archive, tmp_path / "a.zarr", client, on_error="raise")
-    with pytest.raises(BuildError, match=r"stopped: \d subjects are not ok, more than the 2"):
+    with pytest.raises(BuildError, match=r"stopped: \d subjects not ok, more than the 2"):
         gz3d_zarr.build(archive, tmp_path / "b.zarr", client, shard_size=1, max_failures=2)
     with pytest.raises(IncompleteStoreError):
         gz3d_zarr.open_store(tmp_path / "b.zarr")
+    with pytest.raises(BuildError, match="more than the 2 allowed"):
+        gz3d_zarr.build(
+            archive, tmp_path / "b.zarr", client, shard_size=1, max_failures=2, resume=True
+        )
     report = gz3d_zarr.build(
         archive, tmp_path / "b.zarr", client, shard_size=1, max_failures=4, resume=True
     )
@@ -536,7 +556,7 @@ def test_files_that_hold_another_id_are_told(archive: Path, client: Client, tmp_
     renamed = first.rename(first.with_name("gz3d_1-5_19_5.fits.gz"))
     report = gz3d_zarr.build([renamed], tmp_path / "g.zarr", client)
     assert report.ok == 1
-    assert "1 files hold another MANGAID than their name says" in report.to_text()
+    assert "another MANGAID inside than in the name of 1 file" in report.to_text()
     ds = gz3d_zarr.open_store(report.store)
     assert ds["subject"].item() == "1-5"
     _, catalogue = read_build(ObjectFolder(report.store))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from distributed import Client
-from files import subject_files
+from files import link_many, subject_files
 
 import gz3d_zarr
 from gz3d_zarr.cli import main
@@ -104,6 +106,11 @@ def test_options_reach_the_plan(simulated: Path, tmp_path: Path, here: Client) -
     assert json.loads(chosen.stdout)["subjects"] == 3
     voted = run("plan", simulated, tmp_path / "g", "--min-vote-fraction", "0.5", "--json")
     assert 0 < json.loads(voted.stdout)["subjects"] < 18
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "x").write_text("x")
+    refused = run("plan", simulated, tmp_path / "taken")
+    assert refused.exit_code == 1
+    assert "build would refuse" in refused.stdout
 
 
 def test_storage_options_nest(monkeypatch: pytest.MonkeyPatch, simulated: Path) -> None:
@@ -127,6 +134,23 @@ def test_storage_options_nest(monkeypatch: pytest.MonkeyPatch, simulated: Path) 
     assert seen["source_options"] == {"block_size": 0}
 
 
+@pytest.mark.parametrize("command", [["build", "SOURCE"], ["info"]])
+def test_unreachable_s3_is_one_line(
+    simulated: Path, monkeypatch: pytest.MonkeyPatch, here: Client, command: list[str]
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "made-up")
+    places = [str(simulated) if word == "SOURCE" else word for word in command]
+    result = run(
+        *places, "s3://bucket/g.zarr", "--endpoint-url", "http://127.0.0.1:9",
+        "--storage-option", "config_kwargs.retries.max_attempts=0",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert "Could not connect to the endpoint URL" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "made-up" not in result.stderr
+
+
 def test_simulate_says_where(tmp_path: Path) -> None:
     result = run("simulate", 2, tmp_path / "a", "--seed", 3)
     assert result.exit_code == 0
@@ -146,6 +170,10 @@ def test_simulate_says_where(tmp_path: Path) -> None:
         (["build", "SOURCE", "STORE"], 1, "holds a complete store; use --overwrite"),
         (["build", "SOURCE", "file/g.zarr", "--limit", "1"], 1, "cannot be written"),
         (["info", "nowhere"], 1, "there is no Zarr 3 store at"),
+        (["build", "SOURCE", "s3:/b/g.zarr"], 2, "lacks a slash: write 's3://b/g.zarr'"),
+        (["build", "SOURCE", "g.zarr", "--anon"], 2, "is a local path, and storage options (anon)"),
+        (["build", "SOURCE", "g.zarr", "--scheduler", "x:1"], 2, "scheduler is 'x:1', expected"),
+        (["build", "SOURCE", "abc://g.zarr"], 2, "the store abc://g.zarr cannot be reached"),
         (["simulate", "0", "a"], 2, "0 is not in the range"),
     ],
 )
@@ -169,16 +197,40 @@ def test_errors_are_one_line_with_their_status(
     assert "Traceback" not in result.stderr
 
 
-def test_interrupt_says_how_to_go_on(
-    simulated: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def build(*_: Any, **__: Any) -> Any:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(gz3d_zarr, "build", build, raising=False)
-    result = run("build", simulated, tmp_path / "g.zarr")
-    assert result.exit_code == 130
-    assert "--resume" in result.stderr
+def test_interrupt_ends_cleanly_and_says_how_to_go_on(archive: Path, tmp_path: Path) -> None:
+    source = link_many(archive, tmp_path / "many", 300)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    arguments = ["build", "many", "g.zarr", "--shard-size", "2", "--workers", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gz3d_zarr", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a process group of its own, as a terminal gives
+    )
+    receipts = tmp_path / "g.zarr" / ".gz3d" / "receipts"
+    while process.poll() is None and not list(receipts.glob("0*.json")):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert out == ""
+    assert (
+        errors.strip().splitlines()[-1] == "Interrupted. What is built is kept; --resume goes on."
+    )
+    assert "Traceback" not in errors
+    assert list(scratch.iterdir()) == []
+    done = len(list(receipts.glob("0*.json")))
+    assert 0 < done < 150
+    with pytest.raises(gz3d_zarr.IncompleteStoreError):
+        gz3d_zarr.open_store(tmp_path / "g.zarr")
+    again = command(*arguments, "--resume", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert f"Built {300 - 2 * done} subjects" in again.stdout
+    assert gz3d_zarr.open_store(tmp_path / "g.zarr").sizes["subject"] == len(subject_files(source))
 
 
 def test_help_is_complete() -> None:
@@ -224,7 +276,12 @@ class Terminal:
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    states = [Progress(4, 10, 4, 0), Progress(8, 10, 4, 1), Progress(10, 10, 2, 1)]
+    states = [
+        Progress(0, 10, 0, 0),
+        Progress(4, 10, 4, 0),
+        Progress(8, 10, 4, 1),
+        Progress(10, 10, 2, 1),
+    ]
     bar, lines = Terminal(True), Terminal(False)
     for stream in (bar, lines):
         with show_progress(stream) as show:  # type: ignore[arg-type]

@@ -132,6 +132,13 @@ def test_files_are_plausible_and_repeatable(simulated: Path, tmp_path: Path) -> 
     assert hashlib.sha1((simulated / name).read_bytes()).hexdigest() == digest
 
 
+def test_archive_is_not_written_over_a_larger_one(tmp_path: Path) -> None:
+    simulate_archive(2, tmp_path)
+    simulate_archive(2, tmp_path)
+    with pytest.raises(SourceError, match="archive of 1 does not have .*14000001.fits.gz"):
+        simulate_archive(1, tmp_path)
+
+
 def test_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(SourceError, match=r"no archive can be written to .*/file/a"):
