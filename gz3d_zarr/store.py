@@ -279,7 +279,7 @@ def open_store(
 def _not_open(folder: ObjectFolder, error: Exception) -> StoreError:
     """Say why a store does not open: nothing there, incomplete, something else, or damaged."""
     root = folder.get(ROOT_KEY)
-    if root is not None and b"consolidated_metadata" not in root:
+    if root is not None and b'"inline"' not in root:  # the kind of consolidated metadata
         return StoreError(
             f"{folder.url} has no consolidated metadata: it is not of Galaxy Zoo: 3D, or was "
             "changed by another program"
@@ -322,8 +322,12 @@ def read_build(folder: ObjectFolder) -> tuple[dict[str, Any], xr.Dataset]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what zarr says of two features that a store uses on purpose."""
+    """Leave out what versions of zarr say of features that a store uses on purpose."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3")
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        for message in (
+            "Consolidated metadata is currently not part",
+            "Numcodecs codecs are not in the Zarr version 3",
+            "The (codec|dtype) .* is currently not part in the Zarr (format|version) 3",
+        ):
+            warnings.filterwarnings("ignore", message=message)
         yield
