@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +31,7 @@ from gz3d_zarr.receipts import Receipt
 from gz3d_zarr.report import BuildReport, Failure
 from gz3d_zarr.schema import Provenance, Row
 from gz3d_zarr.shard import ShardTask, build_shard
-from gz3d_zarr.source import Source
+from gz3d_zarr.source import Source, is_url
 from gz3d_zarr.store import array_documents, publish, read_build
 
 if TYPE_CHECKING:
@@ -73,7 +75,10 @@ def plan(
         return made
     if overwrite:
         return replace(made, warning=f"build would delete the store that stands at {made.store}")
-    done = made.layout.shards if there.complete else len(target.read_receipts(folder, made))
+    try:
+        done = made.layout.shards if there.complete else len(target.read_receipts(folder, made))
+    except StoreError as error:
+        return replace(made, refusal=str(error))
     return replace(made, warning=f"{done} of {made.layout.shards} shards are built already")
 
 
@@ -118,7 +123,8 @@ def build(
         Called with a `Progress` after every shard.
     **options
         Fields of `PlanOptions`: ``limit, tiny, ids, min_vote_fraction, catalogue, order,
-        shard_size, codec, nside, max_memory, storage_options, source_options``.
+        shard_size, codec, nside, max_memory, cache, connections, storage_options,
+        source_options``.
 
     Returns
     -------
@@ -133,8 +139,6 @@ def build(
     chosen = PlanOptions.of(options)
     if on_error not in ON_ERROR:
         raise UsageError(f"on_error is {on_error!r}, expected one of {', '.join(ON_ERROR)}")
-    if resume and overwrite:
-        raise UsageError("resume keeps what stands there and overwrite deletes it: choose one")
     if max_failures is not None and max_failures < 0:
         raise UsageError(f"max_failures is {max_failures}, expected 0 or more")
     with _client(client, scheduler) as running:
@@ -144,20 +148,23 @@ def build(
         there = target.check(folder, made, resume=resume, overwrite=overwrite)
         if there is not None and there.complete and resume:
             return _finished(folder, made, time.monotonic() - began)
+        build_id = uuid.uuid4().hex
         if there is None or overwrite:
-            target.begin(folder, made, there)
+            target.begin(folder, made, there, build_id)
+        else:
+            target.take_over(folder, made, build_id)
         receipts = target.read_receipts(folder, made)
         rules = _Rules(on_error == "raise", max_failures, progress)
         missing = [i for i in range(made.layout.shards) if i not in receipts]
-        rules.check(_failed(receipts.values()))
+        rules.check([receipts[i] for i in sorted(receipts)])
         if missing:
             with _workers(running, made, len(missing)) as worker:
                 began = time.monotonic()
-                _run(worker, folder, made, chosen, receipts, rules)
+                _run(worker, folder, made, chosen, receipts, build_id, rules)
         ordered = [receipts[i] for i in range(made.layout.shards)]
         rows = _rows(made, ordered)
         target.settle(folder, ordered)
-        publish(folder, rows, ordered, made.layout, _provenance(made, rows))
+        publish(folder, rows, ordered, made.layout, _provenance(made, rows), build_id)
         return _report(made, rows, ordered, missing, time.monotonic() - began)
 
 
@@ -169,8 +176,12 @@ class _Rules:
     max_failures: int | None
     progress: Callable[[Progress], None] | None
 
-    def check(self, failed: int) -> None:
-        """Stop where more subjects have failed than are allowed."""
+    def check(self, receipts: Iterable[Receipt]) -> None:
+        """Stop where a subject is not ok and none may fail, or more than are allowed."""
+        bad = [o for r in receipts for o in r.outcomes if o.status is not Status.OK]
+        failed = len(bad)
+        if self.strict and bad:
+            raise _stopped_at(f"{bad[0].status.label}: {bad[0].file_name}: {bad[0].reason}")
         if self.max_failures is not None and failed > self.max_failures:
             raise BuildError(
                 f"stopped: {count(failed, 'subject')} not ok, more than the {self.max_failures} "
@@ -238,6 +249,7 @@ def _run(
     made: Plan,
     options: PlanOptions,
     receipts: dict[int, Receipt],
+    build_id: str,
     rules: _Rules,
 ) -> None:
     """Build the shards that `receipts` lacks on the client's workers, and add theirs.
@@ -248,9 +260,10 @@ def _run(
         What a task raised, or BuildError where a task failed in another way, the workers died, or
         too many subjects are not ok.
     """
-    from distributed import as_completed
+    from distributed import Semaphore, as_completed
 
     documents = array_documents(made.layout)
+    gate = _gate(client, made, options)
     waiting = iter([i for i in range(made.layout.shards) if i not in receipts])
     pending: set[Future[Receipt]] = set()
 
@@ -259,9 +272,12 @@ def _run(
         task = ShardTask(
             shard,
             made.fingerprint,
+            build_id,
             tuple((entry.file.path, entry.sha1) for entry in entries),
             documents,
             folder,
+            options.rules,
+            gate,
             dict(options.source_options or {}),
             rules.strict,
         )
@@ -275,6 +291,7 @@ def _run(
     rules.tell(Progress(done, made.layout.subjects, 0, failed))
     first = [submit(shard) for shard in itertools.islice(waiting, IN_FLIGHT)]
     running = as_completed(first, loop=client.loop)
+    del first  # a future that is kept keeps its result on a worker
     try:
         for future in running:
             pending.discard(future)
@@ -283,18 +300,34 @@ def _run(
             done += len(receipt.outcomes)
             failed += _failed([receipt])
             rules.tell(Progress(done, made.layout.subjects, len(receipt.outcomes), failed))
-            rules.check(failed)
+            rules.check(receipts.values())
+            future.release()
             for shard in itertools.islice(waiting, 1):
                 running.add(submit(shard))
     finally:
         client.cancel(list(pending))
+        if isinstance(gate, Semaphore):
+            gate.close()
+
+
+def _gate(client: Client, made: Plan, options: PlanOptions) -> AbstractContextManager[Any]:
+    """One limit on connections for all workers, where files are fetched from URLs."""
+    from distributed import Semaphore
+
+    if not any(is_url(entry.file.path) for entry in made.manifest.entries):
+        return contextlib.nullcontext()
+    with client.as_current():  # where a semaphore looks for its scheduler
+        gate: AbstractContextManager[Any] = Semaphore(
+            max_leases=options.connections, name=f"gz3d-{made.fingerprint[:12]}-{time.time_ns()}"
+        )
+    return gate
 
 
 def _result(future: Future[Receipt]) -> Receipt:
     try:
         receipt: Receipt = future.result()
     except SubjectError as error:
-        raise BuildError(f"stopped at the first subject that is not ok: {error}") from error
+        raise _stopped_at(str(error)) from error
     except GZ3DError:
         raise
     except Exception as error:
@@ -303,6 +336,10 @@ def _result(future: Future[Receipt]) -> Receipt:
             "kept; --resume goes on"
         ) from error
     return receipt
+
+
+def _stopped_at(what: str) -> BuildError:
+    return BuildError(f"stopped at the first subject that is not ok: {what}")
 
 
 def _rows(made: Plan, receipts: Sequence[Receipt]) -> list[Row]:
@@ -318,6 +355,7 @@ def _provenance(made: Plan, rows: Sequence[Row]) -> Provenance:
     return Provenance(
         source=made.manifest.location,
         catalogue=made.manifest.catalogue or "",
+        release=made.manifest.release,
         package_version=gz3d_zarr.__version__,
         manifest_digest=made.manifest.digest,
         fingerprint=made.fingerprint,

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 
-from gz3d_zarr.errors import SourceError, UsageError, access_errors, count, describe
-from gz3d_zarr.source import CATALOGUE_NAME, Listing, SubjectFile, base_name, read_text
+from gz3d_zarr.errors import SourceError, UsageError, count, describe
+from gz3d_zarr.source import (
+    CATALOGUE_NAME,
+    Listing,
+    SubjectFile,
+    as_text,
+    base_name,
+    parse_name,
+)
 from gz3d_zarr.subject import SubjectMetadata
 
 ORDERS = ("healpix", "name")
@@ -79,6 +86,8 @@ class Manifest:
         Names of target samples in the catalogue, sorted.
     notes : tuple of str
         What a person should be told.
+    release : str
+        Release of the catalogue, where the source is a named one.
     """
 
     location: str
@@ -86,7 +95,8 @@ class Manifest:
     order: str
     catalogue: str | None = None
     samples: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    release: str = ""
 
     @property
     def digest(self) -> str:
@@ -146,8 +156,10 @@ def make_manifest(
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}, expected at least 1")
     path = (catalogue or listing.catalogue) if use_catalogue else None
-    rows = read_catalogue(path, options) if path is not None else {}
-    digests = read_sha1_lists(listing.sha1_lists, options)
+    rows = read_catalogue(path, listing.read(path, options)) if path is not None else {}
+    digests: dict[str, str] = {}
+    for name in listing.sha1_lists:
+        digests |= read_sha1_list(name, listing.read(name, options))
     entries = [
         Entry(file, digests.get(file.name), rows.get(_key(file.name))) for file in listing.files
     ]
@@ -174,13 +186,19 @@ def make_manifest(
         path if known else None,
         tuple(sorted({row.metadata.sample for row in rows.values()} - {""})) if known else (),
         tuple(notes),
+        listing.release,
     )
 
 
-def read_catalogue(
-    path: str, options: Mapping[str, Any] | None = None
-) -> dict[tuple[str, int, int], CatalogueRow]:
+def read_catalogue(path: str, data: bytes) -> dict[tuple[str, int, int], CatalogueRow]:
     """Read ``gz3d_metadata.fits`` by column name.
+
+    Parameters
+    ----------
+    path : str
+        Where it is, for messages.
+    data : bytes
+        The whole file.
 
     Returns
     -------
@@ -192,47 +210,65 @@ def read_catalogue(
     SourceError
         The file cannot be read, lacks a column, or holds a name or value that makes no sense.
     """
+    table = _read_table(path, data, ["file_name", "observed", *_COLUMNS.values()])
+    columns = {name: table[column] for name, column in _COLUMNS.items()}
+    rows: dict[tuple[str, int, int], CatalogueRow] = {}
+    for i, name in enumerate(table["file_name"]):
+        try:
+            metadata = _row({key: values[i] for key, values in columns.items()})
+            rows[_key(name)] = CatalogueRow(metadata, bool(table["observed"][i]))
+        except ValueError as error:
+            raise SourceError(f"row {i} ({name!r}) of the catalogue {path}: {error}") from None
+    return rows
+
+
+def read_file_names(path: str, data: bytes) -> list[str]:
+    """Names of the subject files of a catalogue, as the archive spells them.
+
+    Raises
+    ------
+    SourceError
+        As `read_catalogue`.
+    """
+    names = []
+    for i, name in enumerate(_read_table(path, data, ["file_name"])["file_name"]):
+        try:
+            manga_id, bundle, subject = _key(name)
+        except ValueError as error:
+            raise SourceError(f"row {i} ({name!r}) of the catalogue {path}: {error}") from None
+        names.append(f"gz3d_{manga_id}_{bundle}_{subject}.fits.gz")
+    return names
+
+
+def _read_table(path: str, data: bytes, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Columns of HDU 1 as lists."""
     from astropy.io import fits  # slow to import, and workers never read a catalogue
 
     try:
-        with fsspec.open(path, "rb", **(options or {})) as file, fits.open(file) as hdus:
+        with fits.open(io.BytesIO(data)) as hdus:
             table = hdus[1].data
-            found = set(table.columns.names)
-            lacking = {"file_name", "observed", *_COLUMNS.values()} - found
+            lacking = set(names) - set(table.columns.names)
             if lacking:
                 raise SourceError(
                     f"the catalogue {path} has no column {', '.join(sorted(lacking))}"
                 )
-            columns = {name: table[column].tolist() for name, column in _COLUMNS.items()}
-            names = table["file_name"].tolist()
-            observed = table["observed"].tolist()
-    except access_errors(AttributeError, ImportError, IndexError, TypeError, ValueError) as error:
+            return {name: table[name].tolist() for name in names}
+    except (OSError, AttributeError, IndexError, TypeError, ValueError) as error:
         raise SourceError(
             f"the catalogue {path} cannot be read: {describe(error)}; expected the table "
             f"{CATALOGUE_NAME} in HDU 1"
         ) from error
-    rows: dict[tuple[str, int, int], CatalogueRow] = {}
-    for i, name in enumerate(names):
-        try:
-            metadata = _row({key: values[i] for key, values in columns.items()})
-            rows[_key(name)] = CatalogueRow(metadata, bool(observed[i]))
-        except ValueError as error:
-            raise SourceError(f"row {i} ({name}) of the catalogue {path}: {error}") from None
-    return rows
 
 
-def read_sha1_lists(
-    paths: Sequence[str], options: Mapping[str, Any] | None = None
-) -> dict[str, str]:
-    """Base name to hexadecimal sha1, from lists of ``sha1  name`` lines."""
+def read_sha1_list(path: str, data: bytes) -> dict[str, str]:
+    """Base name to hexadecimal sha1, from lines of ``sha1  name``; SourceError on another."""
     digests: dict[str, str] = {}
-    for path in paths:
-        for number, line in enumerate(read_text(path, options).splitlines(), 1):
-            match = _SHA1_LINE.fullmatch(line.strip())
-            if match is not None:
-                digests[base_name(match[2])] = match[1].lower()
-            elif line.strip():
-                raise SourceError(f"line {number} of {path} is {line!r}, expected 'sha1  name'")
+    for number, line in enumerate(as_text(path, data).splitlines(), 1):
+        match = _SHA1_LINE.fullmatch(line.strip())
+        if match is not None:
+            digests[base_name(match[2])] = match[1].lower()
+        elif line.strip():
+            raise SourceError(f"line {number} of {path} is {line!r}, expected 'sha1  name'")
     return digests
 
 
@@ -256,12 +292,11 @@ def _row(values: Mapping[str, Any]) -> SubjectMetadata:
 
 def _key(name: str) -> tuple[str, int, int]:
     """What both spellings of a file name share: with and without ``gz3d_`` and ``.gz``."""
-    stem = base_name(name.strip()).removeprefix("gz3d_").removesuffix(".gz").removesuffix(".fits")
-    manga_id, _, rest = stem.partition("_")
-    ifu, _, subject = rest.partition("_")
-    if not (manga_id and ifu.isdecimal() and subject.isdecimal()):
+    stem = name.strip().removesuffix(".gz").removesuffix(".fits")
+    file = parse_name(f"{stem}.fits.gz") if "/" not in stem else None
+    if file is None:  # a path, too: no name may lead out of its folder
         raise ValueError("its file_name is not MANGAID_IFUDESIGNSIZE_SUBJECTID.fits")
-    return manga_id, int(ifu), int(subject)
+    return file.manga_id, file.ifu_design_size, file.zooniverse_subject_id
 
 
 def _compare(

@@ -119,6 +119,15 @@ _plan_options = _all(
         click.option(
             "--scheduler", metavar="ADDRESS", help="Run on this dask scheduler: tcp://host:8786."
         ),
+        click.option("--cache", metavar="DIR", help="Keep the files that are fetched in DIR."),
+        click.option(
+            "--connections",
+            type=int,
+            metavar="N",
+            default=8,
+            show_default=True,
+            help="To the source's server at the most, over all workers.",
+        ),
         click.option("--max-memory", metavar="SIZE", help="Of each worker, such as 2GB."),
         click.option(
             "--source-option",
@@ -158,7 +167,10 @@ def _gather(options: dict[str, Any]) -> dict[str, Any]:
             options["storage_options"][name] = value
     file = options.get("ids")
     if file is not None:
-        lines = (line.partition("#")[0].split() for line in file)
+        try:
+            lines = [line.partition("#")[0].split() for line in file]
+        except UnicodeDecodeError:
+            raise UsageError(f"{file.name} is not text; expected one id a line") from None
         options["ids"] = [word for words in lines for word in words]
     return options
 
@@ -206,8 +218,8 @@ def main() -> None:
 def build(source: str, store: str, as_json: bool, **options: Any) -> None:
     """Turn the subject files of SOURCE into the Zarr store STORE.
 
-    SOURCE is a folder, a glob in quotes, a .txt list of files, or a URL. STORE is a path or a URL
-    such as s3://bucket/gz3d.zarr.
+    SOURCE is dr17 (the archive), a URL, a folder, a glob in quotes, or a .txt list of files.
+    STORE is a path or a URL such as s3://bucket/gz3d.zarr.
     """
     from gz3d_zarr.progress import show_progress
 
@@ -252,7 +264,7 @@ def info(store: str, as_json: bool, **options: Any) -> None:
 @main.command()
 @click.argument("count", metavar="N", type=click.IntRange(min=1))
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--seed", type=int, metavar="S", default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), metavar="S", default=0, show_default=True)
 @_guarded
 def simulate(count: int, folder: Path, seed: int) -> None:
     """Make up an archive of N subject files, with catalogue and sha1 list, in DIR."""

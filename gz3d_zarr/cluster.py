@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import re
 import signal
 import tempfile
@@ -17,7 +18,7 @@ from dask.utils import format_bytes
 from distributed import Client, LocalCluster
 from distributed.system import MEMORY_LIMIT
 
-from gz3d_zarr.errors import BuildError, UsageError
+from gz3d_zarr.errors import BuildError, UsageError, describe
 from gz3d_zarr.planning import Resources
 
 CONNECT_SECONDS = 10
@@ -93,13 +94,25 @@ def connect(address: str) -> Iterator[Client]:
     """
     if not _ADDRESS.fullmatch(address):
         raise UsageError(f"scheduler is {address!r}, expected an address such as tcp://host:8786")
+    answer: queue.SimpleQueue[Client | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put(Client(address, timeout=CONNECT_SECONDS, set_as_default=False))
+        except (OSError, TimeoutError, TypeError, ValueError) as error:
+            answer.put(error)
+
+    # dask waits without end for one that accepts a connection and then says nothing.
+    threading.Thread(target=ask, daemon=True).start()
     try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
+        client = answer.get(timeout=CONNECT_SECONDS + 1)
+    except queue.Empty:
+        client = TimeoutError("it accepts connections and says nothing")
+    if isinstance(client, Exception):
         raise BuildError(
             f"the scheduler {address} does not answer within {CONNECT_SECONDS} seconds "
-            f"({type(error).__name__}); is it running, and reachable from here?"
-        ) from error
+            f"({describe(client)}); is it running, and reachable from here?"
+        ) from client
     try:
         yield client
     finally:

@@ -19,8 +19,21 @@ CARD = 80
 MAX_HEADER = 64 * BLOCK
 _END = b"END" + b" " * 77
 _VALUE = re.compile(rb" *('(?:[^']|'')*'|[^/ ]+)")
-_WIDTHS = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16}
-_FORMAT = re.compile(r"(\d*)([LBIJKAEDCMPQ])")
+_WIDTHS = {
+    "L": 1,
+    "B": 1,
+    "I": 2,
+    "J": 4,
+    "K": 8,
+    "A": 1,
+    "E": 4,
+    "D": 8,
+    "C": 8,
+    "M": 16,
+    "P": 8,
+    "Q": 16,
+}
+_FORMAT = re.compile(r"(\d*)([LXBIJKAEDCMPQ])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +100,8 @@ class HDU:
         Returns
         -------
         dict
-            Name to (format letter, repeat count, byte offset in a row).
+            Name to (format letter, repeat count, byte offset in a row). The letter is ``?`` where
+            TSCAL or TZERO change the values, which nothing here undoes.
         """
         columns: dict[str, tuple[str, int, int]] = {}
         offset = 0
@@ -99,8 +113,10 @@ class HDU:
                     Status.INVALID, f"HDU {self.index} has TFORM{i} = {form!r}, which is not known"
                 )
             repeat, letter = int(match[1] or 1), match[2]
-            columns.setdefault(self.text(f"TTYPE{i}", f"column {i}"), (letter, repeat, offset))
-            offset += 8 if letter == "P" else 16 if letter == "Q" else repeat * _WIDTHS[letter]
+            scaled = self.real(f"TSCAL{i}", 1.0) != 1.0 or self.real(f"TZERO{i}", 0.0) != 0.0
+            name = self.text(f"TTYPE{i}", f"column {i}")
+            columns.setdefault(name, ("?" if scaled else letter, repeat, offset))
+            offset += -(-repeat // 8) if letter == "X" else repeat * _WIDTHS[letter]
         return columns
 
     def _card(self, keyword: str) -> bytes | None:

@@ -12,8 +12,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gz3d_zarr.catalogue import Entry
-from gz3d_zarr.errors import Status
+from gz3d_zarr.errors import Status, SubjectError
 from gz3d_zarr.planning import PlanOptions, make_layout, read_manifest
+from gz3d_zarr.reading import read_file
 from gz3d_zarr.receipts import Outcome
 from gz3d_zarr.schema import (
     BIG_ARRAYS,
@@ -26,7 +27,7 @@ from gz3d_zarr.schema import (
     variable_attrs,
     variable_values,
 )
-from gz3d_zarr.shard import read_subject
+from gz3d_zarr.shard import decode_body
 from gz3d_zarr.source import Source
 from gz3d_zarr.store import index_labels
 from gz3d_zarr.subject import Subject
@@ -44,7 +45,7 @@ def open_source(source: Source, **options: Any) -> xr.Dataset:
         As for `build`.
     **options
         Fields of `PlanOptions` that select and order: ``limit, tiny, ids, min_vote_fraction,
-        catalogue, order, nside, source_options``.
+        catalogue, order, nside, source_options, cache``.
 
     Returns
     -------
@@ -65,6 +66,7 @@ def open_source(source: Source, **options: Any) -> xr.Dataset:
     records = da.from_array(entries, chunks=1).map_blocks(
         _read,
         source_options=dict(chosen.source_options or {}),
+        cache=chosen.rules.cache,
         dtype=object,
         meta=np.empty(0, object),
     )
@@ -89,7 +91,9 @@ def open_source(source: Source, **options: Any) -> xr.Dataset:
         for name, (values, attrs) in labels.items()
     }
     dataset = xr.Dataset(
-        variables, coords=coordinates, attrs=describe(manifest.location, manifest.catalogue)
+        variables,
+        coords=coordinates,
+        attrs=describe(manifest.location, manifest.catalogue, manifest.release),
     )
     names = [name for name, variable in VARIABLES.items() if variable.is_coordinate]
     return dataset.set_coords(names).assign_coords(
@@ -115,16 +119,25 @@ def _derive(
     return derived
 
 
-def _read(block: NDArray[Any], source_options: Mapping[str, Any]) -> NDArray[Any]:
+def _read(
+    block: NDArray[Any], source_options: Mapping[str, Any], cache: str | None
+) -> NDArray[Any]:
     """Entries to (row, subject or None)."""
     records = np.empty(len(block), object)
     for i, entry in enumerate(block):
-        records[i] = _read_one(entry, source_options)
+        records[i] = _read_one(entry, source_options, cache)
     return records
 
 
-def _read_one(entry: Entry, source_options: Mapping[str, Any]) -> tuple[Row, Subject | None]:
-    subject, outcome = read_subject(entry.file.path, entry.sha1, source_options)
+def _read_one(
+    entry: Entry, source_options: Mapping[str, Any], cache: str | None
+) -> tuple[Row, Subject | None]:
+    body: bytes | SubjectError
+    try:
+        body = read_file(entry.file.path, entry.sha1, source_options, cache)
+    except SubjectError as error:
+        body = error
+    subject, outcome = decode_body(entry.file.path, entry.sha1, body)
     return Row(entry, outcome), subject
 
 

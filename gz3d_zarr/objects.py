@@ -53,7 +53,7 @@ class ObjectFolder:
             else:
                 fs, root = self._remote()
                 fs.pipe_file(f"{root}/{key}", data)
-        except access_errors() as error:
+        except access_errors(TypeError) as error:
             raise self._failed("written", key, error) from error
 
     def get(self, key: str) -> bytes | None:
@@ -71,7 +71,7 @@ class ObjectFolder:
             data: bytes = fs.cat_file(f"{root}/{key}")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except access_errors() as error:
+        except access_errors(TypeError) as error:
             raise self._failed("read", key, error) from error
         return data
 
@@ -93,7 +93,7 @@ class ObjectFolder:
             found_there = fs.find(start, detail=True, refresh=True)
         except FileNotFoundError:
             return {}
-        except access_errors() as error:
+        except access_errors(TypeError) as error:
             raise self._failed("listed", prefix, error) from error
         return {
             path[len(root_path) :].lstrip("/"): info["size"] for path, info in found_there.items()
@@ -115,29 +115,36 @@ class ObjectFolder:
                     fs, root = self._remote()
                     with contextlib.suppress(FileNotFoundError):
                         fs.rm_file(f"{root}/{key}")
-            except access_errors() as error:
+            except access_errors(TypeError) as error:
                 raise self._failed("deleted", key, error) from error
 
-    def prune(self) -> None:
-        """Remove folders that deleting has left empty (object stores have none)."""
+    def prune(self, prefixes: Iterable[str]) -> None:
+        """Remove folders below `prefixes` that are empty (object stores have none)."""
         if not self._is_local:
             return
-        for folder, _, _ in os.walk(self.url, topdown=False):
-            with contextlib.suppress(OSError):  # not empty
-                Path(folder).rmdir()
+        for prefix in prefixes:
+            for folder, _, _ in os.walk(Path(self.url, prefix), topdown=False):
+                with contextlib.suppress(OSError):  # not empty
+                    Path(folder).rmdir()
 
     def free_bytes(self) -> int | None:
         """Free space on the disk, or None where there is no such bound."""
         if not self._is_local:
             return None
-        return shutil.disk_usage(self._nearest()).free
+        try:
+            return shutil.disk_usage(self._nearest()).free
+        except OSError:  # creating it will say why
+            return None
 
     def is_writable(self) -> bool | None:
         """Whether the place, or the folder that it would be made in, may be written to."""
         if not self._is_local:
             return None
-        place = self._nearest()
-        return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+        try:
+            place = self._nearest()
+            return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+        except OSError:  # a name that is too long, a folder that may not be entered
+            return False
 
     def _nearest(self) -> Path:
         """The place itself, or the nearest folder above it that is there."""
@@ -153,7 +160,7 @@ class ObjectFolder:
     def _remote(self) -> tuple[Any, str]:
         try:
             fs, root = url_to_fs(self.url, **self.storage_options)
-        except access_errors(ImportError, ValueError) as error:
+        except access_errors(ImportError, TypeError, ValueError) as error:
             raise UsageError(
                 f"the store {self.url} cannot be reached: {describe(error)}"
             ) from error

@@ -11,8 +11,10 @@ from typing import Any
 
 from dask.utils import format_bytes, parse_bytes
 
+from gz3d_zarr.archive import is_archive, list_archive
 from gz3d_zarr.catalogue import TINY, Manifest, make_manifest
 from gz3d_zarr.errors import PlanError, UsageError
+from gz3d_zarr.fetch import CONNECTIONS, FetchRules
 from gz3d_zarr.objects import object_folder
 from gz3d_zarr.schema import (
     BIG_ARRAYS,
@@ -28,11 +30,13 @@ from gz3d_zarr.schema import (
     VARIABLES,
     Layout,
 )
-from gz3d_zarr.source import Source, list_source
+from gz3d_zarr.source import Source, absolute, list_source
 from gz3d_zarr.subject import MAX_UNPACKED
 
 WORKER_BYTES = 200 * 10**6
 """What a worker process has before its first shard: Python, dask and zarr."""
+MEMORY_SHARE = 0.75
+"""Part of a worker's memory that a plan fills; dask pauses a worker at 0.8 of it."""
 SOURCE_FILE_BYTES = 350_000
 """Size of a subject file where the listing does not tell."""
 _MASK_BYTES = 1_500
@@ -66,6 +70,10 @@ class PlanOptions:
         HEALPix resolution of the coordinate ``healpix``, a power of two.
     max_memory : int or str, optional
         What each worker may use at the most, such as ``"2GB"``; by default what dask gives it.
+    cache : str or Path, optional
+        Folder that keeps the files that are fetched from URLs.
+    connections : int
+        To the server of the source at the most, over all workers.
     storage_options, source_options : mapping, optional
         For fsspec: of the store, and of the source.
     """
@@ -80,6 +88,8 @@ class PlanOptions:
     codec: str = "portable"
     nside: int = NSIDE
     max_memory: int | str | None = None
+    cache: str | Path | None = None
+    connections: int = CONNECTIONS
     storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
     source_options: Mapping[str, Any] | None = field(default=None, repr=False)
 
@@ -93,6 +103,8 @@ class PlanOptions:
             raise UsageError(f"shard_size is {self.shard_size}, expected at least 1")
         if self.tiny and self.limit is not None:
             raise UsageError(f"tiny is limit {TINY}: give one of tiny and limit, not both")
+        if self.connections < 1:
+            raise UsageError(f"connections is {self.connections}, expected at least 1")
         _ = self.memory_bound
 
     @classmethod
@@ -105,6 +117,13 @@ class PlanOptions:
                 f"{', '.join(cls.__dataclass_fields__)}"
             )
         return cls(**options)
+
+    @property
+    def rules(self) -> FetchRules:
+        """How files are fetched."""
+        return FetchRules(
+            self.connections, None if self.cache is None else absolute(str(self.cache))
+        )
 
     @property
     def memory_bound(self) -> int | None:
@@ -300,8 +319,13 @@ def read_manifest(source: Source, options: PlanOptions) -> Manifest:
         As `list_source` and `make_manifest`.
     """
     without = str(options.catalogue) == "none"
+    listing = (
+        list_archive(str(source), cache=options.rules.cache)
+        if is_archive(source)
+        else list_source(source, options.source_options)
+    )
     return make_manifest(
-        list_source(source, options.source_options),
+        listing,
         catalogue=None if without or options.catalogue is None else str(options.catalogue),
         use_catalogue=not without,
         order=options.order,
@@ -328,10 +352,11 @@ def _fit(wanted: int | None, resources: Resources) -> int:
     size = wanted or SHARD_SIZE
     if resources.memory is None:
         return size
-    while worker_bytes(size, resources.threads) > resources.memory and size > 1:
+    room = resources.memory * MEMORY_SHARE
+    while worker_bytes(size, resources.threads) > room and size > 1:
         size = -(-size // 2)
     need = worker_bytes(size, resources.threads)
-    if need > resources.memory:
+    if need > room:
         raise PlanError(
             f"a worker with {resources.threads} threads may use {format_bytes(resources.memory)}, "
             f"and even shards of one subject need {format_bytes(need)}: give workers more memory "

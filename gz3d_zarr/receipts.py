@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gz3d_zarr.errors import Status, StoreError
+from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.subject import SubjectMetadata
 
 WORK_PREFIX = ".gz3d/"
@@ -105,3 +106,19 @@ def _outcome(record: dict[str, Any]) -> Outcome:
             metadata["scale"] = math.nan
         metadata = SubjectMetadata(**metadata)
     return Outcome(**{**record, "status": Status(record["status"]), "metadata": metadata})
+
+
+def check_build(folder: ObjectFolder, build_id: str) -> None:
+    """See that a place still belongs to this build.
+
+    Raises
+    ------
+    StoreError
+        Where another build has taken it over, or ended it.
+    """
+    plan = folder.get(PLAN_KEY)
+    if plan is None or json.loads(plan).get("build_id") != build_id:
+        raise StoreError(
+            f"{folder.url} was taken over by another build while this one ran; nothing more is "
+            "written. Let one build at a time work there"
+        )

@@ -212,15 +212,22 @@ def _vote_fraction(rows: Sequence[Row], _: Layout) -> list[tuple[float, ...]]:
         elif m.total_classifications == 0:
             spiral = bar = NO_CLASSIFICATION
         else:
-            spiral = m.spiral_votes / m.total_classifications
-            bar = m.bar_votes / m.total_classifications
+            spiral, bar = _share(m, m.spiral_votes), _share(m, m.bar_votes)
         fractions.append((NO_VOTE, NO_VOTE, spiral, bar))
     return fractions
 
 
+def _share(metadata: SubjectMetadata, votes: int) -> float:
+    """Votes over classifications; NaN where the catalogue does not know one of them (-1)."""
+    known = metadata.total_classifications > 0 and votes >= 0
+    return votes / metadata.total_classifications if known else math.nan
+
+
 def _ifu_design_size(rows: Sequence[Row], _: Layout) -> list[int]:
     return [
-        row.entry.file.ifu_design_size if row.metadata is None else row.metadata.ifu_design_size
+        m.ifu_design_size
+        if (m := row.metadata) and m.ifu_design_size >= 0
+        else row.entry.file.ifu_design_size
         for row in rows
     ]
 
@@ -382,6 +389,7 @@ class Provenance:
 
     source: str
     catalogue: str
+    release: str
     package_version: str
     manifest_digest: str
     fingerprint: str
@@ -392,7 +400,7 @@ class Provenance:
     notes: tuple[str, ...] = field(default=())
 
 
-def describe(source: str, catalogue: str | None) -> dict[str, Any]:
+def describe(source: str, catalogue: str | None, release: str) -> dict[str, Any]:
     """Attributes that a Dataset has whether it comes from a store or from the files."""
     return {
         "title": "Galaxy Zoo: 3D",
@@ -403,6 +411,7 @@ def describe(source: str, catalogue: str | None) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "source": source,
         "source_catalogue": catalogue or "",
+        "release": release,
         "license": "SDSS public data, in the public domain; cite the references",
         "references": "Masters et al. 2021, MNRAS 507, 3923, doi:10.1093/mnras/stab2282",
     }
@@ -411,7 +420,7 @@ def describe(source: str, catalogue: str | None) -> dict[str, Any]:
 def group_attrs(layout: Layout, made: Provenance) -> dict[str, Any]:
     """Attributes of the root group of a complete store."""
     return {
-        **describe(made.source, made.catalogue),
+        **describe(made.source, made.catalogue, made.release),
         "package": "gz3d_zarr",
         "package_version": made.package_version,
         "created": made.created,

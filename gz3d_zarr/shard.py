@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from distributed import Semaphore
 from numpy.typing import NDArray
 
 from gz3d_zarr.errors import Status, SubjectError
+from gz3d_zarr.fetch import FetchRules
 from gz3d_zarr.objects import ObjectFolder
-from gz3d_zarr.receipts import Outcome, Receipt, StoredObject
+from gz3d_zarr.reading import read_files
+from gz3d_zarr.receipts import Outcome, Receipt, StoredObject, check_build
 from gz3d_zarr.schema import BIG_ARRAYS
-from gz3d_zarr.source import base_name, read_subject_file
+from gz3d_zarr.source import base_name
 from gz3d_zarr.store import encode_shard
 from gz3d_zarr.subject import Subject, decode
 
@@ -25,19 +30,28 @@ class ShardTask:
 
     Attributes
     ----------
+    build_id : str
+        Of the run of the build; tasks of another one write nothing.
     files : tuple of (path, sha1 or None)
         Subject files in the order of the store.
     documents : mapping
         Metadata documents of the big arrays, from `store.array_documents`.
+    rules : FetchRules
+        How files at URLs are fetched.
+    gate : context manager
+        Entered for every connection, such as a semaphore that all workers share.
     strict : bool
         Raise the first `SubjectError` instead of writing it down.
     """
 
     shard: int
     fingerprint: str
+    build_id: str
     files: tuple[tuple[str, str | None], ...]
     documents: Mapping[str, bytes]
     folder: ObjectFolder
+    rules: FetchRules = field(default_factory=FetchRules)
+    gate: AbstractContextManager[Any] = field(default_factory=contextlib.nullcontext)
     source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     strict: bool = False
 
@@ -48,7 +62,7 @@ def build_shard(task: ShardTask) -> Receipt:
     Raises
     ------
     StoreError
-        Where an object cannot be written.
+        Where an object cannot be written, or another build has taken the place over.
     SubjectError
         Where a subject is not ok and the task is strict.
     """
@@ -57,40 +71,42 @@ def build_shard(task: ShardTask) -> Receipt:
         for name, array in BIG_ARRAYS.items()
     }
     outcomes = []
-    for i, (path, sha1) in enumerate(task.files):
-        subject, outcome = read_subject(path, sha1, task.source_options, strict=task.strict)
-        blocks["image"][i] = 0 if subject is None else subject.image
-        blocks["segmentation"][i] = 0 if subject is None else subject.segmentation
-        outcomes.append(outcome)
+    if isinstance(task.gate, Semaphore):
+        task.gate.get_value()  # finds its scheduler, which it can only in a task's own thread
+    bodies = read_files(task.files, task.source_options, task.rules, lambda: task.gate)
+    with contextlib.closing(bodies):
+        for i, ((path, sha1), body) in enumerate(zip(task.files, bodies, strict=True)):
+            subject, outcome = decode_body(path, sha1, body)
+            if task.strict and outcome.status is not Status.OK:
+                raise SubjectError(outcome.status, f"{path}: {outcome.reason}")
+            blocks["image"][i] = 0 if subject is None else subject.image
+            blocks["segmentation"][i] = 0 if subject is None else subject.segmentation
+            outcomes.append(outcome)
+    check_build(task.folder, task.build_id)
     stored = []
     for name in BIG_ARRAYS:
         stored.append(_store(task, name, blocks.pop(name)))
+    check_build(task.folder, task.build_id)
     receipt = Receipt(task.shard, task.fingerprint, tuple(outcomes), tuple(stored))
     task.folder.put(receipt.key, receipt.to_json())
     return receipt
 
 
-def read_subject(
-    path: str,
-    sha1: str | None,
-    source_options: Mapping[str, Any] | None = None,
-    *,
-    strict: bool = False,
+def decode_body(
+    path: str, sha1: str | None, body: bytes | SubjectError
 ) -> tuple[Subject | None, Outcome]:
-    """Fetch and decode one subject; a failure becomes an outcome unless `strict`."""
-    name = base_name(path)
+    """Decode what was read of one subject; a failure becomes its outcome."""
     digest, size = "", -1
     try:
-        data = read_subject_file(path, source_options)
-        digest, size = hashlib.sha1(data, usedforsecurity=False).hexdigest(), len(data)
+        if isinstance(body, SubjectError):
+            raise body
+        digest, size = hashlib.sha1(body, usedforsecurity=False).hexdigest(), len(body)
         if sha1 is not None and digest != sha1:
             raise SubjectError(Status.CORRUPT, f"its sha1 is {digest}, the sha1 list says {sha1}")
-        subject = decode(data)
+        subject = decode(body)
     except SubjectError as error:
-        if strict:
-            raise SubjectError(error.status, f"{path}: {error.reason}") from None
-        return None, Outcome(name, error.status, error.reason, digest, size, None)
-    return subject, Outcome(name, Status.OK, "", digest, size, subject.metadata)
+        return None, Outcome(base_name(path), error.status, error.reason, digest, size, None)
+    return subject, Outcome(base_name(path), Status.OK, "", digest, size, subject.metadata)
 
 
 def _store(task: ShardTask, name: str, block: NDArray[np.uint8]) -> StoredObject:

@@ -51,6 +51,8 @@ GRAIN_PIXELS = 8
 GRAIN_COUNTS = np.float32(2.5)
 """Smoothing and strength of the sky's noise: a file then has 350 KB, of which zstd and differences
 leave 0.98 and 0.75, as of the reference files (0.99 and 0.74)."""
+MARK = "SIMULATE"
+"""Card in the catalogue of a simulated archive, which alone may be written over."""
 MAGENTA = (255, 0, 255)
 
 
@@ -154,10 +156,13 @@ def _refuse_others(place: Path, count: int) -> None:
         for file in files
         if file and file.zooniverse_subject_id not in range(FIRST_ID, FIRST_ID + count)
     ]
-    if others:
+    catalogue = place / CATALOGUE_NAME
+    ours = catalogue.is_file() and fits.getheader(catalogue).get(MARK, False)
+    if others or ((any(files) or catalogue.exists()) and not ours):
         raise SourceError(
-            f"{place} holds subject files that an archive of {count} does not have (first "
-            f"{min(others)}), and its catalogue would be replaced; choose an empty folder"
+            f"{place} holds an archive that is not a simulated one of {count} subjects"
+            f"{f' (first other file {min(others)})' if others else ''}, and its files would be "
+            "replaced; choose an empty folder"
         )
 
 
@@ -465,4 +470,6 @@ def _catalogue(subjects: Sequence[SimulatedSubject]) -> fits.HDUList:
             "sample": [m.sample for m in metadata],
         }
     )
-    return fits.HDUList([fits.PrimaryHDU(), fits.table_to_hdu(table)])
+    primary = fits.PrimaryHDU()
+    primary.header[MARK] = (True, "made up by gz3d-zarr simulate")
+    return fits.HDUList([primary, fits.table_to_hdu(table)])

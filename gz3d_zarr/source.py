@@ -10,23 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.core import url_to_fs
 
 from gz3d_zarr.errors import (
     SourceError,
-    Status,
     SubjectError,
     UsageError,
     access_errors,
     count,
     describe,
 )
+from gz3d_zarr.fetch import fetch, is_http, open_connection
 
 CATALOGUE_NAME = "gz3d_metadata.fits"
 SHA1_SUFFIX = ".sha1sum"
-MAX_FILE = 32 * 2**20
-"""Bytes beyond which a file is not read at all; real ones have 0.2 to 0.6 MB."""
+MAX_SMALL_FILE = 256 * 2**20
+"""Bound of a catalogue (7.6 MB for the whole survey), a sha1 list or an index page."""
 
 _HALF_URL = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")
 _SUBJECT_FILE = re.compile(r"(?:gz3d_)?([A-Za-z0-9.+-]+)_(\d{1,5})_(\d{1,18})\.fits\.gz")
@@ -73,18 +72,30 @@ class Listing:
         Paths of ``gz3d_metadata.fits`` and of the sha1 lists beside the files, if any.
     notes : tuple of str
         What a person should be told about the source.
+    documents : mapping
+        Bytes of those among catalogue and sha1 lists that have been fetched already.
+    release : str
+        Release and version of the catalogue, where the source is a named one.
     """
 
     location: str
     files: tuple[SubjectFile, ...]
     catalogue: str | None = None
     sha1_lists: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    documents: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    release: str = ""
+
+    def read(self, path: str, options: Mapping[str, Any] | None = None) -> bytes:
+        """Bytes of the catalogue or of a sha1 list; SourceError where they cannot be had."""
+        data = self.documents.get(path)
+        return read_small_file(path, options) if data is None else data
 
 
 def base_name(path: str) -> str:
-    """Last part of a path or URL."""
-    return path.rstrip("/").rpartition("/")[2]
+    """Last part of a path or URL; of the file itself where URLs are chained (``zip://a::b``)."""
+    head, _, rest = path.partition("::")
+    return (head if "://" in head or not rest else rest).rstrip("/").rpartition("/")[2]
 
 
 def is_url(path: str) -> bool:
@@ -121,50 +132,41 @@ def list_source(source: Source, options: Mapping[str, Any] | None = None) -> Lis
         found = _list_location(location, options or {})
     else:
         location = f"a list of {count(len(source), 'file')}"
-        found = [(absolute(str(path)), None) for path in source]
+        paths = [absolute(str(path)) for path in source]
+        found = [(path, _size(path)) for path in paths]
         if not found:
             raise SourceError("the list of subject files is empty; expected at least one path")
         found = _with_beside(found, options or {})
-    return _sort_out(location, found)
+    return sort_out(location, found)
 
 
-def read_subject_file(path: str, options: Mapping[str, Any] | None = None) -> bytes:
-    """Fetch the bytes of one subject file.
+def read_small_file(path: str, options: Mapping[str, Any] | None = None) -> bytes:
+    """Fetch a catalogue, a sha1 list or a list of files.
 
     Raises
     ------
-    SubjectError
-        Missing, where there is no such file; unreachable, where it cannot be read; corrupt,
-        where it is far too large.
+    SourceError
+        Where that fails.
     """
     try:
-        if is_url(path):
-            fs, inner = url_to_fs(path, **(options or {}))
-            data: bytes = fs.cat_file(inner, end=MAX_FILE + 1)
-        else:
-            with open(path, "rb") as file:
-                data = file.read(MAX_FILE + 1)
-    except FileNotFoundError:
-        raise SubjectError(Status.MISSING, f"there is no file {path}") from None
+        if is_http(path):
+            with open_connection() as pool:
+                return fetch(pool, path, MAX_SMALL_FILE)
+        fs, inner = url_to_fs(path, **(options or {}))
+        data: bytes = fs.cat_file(inner)
+    except SubjectError as error:
+        raise SourceError(error.reason) from None
     except access_errors(ImportError, ValueError) as error:
-        raise SubjectError(
-            Status.UNREACHABLE, f"{path} cannot be read: {describe(error)}"
-        ) from None
-    if len(data) > MAX_FILE:
-        raise SubjectError(
-            Status.CORRUPT,
-            f"{path} has more than {MAX_FILE // 2**20} MiB; real files have about 0.4",
-        )
+        raise SourceError(f"{path} cannot be read: {describe(error)}") from error
     return data
 
 
-def read_text(path: str, options: Mapping[str, Any] | None = None) -> str:
-    """Fetch a small text file; SourceError where that fails."""
+def as_text(path: str, data: bytes) -> str:
+    """Decode a small text file; SourceError where it is none."""
     try:
-        with fsspec.open(path, "rt", encoding="utf-8", **(options or {})) as file:
-            return str(file.read())
-    except access_errors(ImportError, ValueError) as error:
-        raise SourceError(f"{path} cannot be read as text: {describe(error)}") from error
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path} is not text: {error}") from None
 
 
 def absolute(path: str, folder: str = "") -> str:
@@ -185,10 +187,17 @@ def absolute(path: str, folder: str = "") -> str:
 def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str, int | None]]:
     """All paths that a folder, glob, list file or single file stands for, with sizes."""
     if location.endswith(".txt"):
-        lines = [line.strip() for line in read_text(location, options).splitlines()]
-        here = "" if is_url(location) else str(Path(location).parent)
+        lines = [
+            line.strip()
+            for line in as_text(location, read_small_file(location, options)).splitlines()
+        ]
+        here = location.rpartition("/")[0]
         listed = [line for line in lines if line and not line.startswith("#")]
-        return _with_beside([(absolute(line, here), None) for line in listed], options)
+        if is_url(location):
+            paths = [line if is_url(line) else f"{here}/{line}" for line in listed]
+        else:
+            paths = [absolute(line, here) for line in listed]
+        return _with_beside([(path, _size(path)) for path in paths], options)
     try:
         if is_url(location):
             return _list_url(location, options)
@@ -202,12 +211,18 @@ def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str,
         raise SourceError(f"the source {location} cannot be listed: {describe(error)}") from error
 
 
+def _size(path: str) -> int | None:
+    """Bytes of a local file that is there."""
+    local = not is_url(path) and Path(path).is_file()
+    return Path(path).stat().st_size if local else None
+
+
 def _with_beside(
     found: Sequence[tuple[str, int | None]], options: Mapping[str, Any]
 ) -> list[tuple[str, int | None]]:
     """Add the catalogue and the sha1 lists that stand beside chosen files."""
     beside: list[tuple[str, int | None]] = []
-    for folder in sorted({path.rpartition("/")[0] for path, _ in found}):
+    for folder in sorted({path.rpartition("/")[0] for path, _ in found if "::" not in path}):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if is_url(folder):
                 fs, inner = url_to_fs(folder, **options)
@@ -238,8 +253,9 @@ def _list_local(location: str) -> list[tuple[str, int | None]]:
 def _list_url(location: str, options: Mapping[str, Any]) -> list[tuple[str, int | None]]:
     fs, inner = url_to_fs(location, **options)
     if glob.has_magic(inner):
-        matches = [(fs.unstrip_protocol(name), None) for name in fs.glob(inner)]
-        return _with_beside(matches, options)
+        chain = location[location.index("::") :] if "::" in location else ""
+        matches = [(str(fs.unstrip_protocol(name)) + chain, None) for name in fs.glob(inner)]
+        return [*matches] if chain else _with_beside(matches, options)
     entries = fs.ls(inner, detail=True)
     return [
         (fs.unstrip_protocol(entry["name"]), entry.get("size"))
@@ -252,7 +268,7 @@ def _is_beside(name: str) -> bool:
     return base_name(name) == CATALOGUE_NAME or name.endswith(SHA1_SUFFIX)
 
 
-def _sort_out(location: str, found: Sequence[tuple[str, int | None]]) -> Listing:
+def sort_out(location: str, found: Sequence[tuple[str, int | None]]) -> Listing:
     """Tell subject files from the rest."""
     files: list[SubjectFile] = []
     others: list[str] = []

@@ -1,6 +1,6 @@
 """Create, write a shard, finalise, open: the only file that touches Zarr.
 
-Everything is made in memory, by xarray and zarr themselves, and then put object by object: a
+Everything is made in memory, by zarr itself, and then put object by object: a
 shard is one PUT that reads nothing back, whatever the version of zarr, and the root
 ``zarr.json``, which holds the consolidated metadata and says ``complete``, comes last. Until then
 there is no group, so nobody can take a half-built store for a whole one.
@@ -9,6 +9,7 @@ there is no group, so nobody can take a half-built store for a whole one.
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,13 @@ from zarr.storage import MemoryStore
 from gz3d_zarr.catalogue import Entry
 from gz3d_zarr.errors import IncompleteStoreError, StoreError, access_errors, describe
 from gz3d_zarr.objects import ObjectFolder, object_folder
-from gz3d_zarr.receipts import PLAN_KEY, RECEIPTS_PREFIX, Receipt
+from gz3d_zarr.receipts import (
+    PLAN_KEY,
+    RECEIPTS_PREFIX,
+    WORK_PREFIX,
+    Receipt,
+    check_build,
+)
 from gz3d_zarr.schema import (
     BIG_ARRAYS,
     CATALOGUE_TEXT,
@@ -46,6 +53,7 @@ if TYPE_CHECKING:
 
 ROOT_KEY = "zarr.json"
 CATALOGUE_GROUP = "catalogue"
+_OPENING = threading.Lock()
 
 
 def array_documents(layout: Layout) -> dict[str, bytes]:
@@ -104,12 +112,11 @@ def encode_shard(
     memory: dict[str, Any] = {}
     store = MemoryStore(memory)
     memory[f"{name}/{ROOT_KEY}"] = cpu.Buffer.from_bytes(documents[name])
-    # An all-zero chunk is written too: whatever has been built is there to be seen. And dask's
-    # threads are enough.
-    with _quiet(), zarr.config.set({"array.write_empty_chunks": True, "threading.max_workers": 1}):
+    # An all-zero chunk is written too: whatever has been built is there to be seen. What zarr
+    # reads when it opens an array is set for the whole process, so one thread at a time opens.
+    with _OPENING, _quiet(), zarr.config.set({"array.write_empty_chunks": True}):
         array = zarr.open_array(store, path=name, mode="r+", zarr_format=3)
-        rows = _rows_of(array, shard, block)
-        array[rows] = block
+    array[_rows_of(array, shard, block)] = block
     key = f"{name}/c/{shard}" + "/0" * (block.ndim - 1)
     return key, memory[key].to_bytes()
 
@@ -142,6 +149,7 @@ def publish(
     receipts: Sequence[Receipt],
     layout: Layout,
     made: Provenance,
+    build_id: str,
 ) -> None:
     """Write all that is not a shard, the consolidated metadata last, and remove the receipts.
 
@@ -154,10 +162,11 @@ def publish(
     root = objects.pop(ROOT_KEY)
     for key, data in objects.items():
         folder.put(key, data)
+    check_build(folder, build_id)
     folder.put(ROOT_KEY, root)
     folder.delete(sorted(folder.sizes(RECEIPTS_PREFIX)))
     folder.delete([PLAN_KEY])
-    folder.prune()
+    folder.prune((WORK_PREFIX,))
 
 
 def _stage(
@@ -261,11 +270,14 @@ def open_store(
                 chunks=None,
                 storage_options=dict(folder.storage_options) or None,
             )
-    except access_errors(ImportError, KeyError, ValueError) as error:
+    except access_errors(ImportError, KeyError, TypeError, ValueError) as error:
         raise _not_open(folder, error) from error
     if dataset.attrs.get("schema") != SCHEMA:
         raise StoreError(f"{folder.url} is a Zarr store, but not of Galaxy Zoo: 3D")
-    size = dataset["image"].encoding["shards"][0]
+    if not set(BIG_ARRAYS) <= set(dataset.data_vars):
+        raise StoreError(f"{folder.url} lacks {' or '.join(BIG_ARRAYS)}: it was changed since")
+    # A copy that xarray has written may have no shards.
+    size = (dataset["image"].encoding.get("shards") or (dataset.attrs["shard_size"],))[0]
     for name in BIG_ARRAYS:
         with _quiet():
             dataset[name] = dataset[name].chunk(subject=size)

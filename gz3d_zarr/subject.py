@@ -30,6 +30,9 @@ HDU_COUNT = 11
 MAX_UNPACKED = 64 * 2**20
 """Bytes beyond which a file is refused, not unpacked; real ones have 9.7 to 9.9 MB."""
 
+MAX_MEMBERS = 16
+"""Parts that a gzip file may be put together from; real ones have one."""
+
 _DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _CELLS = {"B": ">B", "I": ">h", "J": ">i", "K": ">q", "E": ">f", "D": ">d"}
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -154,6 +157,8 @@ def _unpack_slowly(data: bytes, limit: int) -> bytes:
     size = 0
     rest = data
     while rest.strip(b"\0"):  # members follow one another; zero padding may end them
+        if len(parts) == MAX_MEMBERS:
+            raise SubjectError(Status.CORRUPT, f"gzip has more than {MAX_MEMBERS} members")
         member = zlib.decompressobj(wbits=31)
         try:
             part = member.decompress(rest, limit - size + 1)
@@ -261,6 +266,11 @@ def _scale(images: tuple[HDU, ...], ra: float, dec: float) -> float:
             "CRPIX2": hdu.real("CRPIX2"),
             "PC1_2": hdu.real("PC1_2", 0.0),
             "PC2_1": hdu.real("PC2_1", 0.0),
+            "CROTA2": hdu.real("CROTA2", 0.0),
+            "LONPOLE": hdu.real("LONPOLE", 180.0),
+            "CUNIT1": hdu.text("CUNIT1", "deg"),
+            "CUNIT2": hdu.text("CUNIT2", "deg"),
+            "RADESYS": hdu.text("RADESYS", "ICRS"),
         }
         expected = {
             "CTYPE1": "RA---TAN",
@@ -269,17 +279,25 @@ def _scale(images: tuple[HDU, ...], ra: float, dec: float) -> float:
             "CRPIX2": CRPIX,
             "PC1_2": 0.0,
             "PC2_1": 0.0,
+            "CROTA2": 0.0,
+            "LONPOLE": 180.0,
+            "CUNIT1": "deg",
+            "CUNIT2": "deg",
+            "RADESYS": "ICRS",
         }
         step1 = hdu.real("PC1_1", 1.0) * hdu.real("CDELT1", 1.0)
         step2 = hdu.real("PC2_2", 1.0) * hdu.real("CDELT2", 1.0)
-        if found != expected or not (step1 == step2 and -1 < step1 < 0):
+        others = {name: value for name, value in found.items() if value != expected[name]}
+        if others or not (step1 == step2 and -1 < step1 < 0):
             raise SubjectError(
                 Status.INVALID,
-                f"the WCS of HDU {hdu.index} is {found}, steps {step1!r} and {step2!r}; expected "
-                f"{expected} and equal negative steps",
+                f"the WCS of HDU {hdu.index} has {others}, steps {step1!r} and {step2!r}; expected "
+                f"{ {name: expected[name] for name in others} }, equal negative steps",
             )
         crval = hdu.real("CRVAL1"), hdu.real("CRVAL2")
-        if not max(abs(crval[0] - ra), abs(crval[1] - dec)) <= _POSITION_TOLERANCE:
+        if not all(
+            abs(a - b) <= _POSITION_TOLERANCE for a, b in zip(crval, (ra, dec), strict=True)
+        ):
             raise SubjectError(
                 Status.INVALID,
                 f"CRVAL in HDU {hdu.index} is {crval}, HDU 5 has ra, dec = {(ra, dec)}",

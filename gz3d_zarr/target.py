@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gz3d_zarr.errors import StoreError
+from gz3d_zarr.errors import StoreError, UsageError
 from gz3d_zarr.objects import PARTIAL_SUFFIX, ObjectFolder
 from gz3d_zarr.planning import Plan
 from gz3d_zarr.receipts import PLAN_KEY, RECEIPTS_PREFIX, WORK_PREFIX, Receipt, receipt_key
@@ -70,6 +70,8 @@ def check(folder: ObjectFolder, made: Plan, *, resume: bool, overwrite: bool) ->
         Where they do not: something foreign, a store without `resume` or `overwrite`, or another
         plan than this one.
     """
+    if resume and overwrite:
+        raise UsageError("resume keeps what stands there and overwrite deletes it: choose one")
     there = inspect(folder)
     if there is None or overwrite:
         return there
@@ -83,7 +85,7 @@ def check(folder: ObjectFolder, made: Plan, *, resume: bool, overwrite: bool) ->
     return there
 
 
-def begin(folder: ObjectFolder, made: Plan, there: Standing | None) -> None:
+def begin(folder: ObjectFolder, made: Plan, there: Standing | None, build_id: str) -> None:
     """Begin a new build at a place, deleting the store that stands there, if any.
 
     The new plan is put first and the root goes next: whenever this is stopped, a reader sees the
@@ -91,11 +93,16 @@ def begin(folder: ObjectFolder, made: Plan, there: Standing | None) -> None:
     """
     if there is not None:
         folder.delete(sorted(folder.sizes(RECEIPTS_PREFIX)))
-    folder.put(PLAN_KEY, json.dumps(identify(made), indent=1).encode())
+    take_over(folder, made, build_id)
     if there is not None:
         folder.delete([ROOT_KEY])
         folder.delete(sorted(_leftovers(folder.sizes(), {PLAN_KEY})))
-        folder.prune()
+        folder.prune(_OURS)
+
+
+def take_over(folder: ObjectFolder, made: Plan, build_id: str) -> None:
+    """Make the place this build's: tasks of an earlier one that still run write no more."""
+    folder.put(PLAN_KEY, json.dumps({**identify(made), "build_id": build_id}, indent=1).encode())
 
 
 def settle(folder: ObjectFolder, receipts: Sequence[Receipt]) -> None:
@@ -118,7 +125,7 @@ def settle(folder: ObjectFolder, receipts: Sequence[Receipt]) -> None:
 
 
 def read_receipts(folder: ObjectFolder, made: Plan) -> dict[int, Receipt]:
-    """Receipts of the shards that are built already.
+    """Receipts of the shards that are built already, and stand there with the size they had.
 
     Raises
     ------
@@ -126,13 +133,15 @@ def read_receipts(folder: ObjectFolder, made: Plan) -> dict[int, Receipt]:
         Where one cannot be read, or is of another build.
     """
     receipts = {}
-    for key in sorted(folder.sizes(RECEIPTS_PREFIX)):
+    sizes = folder.sizes()
+    for key in sorted(key for key in sizes if key.startswith(RECEIPTS_PREFIX)):
         data = None if key.endswith(PARTIAL_SUFFIX) else folder.get(key)
         if data is not None:
             receipt = Receipt.from_json(data, key)
             if receipt.fingerprint != made.fingerprint or receipt_key(receipt.shard) != key:
                 raise StoreError(f"the receipt {key} is of another build; delete it and resume")
-            receipts[receipt.shard] = receipt
+            if all(sizes.get(stored.key) == stored.size for stored in receipt.objects):
+                receipts[receipt.shard] = receipt
     return receipts
 
 
@@ -152,7 +161,8 @@ def _leftovers(keys: Iterable[str], expected: set[str]) -> set[str]:
     return {
         key
         for key in keys
-        if key not in expected and (key.startswith(_OURS) or key.endswith(PARTIAL_SUFFIX))
+        if key not in expected
+        and (key.startswith(_OURS) or (key.startswith(".zarr.") and key.endswith(PARTIAL_SUFFIX)))
     }
 
 

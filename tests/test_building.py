@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,18 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from astropy.table import Table
 from distributed import Client, LocalCluster
 from files import subject_files, truth, with_mask_value
 
 import gz3d_zarr
-from gz3d_zarr import BuildError, IncompleteStoreError, StoreError, UsageError
+from gz3d_zarr import BuildError, IncompleteStoreError, StoreError, UsageError, target
 from gz3d_zarr.building import IN_FLIGHT
 from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.store import read_build
+from gz3d_zarr.schema import Layout
+from gz3d_zarr.shard import ShardTask, build_shard
+from gz3d_zarr.store import array_documents, read_build
 
 
 def objects(store: Path) -> dict[str, str]:
@@ -88,6 +92,9 @@ def test_reference_store_equals_its_files(reference: Path, client: Client, tmp_p
     stored = sum(path.stat().st_size for path in Path(report.store).rglob("*") if path.is_file())
     source = sum(path.stat().st_size for path in subject_files(reference))
     assert stored <= source
+    compact = gz3d_zarr.build(reference, tmp_path / "compact.zarr", client, codec="compact")
+    size = sum(path.stat().st_size for path in Path(compact.store).rglob("*") if path.is_file())
+    assert size <= 0.78 * source
 
 
 def test_healpix_and_observed(simulated: Path, store: Path) -> None:
@@ -97,8 +104,6 @@ def test_healpix_and_observed(simulated: Path, store: Path) -> None:
     pixels = healpy.ang2pix(16, ds["ra"].values, ds["dec"].values, nest=True, lonlat=True)
     np.testing.assert_array_equal(ds["healpix"].values, pixels)
     assert ds["healpix"].attrs["nside"] == 16
-    from astropy.table import Table
-
     table = Table.read(simulated / "gz3d_metadata.fits")
     observed = dict(zip(table["zooniverse_subject_id"], table["observed"], strict=True))
     assert [observed[i] for i in ds["zooniverse_subject_id"].values] == list(ds["observed"].values)
@@ -400,6 +405,97 @@ def test_shards_that_are_not_where_workers_put_them_are_missed(
         gz3d_zarr.open_store(tmp_path / "g.zarr")
 
 
+def test_build_that_is_overtaken_writes_no_more(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gz3d_zarr.building.IN_FLIGHT", 1)
+    store = tmp_path / "g.zarr"
+    plan = gz3d_zarr.plan(simulated, store, client=client, shard_size=4)
+    folder = ObjectFolder(str(store))
+
+    def overtake(after: int) -> Any:
+        def progress(state: Progress) -> None:
+            if state.done >= after:
+                target.take_over(folder, plan, "another build")
+
+        return progress
+
+    with pytest.raises(StoreError, match="was taken over by another build"):
+        gz3d_zarr.build(simulated, store, client, shard_size=4, progress=overtake(4))
+    assert len(shards(store)) == 2
+    with pytest.raises(StoreError, match="was taken over"):  # between the last shard and the end
+        gz3d_zarr.build(simulated, store, client, shard_size=4, progress=overtake(18), resume=True)
+    with pytest.raises(IncompleteStoreError):
+        gz3d_zarr.open_store(store)
+    report = gz3d_zarr.build(simulated, store, client, shard_size=4, resume=True)
+    assert report.shards_built == 0
+
+
+def test_late_task_of_a_finished_build_writes_nothing(
+    simulated: Path, store: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(store, tmp_path / "g.zarr"))
+    before = objects(copy)
+    files = tuple((str(path), None) for path in subject_files(simulated)[:4])
+    documents = array_documents(Layout(18, 4))
+    task = ShardTask(0, "x", "an earlier build", files, documents, ObjectFolder(str(copy)))
+    with pytest.raises(StoreError, match="was taken over"):
+        build_shard(task)
+    assert objects(copy) == before
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")])
+def test_resume_builds_again_what_is_lost(
+    simulated: Path, store: Path, client: Client, tmp_path: Path, damage: Any
+) -> None:
+    half = tmp_path / "half.zarr"
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(simulated, half, client, shard_size=4, progress=stop_after(2))
+    damage(next((half / "image" / "c").rglob("0/0/0/0")))
+    gz3d_zarr.build(simulated, half, client, shard_size=4, resume=True)
+    assert shards(half) == shards(store)
+
+
+def test_votes_that_the_catalogue_does_not_know_have_no_fraction(
+    archive: Path, client: Client, tmp_path: Path
+) -> None:
+    path = archive / "gz3d_metadata.fits"
+    table = Table.read(path)
+    for name in ("GZ_total_classifications", "GZ_bar_votes", "IFUDESIGNSIZE"):
+        table[name] = table[name].astype(float)
+        table[name][0] = np.nan
+    table.write(path, overwrite=True)
+    subject_files(archive)[0].write_bytes(b"")
+    report = gz3d_zarr.build(archive, tmp_path / "g.zarr", client, ids=[14000000])
+    ds = gz3d_zarr.open_store(report.store)
+    np.testing.assert_array_equal(ds["vote_fraction"].values, [[-1, -1, np.nan, np.nan]])
+    assert ds["total_classifications"].item() == -1
+    assert ds["ifu_design_size"].item() == 19
+
+
+def test_what_a_person_keeps_beside_a_store_stays(
+    simulated: Path, client: Client, tmp_path: Path
+) -> None:
+    store = tmp_path / "g.zarr"
+    gz3d_zarr.build(simulated, store, client, limit=2)
+    (store / "mine.partial").write_text("mine")
+    (store / "empty").mkdir()
+    gz3d_zarr.build(simulated, store, client, limit=3, overwrite=True)
+    assert (store / "mine.partial").exists()
+    assert (store / "empty").is_dir()
+
+
+def test_copy_that_xarray_wrote_opens(store: Path, tmp_path: Path) -> None:
+    part = xr.open_zarr(store).isel(subject=slice(2, 5)).drop_encoding()
+    with warnings.catch_warnings(action="ignore"):
+        part.to_zarr(tmp_path / "part.zarr", zarr_format=3, consolidated=True)
+    assert gz3d_zarr.open_store(tmp_path / "part.zarr").sizes["subject"] == 3
+    with warnings.catch_warnings(action="ignore"):
+        part.drop_vars("image").to_zarr(tmp_path / "p.zarr", zarr_format=3, consolidated=True)
+    with pytest.raises(StoreError, match="lacks image or segmentation"):
+        gz3d_zarr.open_store(tmp_path / "p.zarr")
+
+
 class StopHereError(Exception):
     """Raised by a test's progress callback."""
 
@@ -469,6 +565,12 @@ def test_build_stops_where_it_is_told_to(archive: Path, client: Client, tmp_path
         path.write_bytes(b"")
     with pytest.raises(BuildError, match=r"first subject that is not ok: .*fits\.gz: its sha1"):
         gz3d_zarr.build(archive, tmp_path / "a.zarr", client, on_error="raise")
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(archive, tmp_path / "c.zarr", client, shard_size=1, progress=stop_after(17))
+    with pytest.raises(BuildError, match="first subject that is not ok: corrupt: gz3d_"):
+        gz3d_zarr.build(
+            archive, tmp_path / "c.zarr", client, shard_size=1, resume=True, on_error="raise"
+        )
     with pytest.raises(BuildError, match=r"stopped: \d subjects not ok, more than the 2"):
         gz3d_zarr.build(archive, tmp_path / "b.zarr", client, shard_size=1, max_failures=2)
     with pytest.raises(IncompleteStoreError):

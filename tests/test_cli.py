@@ -170,6 +170,13 @@ def test_simulate_says_where(tmp_path: Path) -> None:
         (["build", "SOURCE", "STORE"], 1, "holds a complete store; use --overwrite"),
         (["build", "SOURCE", "file/g.zarr", "--limit", "1"], 1, "cannot be written"),
         (["info", "nowhere"], 1, "there is no Zarr 3 store at"),
+        (["info", "nowhere", "--anon"], 2, "is a local path, and storage options"),
+        (["build", "SOURCE", "x" * 300, "--limit", "1"], 1, "File name too long"),
+        (["build", "SOURCE", "g.zarr", "--ids", "binary"], 2, "binary is not text"),
+        (["plan", "SOURCE", "g.zarr", "--resume", "--overwrite"], 2, "choose one"),
+        (["plan", "nosuch://x/files.txt", "g.zarr"], 1, "nosuch://x/files.txt cannot be read"),
+        (["info", "s3://b/g", "--storage-option", "nosuch=1"], 1, "unexpected keyword"),
+        (["simulate", "1", "a", "--seed", "-1"], 2, "-1 is not in the range"),
         (["build", "SOURCE", "s3:/b/g.zarr"], 2, "lacks a slash: write 's3://b/g.zarr'"),
         (["build", "SOURCE", "g.zarr", "--anon"], 2, "is a local path, and storage options (anon)"),
         (["build", "SOURCE", "g.zarr", "--scheduler", "x:1"], 2, "scheduler is 'x:1', expected"),
@@ -189,6 +196,7 @@ def test_errors_are_one_line_with_their_status(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("x")
+    (tmp_path / "binary").write_bytes(bytes(range(128, 256)))
     places = {"SOURCE": str(simulated), "STORE": str(store)}
     result = run(*(places.get(arg, arg) for arg in args))
     assert result.exit_code == status

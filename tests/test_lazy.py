@@ -12,7 +12,7 @@ from files import subject_files
 
 import gz3d_zarr
 from gz3d_zarr import SourceError, UsageError, lazy
-from gz3d_zarr.shard import read_subject
+from gz3d_zarr.reading import read_file
 
 
 def test_source_equals_store_value_for_value(simulated: Path, store: Path) -> None:
@@ -41,9 +41,9 @@ def test_only_what_is_computed_is_read(simulated: Path, monkeypatch: pytest.Monk
 
     def counting(path: str, *args: object) -> object:
         read.append(path)
-        return read_subject(path, *args)  # type: ignore[arg-type]
+        return read_file(path, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(lazy, "read_subject", counting)
+    monkeypatch.setattr(lazy, "read_file", counting)
     source = gz3d_zarr.open_source(simulated)
     assert source["image"].chunks is not None
     assert source["image"].chunks[0] == (1,) * 18

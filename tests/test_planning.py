@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ from distributed import Client
 
 import gz3d_zarr
 from gz3d_zarr import BuildError, PlanError, UsageError, cluster
-from gz3d_zarr.planning import PlanOptions, Resources, make_plan, worker_bytes
+from gz3d_zarr.planning import MEMORY_SHARE, PlanOptions, Resources, make_plan, worker_bytes
 from gz3d_zarr.schema import SEGMENTATION_BYTES
 
 
 def resources(memory: int | None, threads: int = 1) -> Resources:
-    return Resources(2, threads, memory, "here")
+    """Workers with this much memory to fill."""
+    limit = None if memory is None else math.ceil(memory / MEMORY_SHARE)
+    return Resources(2, threads, limit, "here")
 
 
 def test_plan_tells_what_build_does(simulated: Path, store: Path, client: Client) -> None:
@@ -63,6 +67,7 @@ def test_small_workers_get_smaller_shards(simulated: Path, tmp_path: Path) -> No
     def size(memory: int | None, threads: int = 1) -> int:
         plan = make_plan(simulated, tmp_path / "g", options, resources(memory, threads))
         assert memory is None or plan.worker_bytes <= memory
+        assert plan.resources.memory is None or plan.worker_bytes < 0.8 * plan.resources.memory
         return plan.layout.shard_size
 
     assert size(None) == size(need) == 64
@@ -77,10 +82,10 @@ def test_shard_size_that_is_asked_for_fits_or_is_refused(simulated: Path, tmp_pa
     options = PlanOptions(shard_size=64)
     with pytest.raises(PlanError, match="shards of 64 subjects need .* use --shard-size 32"):
         make_plan(simulated, tmp_path / "g", options, resources(worker_bytes(32)))
-    bounded = PlanOptions(max_memory=worker_bytes(16))
+    bounded = PlanOptions(max_memory=math.ceil(worker_bytes(16) / MEMORY_SHARE))
     plan = make_plan(simulated, tmp_path / "g", bounded, resources(10**12))
     assert plan.layout.shard_size == 16
-    assert plan.resources.memory == worker_bytes(16)
+    assert plan.resources.memory == bounded.memory_bound
 
 
 def test_fingerprint_covers_what_decides_the_bytes(simulated: Path, tmp_path: Path) -> None:
@@ -117,6 +122,16 @@ def test_dead_scheduler_is_named(
     assert not (tmp_path / "g.zarr").exists()
     with pytest.raises(UsageError, match="workers is 0"):
         gz3d_zarr.plan(simulated, tmp_path / "g.zarr", workers=0)
+
+
+def test_scheduler_that_says_nothing_is_named(
+    simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(BuildError, match=r"does not answer within 0\.3 seconds"):
+            gz3d_zarr.plan(simulated, tmp_path / "g.zarr", scheduler=address)
 
 
 def test_scheduler_without_workers_is_named(

@@ -135,8 +135,21 @@ def test_files_are_plausible_and_repeatable(simulated: Path, tmp_path: Path) -> 
 def test_archive_is_not_written_over_a_larger_one(tmp_path: Path) -> None:
     simulate_archive(2, tmp_path)
     simulate_archive(2, tmp_path)
-    with pytest.raises(SourceError, match="archive of 1 does not have .*14000001.fits.gz"):
+    with pytest.raises(SourceError, match="simulated one of 1 subjects .*14000001.fits.gz"):
         simulate_archive(1, tmp_path)
+
+
+def test_real_archive_is_not_written_over(archive: Path) -> None:
+    before = {path.name: path.read_bytes() for path in archive.iterdir()}
+    with fits.open(archive / "gz3d_metadata.fits", mode="update") as hdus:
+        del hdus[0].header["SIMULATE"]
+    with pytest.raises(SourceError, match="not a simulated one of 18 subjects"):
+        simulate_archive(18, archive)
+    (archive / "gz3d_metadata.fits").unlink()
+    with pytest.raises(SourceError, match="not a simulated one"):
+        simulate_archive(18, archive)
+    for path in archive.iterdir():
+        assert path.read_bytes() == before[path.name]
 
 
 def test_unwritable_folder_is_named(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from astropy_healpix import healpy
 from files import subject_files
 
 from gz3d_zarr import SourceError, Status, SubjectError, UsageError
-from gz3d_zarr.catalogue import make_manifest, read_catalogue, read_sha1_lists
-from gz3d_zarr.source import MAX_FILE, list_source, parse_name, read_subject_file
+from gz3d_zarr.catalogue import make_manifest, read_catalogue, read_sha1_list
+from gz3d_zarr.reading import MAX_FILE, read_local
+from gz3d_zarr.source import list_source, parse_name
 
 
 def test_names_are_read_in_both_spellings() -> None:
@@ -82,16 +83,16 @@ def test_other_files_are_left_out_aloud(archive: Path) -> None:
 
 def test_unreadable_files_have_a_status(tmp_path: Path) -> None:
     with pytest.raises(SubjectError) as missing:
-        read_subject_file(str(tmp_path / "gz3d_1-1_19_1.fits.gz"))
+        read_local(str(tmp_path / "gz3d_1-1_19_1.fits.gz"))
     assert missing.value.status is Status.MISSING
-    with pytest.raises(SubjectError, match="cannot be read") as unreachable:
-        read_subject_file(str(tmp_path))
+    with pytest.raises(SubjectError, match="it cannot be read") as unreachable:
+        read_local(str(tmp_path))
     assert unreachable.value.status is Status.UNREACHABLE
     huge = tmp_path / "gz3d_1-1_19_2.fits.gz"
     with huge.open("wb") as file:
         file.truncate(MAX_FILE + 1)
     with pytest.raises(SubjectError, match="more than 32 MiB") as corrupt:
-        read_subject_file(str(huge))
+        read_local(str(huge))
     assert corrupt.value.status is Status.CORRUPT
 
 
@@ -197,7 +198,7 @@ def test_unreadable_catalogue_and_sha1_list_are_named(archive: Path) -> None:
     catalogue = archive / "gz3d_metadata.fits"
     catalogue.write_bytes(b"not FITS")
     with pytest.raises(SourceError, match=r"gz3d_metadata\.fits cannot be read"):
-        read_catalogue(str(catalogue))
+        read_catalogue(str(catalogue), catalogue.read_bytes())
     with pytest.raises(SourceError, match="cannot be read"):
         make_manifest(list_source(archive), catalogue=str(archive / "none.fits"))
     columns = [fits.Column("file_name", "9A", array=np.array(["x"]))]
@@ -205,8 +206,8 @@ def test_unreadable_catalogue_and_sha1_list_are_named(archive: Path) -> None:
         catalogue, overwrite=True
     )
     with pytest.raises(SourceError, match="no column GZ_bar_votes, .*observed"):
-        read_catalogue(str(catalogue))
+        read_catalogue(str(catalogue), catalogue.read_bytes())
     listed = archive / "x.sha1sum"
     listed.write_text("0" * 40 + "  a.fits.gz\nhello\n")
     with pytest.raises(SourceError, match="line 2 of .* is 'hello'"):
-        read_sha1_lists([str(listed)])
+        read_sha1_list(str(listed), listed.read_bytes())

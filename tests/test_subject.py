@@ -108,6 +108,18 @@ BAD = {
     ),
     "rotated": (lambda d: with_card(d, 1, "PC1_2", 1e-6), Status.INVALID, "WCS of HDU 1"),
     "projection": (lambda d: with_card(d, 4, "CTYPE1", "RA---SIN"), Status.INVALID, "WCS of HDU 4"),
+    "scaled column": (
+        lambda d: with_card(d, 5, "TZERO11", 100.0),
+        Status.INVALID,
+        "GZ_spiral_votes in HDU 5",
+    ),
+    "other frame": (lambda d: with_card(d, 2, "RADESYS", "FK5"), Status.INVALID, "RADESYS.*FK5"),
+    "turned": (lambda d: with_card(d, 0, "CROTA2", 30.0), Status.INVALID, "CROTA2"),
+    "many members": (
+        lambda d: gzip.compress(b"") * 20 + d,
+        Status.CORRUPT,
+        "more than 16 members",
+    ),
     "bomb": (lambda d: gzip.compress(bytes(100 * 2**20), 1), Status.CORRUPT, "more than 64 MiB"),
 }
 
@@ -139,7 +151,8 @@ def test_more_and_reordered_columns_are_read_by_name(data: bytes) -> None:
         names = hdus[5].columns.names
         columns = [hdus[5].columns[name] for name in reversed(names)]
         extra = fits.Column("user_name", "12A", array=np.array(["somebody"]))
-        hdus[5] = fits.BinTableHDU.from_columns([extra, *columns])
+        bits = fits.Column("flags", "11X", array=np.ones((1, 11), bool))
+        hdus[5] = fits.BinTableHDU.from_columns([extra, bits, *columns])
 
     assert decode(edited(data, edit)).metadata == decode(data).metadata
 

@@ -1,0 +1,197 @@
+"""Bytes over HTTP: whole, verified, retried, and never over too many connections.
+
+fsspec's HTTP file system retries nothing and takes a short body for a file, so bodies come through
+urllib3, which checks their length, and tenacity tries again where that can help.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import tenacity
+import urllib3
+
+from gz3d_zarr.errors import Status, SubjectError
+from gz3d_zarr.subject import unpack
+
+CONNECTIONS = 8
+ATTEMPTS = 7
+"""Tries before the network is given up; together they wait half a minute or so."""
+FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
+"""Seconds between tries: random, up to a bound that doubles from the first to the longest."""
+LONGEST_RETRY_AFTER = 300.0
+"""Seconds that a server may ask to wait; one that asks for more is given up."""
+CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
+"""How long to wait for a connection, and for the next bytes of a body."""
+TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+MISSING = frozenset({404, 410})
+
+_PIECE = 2**18
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRules:
+    """How files are fetched.
+
+    Attributes
+    ----------
+    connections : int
+        Open at the most, over all workers.
+    cache : str or None
+        Folder that keeps the files.
+    """
+
+    connections: int = CONNECTIONS
+    cache: str | None = None
+
+
+class _TransientError(Exception):
+    """Worth another try, after `wait` seconds where the server says so."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+def is_http(path: str) -> bool:
+    """Whether a path is fetched here."""
+    return path.startswith(("http://", "https://"))
+
+
+@contextlib.contextmanager
+def open_connection() -> Iterator[urllib3.PoolManager]:
+    """One connection, kept open between requests and closed with the context."""
+    pool = urllib3.PoolManager(
+        num_pools=1,
+        maxsize=1,
+        timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+        retries=urllib3.Retry(0, connect=0, read=0, status=0, other=0, redirect=3),
+        headers={"Accept-Encoding": "identity", "User-Agent": "gz3d-zarr"},
+    )
+    try:
+        yield pool
+    finally:
+        pool.clear()
+
+
+def fetch(pool: urllib3.PoolManager, url: str, limit: int) -> bytes:
+    """Fetch a whole body, trying again where that can help.
+
+    Tries again on 429, 5xx and their like (not before the time in ``Retry-After``), on resets,
+    timeouts and bodies shorter than they should be; never on 404.
+
+    Raises
+    ------
+    SubjectError
+        Missing, where there is no such file; unreachable, where the network or the server gives
+        it up; corrupt, where it is larger than `limit` bytes.
+    """
+    try:
+        for attempt in tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            wait=_wait,
+            retry=tenacity.retry_if_exception_type(_TransientError),
+            reraise=True,
+        ):
+            with attempt:
+                return _get(pool, url, limit)
+    except _TransientError as error:
+        raise SubjectError(
+            Status.UNREACHABLE, f"{url} cannot be fetched in {ATTEMPTS} tries: {error}"
+        ) from None
+    raise AssertionError("tenacity ends by an answer or an error")  # pragma: no cover
+
+
+def fetch_verified(pool: urllib3.PoolManager, url: str, sha1: str | None, limit: int) -> bytes:
+    """Fetch a subject file and verify it; a mismatch is fetched once more.
+
+    Raises
+    ------
+    SubjectError
+        As `fetch`; corrupt, where what arrives is twice not the file.
+    """
+    data = fetch(pool, url, limit)
+    if find_mismatch(data, sha1) is None:
+        return data
+    data = fetch(pool, url, limit)
+    mismatch = find_mismatch(data, sha1)
+    if mismatch is not None:
+        raise SubjectError(Status.CORRUPT, f"{mismatch} (fetched twice from {url})")
+    return data
+
+
+def find_mismatch(data: bytes, sha1: str | None) -> str | None:
+    """Why these bytes are not the file: by sha1 where that is known, by gzip's CRC otherwise."""
+    if sha1 is not None:
+        found = hashlib.sha1(data, usedforsecurity=False).hexdigest()
+        return None if found == sha1 else f"its sha1 is {found}, the sha1 list says {sha1}"
+    try:
+        unpack(data)
+    except SubjectError as error:
+        return error.reason
+    return None
+
+
+def _get(pool: urllib3.PoolManager, url: str, limit: int) -> bytes:
+    """One try."""
+    try:
+        # Bodies as they are stored, whatever Content-Encoding the server puts on a .gz.
+        response = pool.request("GET", url, preload_content=False, decode_content=False)
+        with response:
+            _check_status(url, response)
+            body = bytearray()
+            while piece := response.read(_PIECE, decode_content=False):
+                body += piece
+                if len(body) > limit:
+                    raise SubjectError(
+                        Status.CORRUPT, f"{url} has more than {limit // 2**20} MiB; expected less"
+                    )
+    except (urllib3.exceptions.SSLError, urllib3.exceptions.LocationValueError) as error:
+        raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {error}") from None
+    except urllib3.exceptions.HTTPError as error:
+        cause = getattr(error, "reason", None) or error  # what MaxRetryError wraps
+        if isinstance(cause, urllib3.exceptions.SSLError):
+            raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {cause}") from None
+        raise _TransientError(f"{type(cause).__name__}: {cause}") from error
+    return bytes(body)
+
+
+def _check_status(url: str, response: urllib3.BaseHTTPResponse) -> None:
+    if response.status == 200:
+        return
+    answer = f"the server answers {response.status} {response.reason or ''}".rstrip()
+    if response.status in MISSING:
+        raise SubjectError(Status.MISSING, f"there is no file {url}: {answer}")
+    wait = _retry_after(response.headers.get("Retry-After"))
+    if response.status not in TRANSIENT:
+        raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {answer}")
+    if wait > LONGEST_RETRY_AFTER:
+        raise SubjectError(
+            Status.UNREACHABLE, f"{url}: {answer} and asks to wait {wait:.0f} s; try again then"
+        )
+    raise _TransientError(answer, wait)
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds that a ``Retry-After`` header asks for: a number, or a date (RFC 9110, 10.2.3)."""
+    if value is None:
+        return 0.0
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    """Random exponential backoff, on top of what the server asks for."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked = error.wait if isinstance(error, _TransientError) else 0.0
+    backoff = tenacity.wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
+    return asked + float(backoff(state))

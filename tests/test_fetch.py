@@ -1,0 +1,390 @@
+"""The archive over HTTP, on a server that misbehaves: the right bytes, or a named reason."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xarray as xr
+from astropy.table import Table
+from distributed import Client
+from files import subject_files
+from servers import (
+    Answer,
+    ArchiveServer,
+    apache_index,
+    flipped_byte,
+    labelled_gzip,
+    only_first,
+    redirected,
+    reset_in_mid_body,
+    serve,
+    short_body,
+    short_without_length,
+    stall,
+    status,
+)
+
+import gz3d_zarr
+from gz3d_zarr import SourceError, Status, SubjectError, UsageError, fetch
+from gz3d_zarr.archive import list_archive
+from gz3d_zarr.fetch import FetchRules
+from gz3d_zarr.reading import read_file, read_files
+from gz3d_zarr.releases import RELEASES
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait little between tries, and for silent servers."""
+    monkeypatch.setattr(fetch, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(fetch, "LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(fetch, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(fetch, "ATTEMPTS", 4)
+
+
+@pytest.fixture
+def server(archive: Path) -> Iterator[ArchiveServer]:
+    with serve(archive) as running:
+        yield running
+
+
+def names(server: ArchiveServer) -> list[str]:
+    return [path.name for path in subject_files(server.folder)]
+
+
+def get(server: ArchiveServer, sha1: str | None = None, **options: Any) -> bytes:
+    return read_file(server.url + names(server)[0], sha1, **options)
+
+
+PASSING: dict[str, tuple[Answer, int]] = {
+    "503 with Retry-After": (status(503, Retry_After="0"), 2),
+    "429": (status(429), 2),
+    "500": (status(500), 2),
+    "502": (status(502), 2),
+    "reset in mid-body": (reset_in_mid_body, 2),
+    "short under a full length": (short_body, 2),
+    "short without a length": (short_without_length, 2),
+    "flipped byte": (flipped_byte, 2),
+    "a web page": (status(200, b"<html>busy</html>"), 2),
+    "gzip of a web page": (status(200, gzip.compress(b"<html>")), 2),
+    "a stall": (stall(0.9), 2),
+    "Content-Encoding: gzip": (labelled_gzip, 1),
+    "a redirect": (redirected, 2),
+}
+
+
+@pytest.mark.parametrize("kind", PASSING)
+@pytest.mark.parametrize("known", [True, False])
+def test_passing_fault_ends_in_the_right_bytes(
+    server: ArchiveServer, kind: str, known: bool
+) -> None:
+    fault, requests = PASSING[kind]
+    path = subject_files(server.folder)[0]
+    server.faults[path.name] = [only_first(fault)]
+    expected = path.read_bytes()
+    sha1 = __import__("hashlib").sha1(expected).hexdigest() if known else None
+    if kind == "gzip of a web page" and not known:
+        requests = 1  # sound gzip, and nothing that tells: decoding finds it
+        expected = gzip.compress(b"<html>")
+        assert get(server)[:2] == expected[:2]
+        return
+    assert get(server, sha1) == expected
+    assert server.requests[path.name] == requests
+
+
+LASTING: dict[str, tuple[Answer, Status, str, int]] = {
+    "404": (status(404), Status.MISSING, "404 Not Found", 1),
+    "410": (status(410), Status.MISSING, "410 Gone", 1),
+    "403": (status(403), Status.UNREACHABLE, "403 Forbidden", 1),
+    "503": (status(503), Status.UNREACHABLE, "in 4 tries: the server answers 503", 4),
+    "reset": (reset_in_mid_body, Status.UNREACHABLE, "in 4 tries: ProtocolError", 4),
+    "short": (short_body, Status.UNREACHABLE, "in 4 tries: .*IncompleteRead", 4),
+    "stall": (stall(0.9), Status.UNREACHABLE, "in 4 tries: ReadTimeoutError", 4),
+    "a web page": (status(200, b"<html>"), Status.CORRUPT, r"web page\?\) \(fetched twice", 2),
+    "flipped byte": (flipped_byte, Status.CORRUPT, "damaged .*fetched twice", 2),
+    "asks for an hour": (status(503, Retry_After="3600"), Status.UNREACHABLE, "wait 3600 s", 1),
+}
+
+
+@pytest.mark.parametrize("kind", LASTING)
+def test_lasting_fault_is_named_after_the_right_number_of_tries(
+    server: ArchiveServer, kind: str
+) -> None:
+    fault, expected, reason, requests = LASTING[kind]
+    server.faults[names(server)[0]] = [fault]
+    with pytest.raises(SubjectError, match=reason) as caught:
+        get(server)
+    assert caught.value.status is expected
+    assert server.requests[names(server)[0]] == requests
+
+
+def test_wrong_sha1_is_fetched_twice_and_named(server: ArchiveServer) -> None:
+    with pytest.raises(SubjectError, match="the sha1 list says 000") as caught:
+        get(server, "0" * 40)
+    assert caught.value.status is Status.CORRUPT
+    assert server.requests[names(server)[0]] == 2
+
+
+def test_huge_body_is_refused(server: ArchiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gz3d_zarr.reading.MAX_FILE", 2**16)
+    with pytest.raises(SubjectError, match="more than 0 MiB"):
+        get(server)
+
+
+@pytest.mark.parametrize("as_date", [False, True])
+def test_retry_after_is_obeyed(server: ArchiveServer, as_date: bool) -> None:
+    asked: list[float] = []
+
+    def busy(handler: Any, _: bytes, __: int) -> bool:
+        asked.append(time.time())
+        if len(asked) == 1:
+            wait = formatdate(time.time() + 2, usegmt=True) if as_date else "1"
+            handler.answer(503, b"", Retry_After=wait)
+        return len(asked) == 1
+
+    server.faults[names(server)[0]] = [busy]
+    get(server)
+    assert asked[1] - asked[0] >= 0.95
+
+
+def test_unreachable_server_is_named() -> None:
+    with pytest.raises(SubjectError, match="in 4 tries: .*refused") as caught:
+        read_file("http://127.0.0.1:9/gz3d_1-1_19_1.fits.gz", None)
+    assert caught.value.status is Status.UNREACHABLE
+    with pytest.raises(SourceError, match="in 4 tries"):
+        list_archive("http://127.0.0.1:9/")
+
+
+def test_files_arrive_in_order_over_a_few_connections(server: ArchiveServer) -> None:
+    files = [(server.url + name, None) for name in names(server)]
+    server.faults[names(server)[0]] = [stall(0.3)]  # the first comes last
+    bodies = list(read_files(files, rules=FetchRules(connections=3)))
+    assert bodies == [path.read_bytes() for path in subject_files(server.folder)]
+    assert server.most_open == 3
+    assert all(h["Accept-Encoding"] == "identity" for h in server.headers)
+
+
+def test_reading_stops_with_its_reader(server: ArchiveServer) -> None:
+    files = [(server.url + name, None) for name in names(server)]
+    for name in names(server):
+        server.faults[name] = [stall(0.05)]
+    bodies = read_files(files, rules=FetchRules(connections=2))
+    next(bodies)
+    bodies.close()
+    assert sum(server.requests.values()) < len(files)
+
+
+def test_gate_that_fails_is_not_waited_for_for_ever(server: ArchiveServer) -> None:
+    def gate() -> Any:
+        raise RuntimeError("no scheduler")
+
+    with pytest.raises(RuntimeError, match="no scheduler"):
+        list(read_files([(server.url + names(server)[0], None)], gate=gate))
+
+
+def test_cache_keeps_only_sound_files_and_is_asked_first(
+    server: ArchiveServer, tmp_path: Path
+) -> None:
+    name, cache = names(server)[0], tmp_path / "cache"
+    expected = (server.folder / name).read_bytes()
+    for _ in range(2):
+        assert get(server, cache=str(cache)) == expected
+    assert server.requests[name] == 1
+    (cache / name).write_bytes(expected[:-1000])  # as a filled disk leaves it
+    assert get(server, cache=str(cache)) == expected
+    assert server.requests[name] == 2
+    assert (cache / name).read_bytes() == expected
+    server.faults[name] = [status(200, b"<html>")]
+    (cache / name).unlink()
+    with pytest.raises(SubjectError):
+        get(server, cache=str(cache))
+    assert list(cache.iterdir()) == []
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SourceError, match="the cache .*file/c cannot be written"):
+        read_file(server.url + names(server)[1], None, cache=str(tmp_path / "file" / "c"))
+
+
+def damaged_server(server: ArchiveServer) -> dict[str, str]:
+    """Faults of every kind, on half of the files; returns the files that cannot be had."""
+    files = names(server)
+    for i, name in enumerate(files):
+        if i % 2:
+            server.faults[name].append(only_first(stall(0.1)))
+        kinds = [status(503, Retry_After="0"), reset_in_mid_body, short_body, None]
+        fault = kinds[i % len(kinds)]
+        if fault is not None:
+            server.faults[name].append(only_first(fault))
+    server.most_allowed = 16
+    (server.folder / files[3]).unlink()
+    server.faults[files[6]] = [status(200, b"<html>404</html>")]
+    sha1_list = server.folder / RELEASES["dr17"].sha1_list
+    lines = sha1_list.read_text().splitlines()
+    lines = ["0" * 40 + line[40:] if files[9] in line else line for line in lines]
+    sha1_list.write_text("\n".join(lines) + "\n")
+    return {files[3]: "missing", files[6]: "corrupt", files[9]: "corrupt"}
+
+
+def test_build_over_a_bad_network_is_whole(
+    server: ArchiveServer, store: Path, client: Client, tmp_path: Path
+) -> None:
+    bad = damaged_server(server)
+    target = tmp_path / "g.zarr"
+    report = gz3d_zarr.build(server.url, target, client, shard_size=4, connections=3)
+    assert {f.file_name: f.status for f in report.failures} == bad
+    assert all(f.reason for f in report.failures)
+    assert report.ok == 18 - 3
+    assert 1 < server.most_busy <= 3
+    good = gz3d_zarr.open_store(store).compute()
+    ds = gz3d_zarr.open_store(target).compute()
+    ok = ds["status"].values == 0
+    xr.testing.assert_equal(ds.isel(subject=ok), good.isel(subject=ok))
+    assert ds.attrs["source"] == server.url
+    lost = xr.open_zarr(target, group="catalogue").compute()
+    assert sorted(lost["file_name"].values[~ok]) == sorted(bad)
+    assert not list(tmp_path.glob("**/*.fits.gz.*"))
+
+
+def test_second_build_from_the_cache_asks_for_no_file(
+    server: ArchiveServer, store: Path, client: Client, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    options = {"shard_size": 4, "cache": cache}
+    gz3d_zarr.build(server.url, tmp_path / "a.zarr", client, **options)
+    first = server.requests.copy()
+    assert all(first[name] == 1 for name in names(server))
+    gz3d_zarr.build(server.url, tmp_path / "b.zarr", client, **options)
+    assert all(server.requests[name] == 1 for name in names(server))
+    gz3d_zarr.build(cache, tmp_path / "c.zarr", client, shard_size=4)  # an archive by itself
+    for name in "abc":
+        xr.testing.assert_equal(
+            gz3d_zarr.open_store(tmp_path / f"{name}.zarr"), gz3d_zarr.open_store(store)
+        )
+
+
+def test_only_selected_files_are_fetched(
+    server: ArchiveServer, client: Client, tmp_path: Path
+) -> None:
+    gz3d_zarr.build(server.url, tmp_path / "g.zarr", client, ids=["1-600002", 14000000])
+    fetched = {name for name in server.requests if name in names(server)}
+    assert fetched == {n for n in names(server) if "_1-600002_" in n or "_14000000." in n}
+    assert len(fetched) == 3
+    source = gz3d_zarr.open_source(server.url, min_vote_fraction=0.5)
+    assert {name for name in server.requests if name in names(server)} == fetched
+    assert source.isel(subject=0)["image"].values.any()
+
+
+def test_archive_is_listed_by_catalogue_and_index(server: ArchiveServer) -> None:
+    listing = list_archive(server.url)
+    assert [file.name for file in listing.files] == names(server)
+    assert listing.catalogue == server.url + "gz3d_metadata.fits"
+    assert listing.sha1_lists == (server.url + RELEASES["dr17"].sha1_list,)
+    assert listing.notes == ()
+    assert sum(server.requests.values()) == 3  # index, catalogue, sha1 list
+    server.index = None
+    listing = list_archive(server.url.rstrip("/"))
+    assert [file.name for file in listing.files] == names(server)
+    assert "no index page" in listing.notes[0]
+
+
+def test_archive_without_a_catalogue_is_listed_by_its_index(server: ArchiveServer) -> None:
+    server.index = apache_index(names(server))
+    listing = list_archive(server.url)
+    assert [file.name for file in listing.files] == names(server)
+    assert (listing.catalogue, listing.sha1_lists) == (None, ())
+    notes = " ".join(gz3d_zarr.plan(server.url, "g.zarr", workers=1).notes)
+    assert "there is no gz3d_metadata.fits" in notes
+    assert "there is no sha1 list" in notes
+    server.index = None
+    (server.folder / "gz3d_metadata.fits").unlink()
+    with pytest.raises(SourceError, match="has no subject files"):
+        list_archive(server.url)
+
+
+def test_what_index_and_catalogue_do_not_share_is_told_and_kept(server: ArchiveServer) -> None:
+    listed = [*names(server)[1:], "gz3d_9-9_19_9.fits.gz", "gz3d_metadata.fits"]
+    server.index = apache_index(listed)
+    plan = gz3d_zarr.plan(server.url, "g.zarr", workers=1)
+    assert plan.layout.subjects == 19
+    notes = " ".join(plan.notes)
+    assert f"does not list 1 file of the catalogue (first {names(server)[0]})" in notes
+    assert "no row in the catalogue for 1 file (first gz3d_9-9_19_9.fits.gz)" in notes
+    assert not [name for name in server.requests if name.endswith(".fits.gz")]
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "../gz3d_1-1_19_1.fits.gz",
+        "/etc/gz3d_1-1_19_1.fits.gz",
+        "http://127.0.0.2/sas/gz3d/gz3d_1-1_19_1.fits.gz",
+        "//127.0.0.2/sas/gz3d/gz3d_1-1_19_1.fits.gz",
+        "%2e%2e%2fgz3d_1-1_19_1.fits.gz",
+        "sub/gz3d_1-1_19_1.fits.gz",
+        "file:///etc/gz3d_1-1_19_1.fits.gz",
+        "https://127.0.0.1/x/gz3d_metadata.fits",
+    ],
+)
+def test_link_that_leads_outside_is_refused(server: ArchiveServer, link: str) -> None:
+    server.index = apache_index([*names(server), link])
+    with pytest.raises(SourceError, match="leads outside") as caught:
+        list_archive(server.url)
+    assert link in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../../1-1_19_1.fits", "/tmp/1-1_19_1.fits", "a\\1-1_19_1.fits"])
+def test_catalogue_name_that_leads_outside_is_refused(server: ArchiveServer, name: str) -> None:
+    path = server.folder / "gz3d_metadata.fits"
+    table = Table.read(path)
+    table["file_name"][4] = name
+    table.write(path, overwrite=True)
+    with pytest.raises(SourceError, match=r"row 4 .* of the catalogue") as caught:
+        list_archive(server.url)
+    assert repr(str(table["file_name"][4])) in str(caught.value)
+    with pytest.raises(SourceError, match="row 4"):
+        gz3d_zarr.open_source(server.folder)
+
+
+def test_named_release_is_served_from_its_url(
+    server: ArchiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = RELEASES["dr17"]
+    assert release.url.startswith("https://data.sdss.org/sas/dr17/")
+    assert release.url.endswith(f"/{release.version}/")
+    here = __import__("dataclasses").replace(release, url=server.url)
+    monkeypatch.setitem(RELEASES, "dr17", here)  # type: ignore[arg-type]
+    plan = gz3d_zarr.plan("dr17", "g.zarr", workers=1)
+    assert plan.layout.subjects == 18
+    assert plan.manifest.release == "SDSS DR17 v4_0_0"
+    with pytest.raises(UsageError, match="connections is 0"):
+        gz3d_zarr.plan("dr17", "g.zarr", workers=1, connections=0)
+
+
+def test_large_catalogue_is_read_in_seconds(server: ArchiveServer) -> None:
+    path = server.folder / "gz3d_metadata.fits"
+    rows = Table.read(path)
+    many = rows[[i % len(rows) for i in range(29_813)]]
+    many["zooniverse_subject_id"] = range(29_813)
+    many["file_name"] = [f"1-{i}_19_{i}.fits" for i in range(29_813)]
+    many.write(path, overwrite=True)
+    server.index = apache_index(
+        [*(f"gz3d_1-{i}_19_{i}.fits.gz" for i in range(29_813)), "gz3d_metadata.fits"]
+    )
+    plan = gz3d_zarr.plan(server.url, "g.zarr", workers=1)
+    assert plan.layout.subjects == 29_813
+    assert plan.layout.shards == 466
+    assert plan.objects < 1_100
+
+
+def test_zip_of_files_is_a_source(simulated: Path, client: Client, tmp_path: Path) -> None:
+    packed = shutil.make_archive(str(tmp_path / "all"), "zip", simulated)
+    report = gz3d_zarr.build(f"zip://*.gz::{packed}", tmp_path / "g.zarr", client, shard_size=4)
+    assert report.ok == 18
+    expected = gz3d_zarr.open_source(simulated, catalogue="none")
+    stored = gz3d_zarr.open_store(tmp_path / "g.zarr")
+    xr.testing.assert_equal(stored.compute(), expected.compute())
