@@ -12,21 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+from measuring import Measured, describe_machine, find_originals, link, run
 
-REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "reference"
 HANDWRITTEN = Path(__file__).with_name("handwritten.py")
 OPEN = """
 import json, sys, time
@@ -43,14 +36,6 @@ plain["image"].values, plain["segmentation"].values
 read = time.perf_counter()
 print(json.dumps([opened - began, read - began_read, through_dask - opened]))
 """
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One command's run."""
-
-    seconds: float
-    peak_bytes: int
 
 
 def main() -> None:
@@ -125,85 +110,6 @@ def run_handwritten(source: Path, store: Path, workers: int) -> Measured:
     measured, _ = run([sys.executable, str(HANDWRITTEN), str(source), str(store), str(workers)])
     shutil.rmtree(store)
     return measured
-
-
-def run(command: Sequence[str]) -> tuple[Measured, str]:
-    """Run a command to its end and watch the memory of all its processes."""
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd=tempfile.gettempdir(),
-    )  # fmt: skip
-    peak = [0]
-    done = threading.Event()
-    watcher = threading.Thread(target=watch, args=(process.pid, peak, done))
-    watcher.start()
-    output, errors = process.communicate()
-    seconds = time.perf_counter() - began
-    done.set()
-    watcher.join()
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{errors}")
-    return Measured(seconds, peak[0]), output
-
-
-def watch(pid: int, peak: list[int], done: threading.Event) -> None:
-    """Keep the largest sum of PSS over a process and its descendants."""
-    root = psutil.Process(pid)
-    while not done.wait(0.5):
-        total = 0
-        try:
-            for process in [root, *root.children(recursive=True)]:
-                try:
-                    total += process.memory_full_info().pss
-                except psutil.Error:
-                    continue
-        except psutil.Error:
-            return
-        peak[0] = max(peak[0], total)
-
-
-def find_originals(source: Path | None, scratch: Path) -> list[Path]:
-    """Copy the subject files to link from, onto the file system of the links."""
-    folder = source or REFERENCE
-    if not folder.is_dir():
-        from gz3d_zarr.simulate import simulate_archive
-
-        return simulate_archive(64, scratch / "simulated")
-    copies = scratch / folder.name
-    copies.mkdir()
-    return [
-        Path(shutil.copy(path, copies / path.name))
-        for path in sorted(folder.glob("gz3d_*_*_*.fits.gz"))
-    ]
-
-
-def link(originals: Sequence[Path], folder: Path, count: int) -> Path:
-    """Make `count` files of different names; each name's ids are its own."""
-    folder.mkdir()
-    for i in range(count):
-        bundle = originals[i % len(originals)].name.split("_")[2]
-        name = f"gz3d_1-{700_000 + i}_{bundle}_{20_000_000 + i}.fits.gz"
-        os.link(originals[i % len(originals)], folder / name)
-    return folder
-
-
-def describe_machine() -> str:
-    """Cores, processor and versions, in a line."""
-    import dask
-    import xarray
-    import zarr
-
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    return (
-        f"{os.cpu_count()} cores of {model}, {psutil.virtual_memory().total / 1e9:.0f} GB, "
-        f"Python {platform.python_version()}, zarr {zarr.__version__}, "
-        f"xarray {xarray.__version__}, dask {dask.__version__}"
-    )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from gz3d_zarr.catalogue import read_file_names
@@ -19,6 +20,7 @@ from gz3d_zarr.source import (
     SHA1_SUFFIX,
     Listing,
     Source,
+    absolute,
     base_name,
     parse_name,
     sort_out,
@@ -35,7 +37,9 @@ def is_archive(source: Source) -> bool:
     return source in RELEASES or (served and not source.endswith(".txt") and not parse_name(source))
 
 
-def list_archive(source: str, *, cache: str | None = None) -> Listing:
+def list_archive(
+    source: str, *, cache: str | None = None, options: Mapping[str, Any] | None = None
+) -> Listing:
     """List a named release, or the archive at a URL.
 
     Subjects are those of the catalogue and those of the index page; where one of the two is not
@@ -48,17 +52,19 @@ def list_archive(source: str, *, cache: str | None = None) -> Listing:
         A key of `RELEASES`, or the URL of a folder.
     cache : str, optional
         Folder that gets the catalogue and the sha1 list, so that it is an archive by itself.
+    options : mapping, optional
+        Source options, as `open_connection` takes them.
 
     Raises
     ------
     SourceError
         The server cannot be reached, holds no archive, or names files outside of it.
     """
-    release = RELEASES.get(source, replace(_UNNAMED, url=source))
+    release = RELEASES.get(source, replace(_UNNAMED, url=absolute(source)))
     base = release.url.rstrip("/") + "/"
     documents: dict[str, bytes] = {}
     notes: list[str] = []
-    with open_connection() as pool:
+    with open_connection(options) as pool:
 
         def load(name: str) -> bytes | None:
             try:

@@ -10,13 +10,14 @@ import contextlib
 import email.utils
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import tenacity
 import urllib3
 
-from gz3d_zarr.errors import Status, SubjectError
+from gz3d_zarr.errors import Status, SubjectError, UsageError
 from gz3d_zarr.subject import unpack
 
 CONNECTIONS = 8
@@ -64,14 +65,36 @@ def is_http(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def open_connection() -> Iterator[urllib3.PoolManager]:
-    """One connection, kept open between requests and closed with the context."""
+def open_connection(
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[urllib3.PoolManager]:
+    """One connection, kept open between requests and closed with the context.
+
+    Parameters
+    ----------
+    options : mapping, optional
+        Source options; HTTP knows ``headers``, which go to the source's own host only.
+
+    Raises
+    ------
+    UsageError
+        Another option.
+    """
+    headers = _headers(options or {})
     pool = urllib3.PoolManager(
         num_pools=1,
         maxsize=1,
         timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-        retries=urllib3.Retry(0, connect=0, read=0, status=0, other=0, redirect=3),
-        headers={"Accept-Encoding": "identity", "User-Agent": "gz3d-zarr"},
+        retries=urllib3.Retry(
+            None,
+            connect=0,
+            read=0,
+            status=0,
+            other=0,
+            redirect=3,
+            remove_headers_on_redirect=list(headers),
+        ),
+        headers={"User-Agent": "gz3d-zarr", **headers, "Accept-Encoding": "identity"},
     )
     try:
         yield pool
@@ -137,6 +160,20 @@ def find_mismatch(data: bytes, sha1: str | None) -> str | None:
     return None
 
 
+def _headers(options: Mapping[str, Any]) -> dict[str, str]:
+    """Headers among the source options; no message shows a value."""
+    unknown = sorted(set(options) - {"headers"})
+    if unknown:
+        raise UsageError(
+            f"source option {', '.join(unknown)} means nothing to HTTP, which knows headers.NAME "
+            "only, such as headers.Authorization"
+        )
+    headers = options.get("headers", {})
+    if not isinstance(headers, Mapping):
+        raise UsageError("source option headers takes names: headers.NAME=VALUE")
+    return {str(name): str(value) for name, value in headers.items()}
+
+
 def _get(pool: urllib3.PoolManager, url: str, limit: int) -> bytes:
     """One try."""
     try:
@@ -155,7 +192,8 @@ def _get(pool: urllib3.PoolManager, url: str, limit: int) -> bytes:
         raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {error}") from None
     except urllib3.exceptions.HTTPError as error:
         cause = getattr(error, "reason", None) or error  # what MaxRetryError wraps
-        if isinstance(cause, urllib3.exceptions.SSLError):
+        lasting = (urllib3.exceptions.SSLError, urllib3.exceptions.ResponseError)  # redirects
+        if isinstance(cause, lasting):
             raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {cause}") from None
         raise _TransientError(f"{type(cause).__name__}: {cause}") from error
     return bytes(body)

@@ -320,13 +320,15 @@ def read_manifest(source: Source, options: PlanOptions) -> Manifest:
     """
     without = str(options.catalogue) == "none"
     listing = (
-        list_archive(str(source), cache=options.rules.cache)
+        list_archive(str(source), cache=options.rules.cache, options=options.source_options)
         if is_archive(source)
         else list_source(source, options.source_options)
     )
     return make_manifest(
         listing,
-        catalogue=None if without or options.catalogue is None else str(options.catalogue),
+        catalogue=None
+        if without or options.catalogue is None
+        else absolute(str(options.catalogue)),
         use_catalogue=not without,
         order=options.order,
         limit=TINY if options.tiny else options.limit,

@@ -65,7 +65,7 @@ def read_files(
 
     def work() -> None:
         try:
-            with gate(), open_connection() as pool:
+            with gate(), open_connection(options) as pool:
                 while not stop.is_set():
                     waiting.get_nowait().fill(pool, options, chosen.cache)
         except queue.Empty:
@@ -142,7 +142,7 @@ def read_file(
                 return data
     with contextlib.ExitStack() as stack:
         if is_http(path):
-            connection = pool or stack.enter_context(open_connection())
+            connection = pool or stack.enter_context(open_connection(options))
             data = fetch_verified(connection, path, sha1, MAX_FILE)
         else:
             data = _read_remote(path, options)

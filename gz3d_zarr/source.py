@@ -28,6 +28,8 @@ MAX_SMALL_FILE = 256 * 2**20
 """Bound of a catalogue (7.6 MB for the whole survey), a sha1 list or an index page."""
 
 _HALF_URL = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")
+_SECRET = re.compile(r"://[^/@]*:[^/@]*@|https?://[^/@]*@|https?://[^?]*\?")
+"""User and password, a token in their place, or a query, which may be a signature."""
 _SUBJECT_FILE = re.compile(r"(?:gz3d_)?([A-Za-z0-9.+-]+)_(\d{1,5})_(\d{1,18})\.fits\.gz")
 
 Source = str | Path | Sequence[str | Path]
@@ -126,9 +128,16 @@ def list_source(source: Source, options: Mapping[str, Any] | None = None) -> Lis
     ------
     SourceError
         No such source, no subject files in it, or two files of one Zooniverse subject.
+    UsageError
+        Options for a local source, or a URL with a password in it.
     """
     if isinstance(source, str | Path):
         location = absolute(str(source))
+        if options and not is_url(location):
+            raise UsageError(
+                f"{location} is a local path, and source options ({', '.join(options)}) are for "
+                "URLs"
+            )
         found = _list_location(location, options or {})
     else:
         location = f"a list of {count(len(source), 'file')}"
@@ -150,7 +159,7 @@ def read_small_file(path: str, options: Mapping[str, Any] | None = None) -> byte
     """
     try:
         if is_http(path):
-            with open_connection() as pool:
+            with open_connection(options) as pool:
                 return fetch(pool, path, MAX_SMALL_FILE)
         fs, inner = url_to_fs(path, **(options or {}))
         data: bytes = fs.cat_file(inner)
@@ -175,9 +184,16 @@ def absolute(path: str, folder: str = "") -> str:
     Raises
     ------
     UsageError
-        Where it looks like a URL that lacks a slash, and would make a folder named ``s3:``.
+        Where it looks like a URL that lacks a slash, and would make a folder named ``s3:``; or
+        holds a password or a token, which would be written down with it.
     """
     if is_url(path):
+        if _SECRET.search(path):
+            raise UsageError(
+                f"a URL of {path.partition('://')[0]} holds a password, a token or a query, which "
+                "would stand in the store and in messages: leave it out, and give it by "
+                "--source-option or --storage-option, by the environment, or in a profile"
+            )
         return path
     if _HALF_URL.match(path):
         raise UsageError(f"{path!r} lacks a slash: write {path.replace(':/', '://', 1)!r}")
@@ -194,7 +210,7 @@ def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str,
         here = location.rpartition("/")[0]
         listed = [line for line in lines if line and not line.startswith("#")]
         if is_url(location):
-            paths = [line if is_url(line) else f"{here}/{line}" for line in listed]
+            paths = [absolute(line) if is_url(line) else f"{here}/{line}" for line in listed]
         else:
             paths = [absolute(line, here) for line in listed]
         return _with_beside([(path, _size(path)) for path in paths], options)
@@ -223,7 +239,8 @@ def _with_beside(
     """Add the catalogue and the sha1 lists that stand beside chosen files."""
     beside: list[tuple[str, int | None]] = []
     for folder in sorted({path.rpartition("/")[0] for path, _ in found if "::" not in path}):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        # A server that lists nothing has nothing beside: a note tells.
+        with contextlib.suppress(NotADirectoryError, *access_errors()):
             if is_url(folder):
                 fs, inner = url_to_fs(folder, **options)
                 names = [fs.unstrip_protocol(name) for name in fs.ls(inner, detail=False)]

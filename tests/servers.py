@@ -197,5 +197,12 @@ def stall(seconds: float) -> Answer:
 
 
 def redirected(handler: Handler, _: bytes, __: int) -> bool:
+    if "/mirror/" in handler.path:
+        return False
     handler.answer(302, b"", Location=handler.path.replace("/sas/gz3d/", "/mirror/"))
-    return "/mirror/" not in handler.path
+    return True
+
+
+def redirected_for_ever(handler: Handler, _: bytes, __: int) -> bool:
+    handler.answer(302, b"", Location=handler.path)
+    return True
