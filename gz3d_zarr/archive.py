@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -9,15 +10,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
-from gz3d_zarr.catalogue import read_file_names
+from gz3d_zarr.catalogue import read_file_names, read_sha1_list
 from gz3d_zarr.errors import SourceError, Status, SubjectError, count
-from gz3d_zarr.fetch import fetch, open_connection
+from gz3d_zarr.fetch import Connection, RefusedError, fetch, find_mismatch, open_connection
 from gz3d_zarr.reading import write_cached
 from gz3d_zarr.releases import RELEASES, Release
 from gz3d_zarr.source import (
     CATALOGUE_NAME,
     MAX_SMALL_FILE,
-    SHA1_SUFFIX,
     Listing,
     Source,
     absolute,
@@ -26,6 +26,7 @@ from gz3d_zarr.source import (
     sort_out,
 )
 
+_SHA1_LIST = re.compile(r"[A-Za-z0-9_.+-]+\.sha1sum")
 _UNNAMED = Release("", "", "", CATALOGUE_NAME, RELEASES["dr17"].sha1_list)
 
 
@@ -64,26 +65,30 @@ def list_archive(
     base = release.url.rstrip("/") + "/"
     documents: dict[str, bytes] = {}
     notes: list[str] = []
-    with open_connection(options) as pool:
-
-        def load(name: str) -> bytes | None:
-            try:
-                data = fetch(pool, base + name, MAX_SMALL_FILE)
-            except SubjectError as error:
-                if error.status is Status.MISSING:
-                    return None
-                raise SourceError(error.reason) from None
-            return data
-
-        page = _try_index(load, notes)
+    with open_connection(options) as connection:
+        page = _try_index(connection, base, notes)
         listed = _read_links(page, base) if page is not None else []
         names = {base_name(path) for path in listed}
-        for name in (release.catalogue, *_sha1_lists(names, release)):
-            data = load(name) if page is None or name in names else None
+        digests: dict[str, str] = {}
+        for name in sorted({release.sha1_list, *filter(_SHA1_LIST.fullmatch, names)}):
+            data = _load(connection, base + name, read_sha1_list)
             if data is not None:
                 documents[base + name] = data
-                if cache is not None:
-                    write_cached(Path(cache, name), data)
+                digests |= read_sha1_list(base + name, data)
+
+        def check(path: str, data: bytes) -> None:
+            sha1 = digests.get(base_name(path))
+            mismatch = None if sha1 is None else find_mismatch(data, sha1)
+            if mismatch is not None:
+                raise SourceError(f"the catalogue {path} is not the archive's: {mismatch}")
+            read_file_names(path, data)
+
+        data = _load(connection, base + release.catalogue, check)
+        if data is not None:
+            documents[base + release.catalogue] = data
+    if cache is not None:
+        for path, data in documents.items():
+            write_cached(Path(cache, base_name(path)), data)
     subjects = {name for name in names if parse_name(name) is not None}
     table = documents.get(base + release.catalogue)
     rows = set(read_file_names(base + release.catalogue, table)) if table is not None else set()
@@ -100,19 +105,31 @@ def list_archive(
     )
 
 
-def _try_index(load: Callable[[str], bytes | None], notes: list[str]) -> str | None:
+def _load(connection: Connection, url: str, check: Callable[[str, bytes], object]) -> bytes | None:
+    """Fetch a document that `check` takes, in two tries; None where there is none."""
+    try:
+        data = fetch(connection, url, MAX_SMALL_FILE)
+        try:
+            check(url, data)
+        except SourceError:
+            data = fetch(connection, url, MAX_SMALL_FILE)
+            check(url, data)
+    except SubjectError as error:
+        if error.status is Status.MISSING:
+            return None
+        raise SourceError(error.reason) from None
+    return data
+
+
+def _try_index(connection: Connection, base: str, notes: list[str]) -> str | None:
     """Text of the index page; None where the server shows none."""
     try:
-        page = load("")
-    except SourceError as error:
-        # Some servers list no folders (403); one that is not there says so for the catalogue too.
-        if "the server answers" not in str(error):
-            raise
-        page = None
-    if page is None:
-        notes.append("the server shows no index page: subjects are those of the catalogue")
-        return None
-    return page.decode("utf-8", "replace")
+        return fetch(connection, base, MAX_SMALL_FILE).decode("utf-8", "replace")
+    except SubjectError as error:
+        if error.status is not Status.MISSING and not isinstance(error, RefusedError):
+            raise SourceError(error.reason) from None
+    notes.append("the server shows no index page: subjects are those of the catalogue")
+    return None
 
 
 class _Links(HTMLParser):
@@ -134,21 +151,16 @@ def _read_links(page: str, base: str) -> list[str]:
     files = []
     for target in links.targets:
         name = base_name(unquote(urlsplit(target).path))
-        ours = parse_name(name) is not None or name == CATALOGUE_NAME or name.endswith(SHA1_SUFFIX)
+        ours = parse_name(name) is not None or name == CATALOGUE_NAME or _SHA1_LIST.fullmatch(name)
         if not ours:
             continue  # the parent folder, columns to sort by, other files
-        if unquote(urljoin(base, target)) != base + name:
+        if unquote(urljoin(base, target)) != unquote(urljoin(base, ".")) + name:
             raise SourceError(
                 f"the index page {base} links to {target!r}, which leads outside of it; such an "
                 "archive is not to be trusted"
             )
         files.append(base + name)
     return files
-
-
-def _sha1_lists(names: set[str], release: Release) -> list[str]:
-    listed = sorted(name for name in names if name.endswith(SHA1_SUFFIX))
-    return listed or [release.sha1_list]
 
 
 def _compare(listed: set[str], rows: set[str]) -> list[str]:

@@ -7,7 +7,6 @@ import itertools
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,11 +30,11 @@ from gz3d_zarr.receipts import Receipt
 from gz3d_zarr.report import BuildReport, Failure
 from gz3d_zarr.schema import Provenance, Row
 from gz3d_zarr.shard import ShardTask, build_shard
-from gz3d_zarr.source import Source, is_url
+from gz3d_zarr.source import Source, is_url, origin
 from gz3d_zarr.store import array_documents, publish, read_build
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client, Future, Semaphore
 
 ON_ERROR = ("skip", "raise")
 IN_FLIGHT = 256
@@ -94,6 +93,7 @@ def build(
     on_error: str = "skip",
     max_failures: int | None = None,
     progress: Callable[[Progress], None] | None = None,
+    announce: Callable[[Plan], None] | None = None,
     **options: Any,
 ) -> BuildReport:
     """Turn the subject files of a source into a Zarr store.
@@ -121,6 +121,8 @@ def build(
         Stop once more subjects than this are not ok.
     progress : callable, optional
         Called with a `Progress` after every shard.
+    announce : callable, optional
+        Called with the `Plan` before anything is fetched or written.
     **options
         Fields of `PlanOptions`: ``limit, tiny, ids, min_vote_fraction, catalogue, order,
         shard_size, codec, nside, max_memory, cache, connections, storage_options,
@@ -146,6 +148,8 @@ def build(
         folder = object_folder(store, chosen.storage_options)
         began = time.monotonic()
         there = target.check(folder, made, resume=resume, overwrite=overwrite)
+        if announce is not None:
+            announce(made)
         if there is not None and there.complete and resume:
             return _finished(folder, made, time.monotonic() - began)
         build_id = uuid.uuid4().hex
@@ -260,7 +264,7 @@ def _run(
         What a task raised, or BuildError where a task failed in another way, the workers died, or
         too many subjects are not ok.
     """
-    from distributed import Semaphore, as_completed
+    from distributed import as_completed
 
     documents = array_documents(made.layout)
     gate = _gate(client, made, options)
@@ -306,21 +310,22 @@ def _run(
                 running.add(submit(shard))
     finally:
         client.cancel(list(pending))
-        if isinstance(gate, Semaphore):
-            gate.close()
 
 
-def _gate(client: Client, made: Plan, options: PlanOptions) -> AbstractContextManager[Any]:
-    """One limit on connections for all workers, where files are fetched from URLs."""
+def _gate(client: Client, made: Plan, options: PlanOptions) -> Semaphore | None:
+    """One limit on connections for all workers, where files are fetched from URLs.
+
+    It has the same name for every build from one place: tasks of a build that was stopped may
+    still fetch when the next begins. Leases of workers that die lapse by themselves.
+    """
     from distributed import Semaphore
 
-    if not any(is_url(entry.file.path) for entry in made.manifest.entries):
-        return contextlib.nullcontext()
+    paths = [entry.file.path for entry in made.manifest.entries if is_url(entry.file.path)]
+    if not paths:
+        return None
     with client.as_current():  # where a semaphore looks for its scheduler
-        gate: AbstractContextManager[Any] = Semaphore(
-            max_leases=options.connections, name=f"gz3d-{made.fingerprint[:12]}-{time.time_ns()}"
-        )
-    return gate
+        name = f"gz3d-{options.connections}-{origin(paths[0])}"
+        return Semaphore(max_leases=options.connections, name=name)
 
 
 def _result(future: Future[Receipt]) -> Receipt:

@@ -12,6 +12,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,8 +224,19 @@ def build(source: str, store: str, as_json: bool, **options: Any) -> None:
     """
     from gz3d_zarr.progress import show_progress
 
+    told: list[str] = []
+
+    def announce(made: Any) -> None:
+        told.extend(made.manifest.notes)
+        for note in told:
+            click.echo(f"Note: {note}.", err=True)
+
     with show_progress(sys.stderr) as progress:
-        report = gz3d_zarr.build(source, store, progress=progress, **_gather(options))
+        report = gz3d_zarr.build(
+            source, store, progress=progress, announce=announce, **_gather(options)
+        )
+    if not as_json:  # what has been told before is not told again
+        report = replace(report, notes=tuple(note for note in report.notes if note not in told))
     _print(report, as_json)
     sys.exit(EXIT_NOT_OK if report.failures else 0)
 

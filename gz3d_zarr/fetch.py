@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import hashlib
+import re
+import ssl
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import tenacity
@@ -33,6 +36,8 @@ TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 MISSING = frozenset({404, 410})
 
 _PIECE = 2**18
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,18 @@ class FetchRules:
     cache: str | None = None
 
 
+@dataclass(frozen=True)
+class Connection:
+    """One connection to a server, and the event that ends waiting for it."""
+
+    pool: urllib3.PoolManager
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class RefusedError(SubjectError):
+    """The server answers, and will not give it: 401, 403 and their like."""
+
+
 class _TransientError(Exception):
     """Worth another try, after `wait` seconds where the server says so."""
 
@@ -66,19 +83,21 @@ def is_http(path: str) -> bool:
 
 @contextlib.contextmanager
 def open_connection(
-    options: Mapping[str, Any] | None = None,
-) -> Iterator[urllib3.PoolManager]:
+    options: Mapping[str, Any] | None = None, stop: threading.Event | None = None
+) -> Iterator[Connection]:
     """One connection, kept open between requests and closed with the context.
 
     Parameters
     ----------
     options : mapping, optional
-        Source options; HTTP knows ``headers``, which go to the source's own host only.
+        Source options; HTTP knows ``headers``, which are not sent on to where a server redirects.
+    stop : threading.Event, optional
+        Once it is set, nothing is waited for nor tried again.
 
     Raises
     ------
     UsageError
-        Another option.
+        Another option, or a header that cannot be sent.
     """
     headers = _headers(options or {})
     pool = urllib3.PoolManager(
@@ -97,12 +116,12 @@ def open_connection(
         headers={"User-Agent": "gz3d-zarr", **headers, "Accept-Encoding": "identity"},
     )
     try:
-        yield pool
+        yield Connection(pool, stop or threading.Event())
     finally:
         pool.clear()
 
 
-def fetch(pool: urllib3.PoolManager, url: str, limit: int) -> bytes:
+def fetch(connection: Connection, url: str, limit: int) -> bytes:
     """Fetch a whole body, trying again where that can help.
 
     Tries again on 429, 5xx and their like (not before the time in ``Retry-After``), on resets,
@@ -116,13 +135,16 @@ def fetch(pool: urllib3.PoolManager, url: str, limit: int) -> bytes:
     """
     try:
         for attempt in tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            stop=tenacity.stop_any(
+                tenacity.stop_after_attempt(ATTEMPTS), tenacity.stop_when_event_set(connection.stop)
+            ),
+            sleep=tenacity.sleep_using_event(connection.stop),
             wait=_wait,
             retry=tenacity.retry_if_exception_type(_TransientError),
             reraise=True,
         ):
             with attempt:
-                return _get(pool, url, limit)
+                return _get(connection.pool, url, limit)
     except _TransientError as error:
         raise SubjectError(
             Status.UNREACHABLE, f"{url} cannot be fetched in {ATTEMPTS} tries: {error}"
@@ -130,22 +152,16 @@ def fetch(pool: urllib3.PoolManager, url: str, limit: int) -> bytes:
     raise AssertionError("tenacity ends by an answer or an error")  # pragma: no cover
 
 
-def fetch_verified(pool: urllib3.PoolManager, url: str, sha1: str | None, limit: int) -> bytes:
-    """Fetch a subject file and verify it; a mismatch is fetched once more.
+def fetch_verified(connection: Connection, url: str, sha1: str | None, limit: int) -> bytes:
+    """Fetch a subject file; what is not the file is fetched once more, and then given as it is.
 
     Raises
     ------
     SubjectError
-        As `fetch`; corrupt, where what arrives is twice not the file.
+        As `fetch`.
     """
-    data = fetch(pool, url, limit)
-    if find_mismatch(data, sha1) is None:
-        return data
-    data = fetch(pool, url, limit)
-    mismatch = find_mismatch(data, sha1)
-    if mismatch is not None:
-        raise SubjectError(Status.CORRUPT, f"{mismatch} (fetched twice from {url})")
-    return data
+    data = fetch(connection, url, limit)
+    return data if find_mismatch(data, sha1) is None else fetch(connection, url, limit)
 
 
 def find_mismatch(data: bytes, sha1: str | None) -> str | None:
@@ -171,6 +187,12 @@ def _headers(options: Mapping[str, Any]) -> dict[str, str]:
     headers = options.get("headers", {})
     if not isinstance(headers, Mapping):
         raise UsageError("source option headers takes names: headers.NAME=VALUE")
+    for name, value in headers.items():
+        if not (_NAME.fullmatch(str(name)) and _VALUE.fullmatch(str(value))):
+            raise UsageError(
+                f"the header {name!r} cannot be sent: its value has a line break or characters "
+                "beyond Latin-1, or its name is none"
+            )
     return {str(name): str(value) for name, value in headers.items()}
 
 
@@ -188,15 +210,22 @@ def _get(pool: urllib3.PoolManager, url: str, limit: int) -> bytes:
                     raise SubjectError(
                         Status.CORRUPT, f"{url} has more than {limit // 2**20} MiB; expected less"
                     )
-    except (urllib3.exceptions.SSLError, urllib3.exceptions.LocationValueError) as error:
-        raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {error}") from None
     except urllib3.exceptions.HTTPError as error:
         cause = getattr(error, "reason", None) or error  # what MaxRetryError wraps
-        lasting = (urllib3.exceptions.SSLError, urllib3.exceptions.ResponseError)  # redirects
-        if isinstance(cause, lasting):
+        if _is_lasting(cause):
             raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {cause}") from None
         raise _TransientError(f"{type(cause).__name__}: {cause}") from error
+    except ValueError as error:  # a URL that is none, here or where the server redirects to
+        raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {error}") from None
     return bytes(body)
+
+
+def _is_lasting(cause: object) -> bool:
+    """Whether trying again cannot help: redirects in a circle, another host's certificate."""
+    if isinstance(cause, urllib3.exceptions.SSLError):
+        return any(isinstance(part, ssl.SSLCertVerificationError) for part in cause.args)
+    lasting = urllib3.exceptions.ResponseError, urllib3.exceptions.LocationValueError
+    return isinstance(cause, lasting)
 
 
 def _check_status(url: str, response: urllib3.BaseHTTPResponse) -> None:
@@ -207,7 +236,7 @@ def _check_status(url: str, response: urllib3.BaseHTTPResponse) -> None:
         raise SubjectError(Status.MISSING, f"there is no file {url}: {answer}")
     wait = _retry_after(response.headers.get("Retry-After"))
     if response.status not in TRANSIENT:
-        raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {answer}")
+        raise RefusedError(Status.UNREACHABLE, f"{url} cannot be fetched: {answer}")
     if wait > LONGEST_RETRY_AFTER:
         raise SubjectError(
             Status.UNREACHABLE, f"{url}: {answer} and asks to wait {wait:.0f} s; try again then"

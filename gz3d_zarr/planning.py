@@ -30,7 +30,7 @@ from gz3d_zarr.schema import (
     VARIABLES,
     Layout,
 )
-from gz3d_zarr.source import Source, absolute, list_source
+from gz3d_zarr.source import Source, absolute, is_url, list_source, origin
 from gz3d_zarr.subject import MAX_UNPACKED
 
 WORKER_BYTES = 200 * 10**6
@@ -324,6 +324,10 @@ def read_manifest(source: Source, options: PlanOptions) -> Manifest:
         if is_archive(source)
         else list_source(source, options.source_options)
     )
+    options_there = options.source_options
+    if options.catalogue is not None and is_url(str(options.catalogue)):
+        elsewhere = origin(str(options.catalogue)) != origin(listing.location)
+        options_there = None if elsewhere else options_there  # a token is for one host
     return make_manifest(
         listing,
         catalogue=None
@@ -334,7 +338,7 @@ def read_manifest(source: Source, options: PlanOptions) -> Manifest:
         limit=TINY if options.tiny else options.limit,
         ids=options.ids,
         min_vote_fraction=options.min_vote_fraction,
-        options=options.source_options,
+        options=options_there,
     )
 
 

@@ -6,31 +6,44 @@ import contextlib
 import queue
 import threading
 import uuid
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import urllib3
 from fsspec.core import url_to_fs
 
 from gz3d_zarr.errors import SourceError, Status, SubjectError, access_errors, describe
-from gz3d_zarr.fetch import FetchRules, fetch_verified, find_mismatch, is_http, open_connection
+from gz3d_zarr.fetch import (
+    Connection,
+    FetchRules,
+    fetch_verified,
+    find_mismatch,
+    is_http,
+    open_connection,
+)
 from gz3d_zarr.source import base_name, is_url
 
 MAX_FILE = 32 * 2**20
 """Bytes beyond which a file is not read at all; real ones have 0.2 to 0.6 MB."""
 
-Gate = Callable[[], AbstractContextManager[Any]]
-"""Makes a context in which one connection may be open."""
+Gate = Callable[[Callable[[], bool]], AbstractContextManager[bool]]
+"""Makes a context in which one connection may be open: True in it; False where, says the function
+given, none is needed any more."""
+
+
+@contextlib.contextmanager
+def open_gate(_: Callable[[], bool]) -> Iterator[bool]:
+    """Let everybody through."""
+    yield True
 
 
 def read_files(
     files: Sequence[tuple[str, str | None]],
     options: Mapping[str, Any] | None = None,
     rules: FetchRules | None = None,
-    gate: Gate = contextlib.nullcontext,
+    gate: Gate = open_gate,
 ) -> Generator[bytes | SubjectError, None, None]:
     """Read subject files in order; those at URLs are fetched ahead, over several connections.
 
@@ -42,7 +55,7 @@ def read_files(
     rules : FetchRules, optional
         How many connections, and which cache.
     gate : callable
-        Makes a context for every open connection, such as a lease of a semaphore.
+        A `Gate`; makes a context for every open connection, such as a lease of a semaphore.
 
     Yields
     ------
@@ -52,10 +65,9 @@ def read_files(
     chosen = rules or FetchRules()
     if not any(_is_fetched_ahead(path, options) for path, _ in files):
         for path, sha1 in files:
-            try:
-                yield read_file(path, sha1, options, chosen.cache)
-            except SubjectError as error:
-                yield error
+            with gate(lambda: True) if is_url(path) else contextlib.nullcontext():
+                body = _try_file(path, sha1, options, chosen.cache)
+            yield body
         return
     orders = [_Order(path, sha1) for path, sha1 in files]
     waiting: queue.SimpleQueue[_Order] = queue.SimpleQueue()
@@ -65,9 +77,11 @@ def read_files(
 
     def work() -> None:
         try:
-            with gate(), open_connection(options) as pool:
-                while not stop.is_set():
-                    waiting.get_nowait().fill(pool, options, chosen.cache)
+            with gate(lambda: not (stop.is_set() or waiting.empty())) as is_open:
+                if is_open:
+                    with open_connection(options, stop) as connection:
+                        while not stop.is_set():
+                            waiting.get_nowait().fill(connection, options, chosen.cache)
         except queue.Empty:
             return
         except Exception as error:
@@ -105,15 +119,27 @@ class _Order:
         self.body: Future[bytes | SubjectError] = Future()
 
     def fill(
-        self, pool: urllib3.PoolManager, options: Mapping[str, Any] | None, cache: str | None
+        self, connection: Connection, options: Mapping[str, Any] | None, cache: str | None
     ) -> None:
         """Keep the promise, whatever happens."""
         try:
-            self.body.set_result(read_file(self.path, self.sha1, options, cache, pool))
-        except SubjectError as error:
-            self.body.set_result(error)
+            self.body.set_result(_try_file(self.path, self.sha1, options, cache, connection))
         except Exception as error:  # handed to whoever waits for the bytes
             self.body.set_exception(error)
+
+
+def _try_file(
+    path: str,
+    sha1: str | None,
+    options: Mapping[str, Any] | None,
+    cache: str | None,
+    connection: Connection | None = None,
+) -> bytes | SubjectError:
+    """As `read_file`; a subject's error is given, not raised."""
+    try:
+        return read_file(path, sha1, options, cache, connection)
+    except SubjectError as error:
+        return error
 
 
 def read_file(
@@ -121,15 +147,17 @@ def read_file(
     sha1: str | None,
     options: Mapping[str, Any] | None = None,
     cache: str | None = None,
-    pool: urllib3.PoolManager | None = None,
+    connection: Connection | None = None,
 ) -> bytes:
     """Read one subject file, from the cache where it is there and sound.
+
+    Where it is twice fetched and is not the file, that is for whoever decodes it to find.
 
     Raises
     ------
     SubjectError
         Missing, where there is no such file; unreachable, where it cannot be read; corrupt,
-        where it is far too large, or is twice not the file that was asked for.
+        where it is far too large.
     SourceError
         Where the cache cannot be written.
     """
@@ -142,8 +170,8 @@ def read_file(
                 return data
     with contextlib.ExitStack() as stack:
         if is_http(path):
-            connection = pool or stack.enter_context(open_connection(options))
-            data = fetch_verified(connection, path, sha1, MAX_FILE)
+            chosen = connection or stack.enter_context(open_connection(options))
+            data = fetch_verified(chosen, path, sha1, MAX_FILE)
         else:
             data = _read_remote(path, options)
     if cache is not None and find_mismatch(data, sha1) is None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +15,15 @@ from numpy.typing import NDArray
 from gz3d_zarr.errors import Status, SubjectError
 from gz3d_zarr.fetch import FetchRules
 from gz3d_zarr.objects import ObjectFolder
-from gz3d_zarr.reading import read_files
+from gz3d_zarr.reading import Gate, open_gate, read_files
 from gz3d_zarr.receipts import Outcome, Receipt, StoredObject, check_build
 from gz3d_zarr.schema import BIG_ARRAYS
 from gz3d_zarr.source import base_name
 from gz3d_zarr.store import encode_shard
 from gz3d_zarr.subject import Subject, decode
+
+LEASE_SECONDS = 0.5
+"""How long a connection's lease is waited for before asking whether it is still needed."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class ShardTask:
         Metadata documents of the big arrays, from `store.array_documents`.
     rules : FetchRules
         How files at URLs are fetched.
-    gate : context manager
-        Entered for every connection, such as a semaphore that all workers share.
+    gate : distributed.Semaphore, optional
+        A lease of it is held for every connection that is open, over all workers.
     strict : bool
         Raise the first `SubjectError` instead of writing it down.
     """
@@ -51,7 +53,7 @@ class ShardTask:
     documents: Mapping[str, bytes]
     folder: ObjectFolder
     rules: FetchRules = field(default_factory=FetchRules)
-    gate: AbstractContextManager[Any] = field(default_factory=contextlib.nullcontext)
+    gate: Semaphore | None = None
     source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     strict: bool = False
 
@@ -71,9 +73,7 @@ def build_shard(task: ShardTask) -> Receipt:
         for name, array in BIG_ARRAYS.items()
     }
     outcomes = []
-    if isinstance(task.gate, Semaphore):
-        task.gate.get_value()  # finds its scheduler, which it can only in a task's own thread
-    bodies = read_files(task.files, task.source_options, task.rules, lambda: task.gate)
+    bodies = read_files(task.files, task.source_options, task.rules, _gate(task))
     with contextlib.closing(bodies):
         for i, ((path, sha1), body) in enumerate(zip(task.files, bodies, strict=True)):
             subject, outcome = decode_body(path, sha1, body)
@@ -90,6 +90,27 @@ def build_shard(task: ShardTask) -> Receipt:
     receipt = Receipt(task.shard, task.fingerprint, tuple(outcomes), tuple(stored))
     task.folder.put(receipt.key, receipt.to_json())
     return receipt
+
+
+def _gate(task: ShardTask) -> Gate:
+    """Leases of the task's semaphore; one that nobody needs any more is not waited for."""
+    semaphore = task.gate
+    if semaphore is None:
+        return open_gate
+    semaphore.get_value()  # finds its scheduler, which it can only in a task's own thread
+
+    @contextlib.contextmanager
+    def lease(is_needed: Callable[[], bool]) -> Iterator[bool]:
+        held = False
+        while not held and is_needed():
+            held = bool(semaphore.acquire(timeout=LEASE_SECONDS))
+        try:
+            yield held
+        finally:
+            if held:
+                semaphore.release()
+
+    return lease
 
 
 def decode_body(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from fsspec.core import url_to_fs
 
@@ -105,6 +105,12 @@ def is_url(path: str) -> bool:
     return "://" in path or "::" in path
 
 
+def origin(url: str) -> str:
+    """Scheme and host of a URL: whom a header or a limit is for."""
+    parts = urlsplit(url.rpartition("::")[2])
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 def parse_name(path: str, size: int | None = None) -> SubjectFile | None:
     """Read MaNGA id, bundle size and Zooniverse id from a file's name; None if it has none."""
     match = _SUBJECT_FILE.fullmatch(base_name(path))
@@ -133,11 +139,6 @@ def list_source(source: Source, options: Mapping[str, Any] | None = None) -> Lis
     """
     if isinstance(source, str | Path):
         location = absolute(str(source))
-        if options and not is_url(location):
-            raise UsageError(
-                f"{location} is a local path, and source options ({', '.join(options)}) are for "
-                "URLs"
-            )
         found = _list_location(location, options or {})
     else:
         location = f"a list of {count(len(source), 'file')}"
@@ -146,7 +147,20 @@ def list_source(source: Source, options: Mapping[str, Any] | None = None) -> Lis
         if not found:
             raise SourceError("the list of subject files is empty; expected at least one path")
         found = _with_beside(found, options or {})
+    if options and not any(is_url(path) for path, _ in found):
+        raise UsageError(
+            f"{location} is local, and source options ({', '.join(options)}) are for URLs"
+        )
     return sort_out(location, found)
+
+
+def _check_headers(paths: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Refuse to send headers to several hosts: they may hold a token for one of them."""
+    hosts = sorted({origin(path) for path in paths if is_http(path)})
+    if "headers" in options and len(hosts) > 1:
+        raise UsageError(
+            f"headers would go to {' and '.join(hosts[:3])}: build from one host at a time"
+        )
 
 
 def read_small_file(path: str, options: Mapping[str, Any] | None = None) -> bytes:
@@ -210,7 +224,7 @@ def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str,
         here = location.rpartition("/")[0]
         listed = [line for line in lines if line and not line.startswith("#")]
         if is_url(location):
-            paths = [absolute(line) if is_url(line) else f"{here}/{line}" for line in listed]
+            paths = [_listed_there(location, here, line) for line in listed]
         else:
             paths = [absolute(line, here) for line in listed]
         return _with_beside([(path, _size(path)) for path in paths], options)
@@ -227,6 +241,17 @@ def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str,
         raise SourceError(f"the source {location} cannot be listed: {describe(error)}") from error
 
 
+def _listed_there(location: str, here: str, line: str) -> str:
+    """URL of a file in a list that is fetched, which names none elsewhere."""
+    path = absolute(line) if is_url(line) else f"{here}/{line}"
+    if origin(path) != origin(location) or ".." in path.split("/"):
+        raise SourceError(
+            f"the list {location} names {line!r}, which leads elsewhere; such a list is not to be "
+            "trusted. Fetch it and use the copy, if you know better"
+        )
+    return path
+
+
 def _size(path: str) -> int | None:
     """Bytes of a local file that is there."""
     local = not is_url(path) and Path(path).is_file()
@@ -237,16 +262,19 @@ def _with_beside(
     found: Sequence[tuple[str, int | None]], options: Mapping[str, Any]
 ) -> list[tuple[str, int | None]]:
     """Add the catalogue and the sha1 lists that stand beside chosen files."""
+    _check_headers([path for path, _ in found], options)
     beside: list[tuple[str, int | None]] = []
     for folder in sorted({path.rpartition("/")[0] for path, _ in found if "::" not in path}):
         # A server that lists nothing has nothing beside: a note tells.
-        with contextlib.suppress(NotADirectoryError, *access_errors()):
+        try:
             if is_url(folder):
                 fs, inner = url_to_fs(folder, **options)
                 names = [fs.unstrip_protocol(name) for name in fs.ls(inner, detail=False)]
             else:
                 names = [str(path) for path in Path(folder).iterdir()]
-            beside += [(name, None) for name in names if _is_beside(name)]
+        except access_errors():
+            continue
+        beside += [(name, None) for name in names if _is_beside(name)]
     known = {path for path, _ in found}
     return [*found, *(entry for entry in beside if entry[0] not in known)]
 
@@ -268,6 +296,8 @@ def _list_local(location: str) -> list[tuple[str, int | None]]:
 
 
 def _list_url(location: str, options: Mapping[str, Any]) -> list[tuple[str, int | None]]:
+    if parse_name(location) is not None:
+        return _with_beside([(location, None)], options)
     fs, inner = url_to_fs(location, **options)
     if glob.has_magic(inner):
         chain = location[location.index("::") :] if "::" in location else ""

@@ -31,6 +31,7 @@ class ArchiveServer:
     busy_now: int = 0
     most_busy: int = 0
     most_allowed: int = 1000
+    refused: int = 0
     index: str | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -68,6 +69,7 @@ class Handler(BaseHTTPRequestHandler):
             times = self.archive.requests[name]
             self.archive.headers.append(dict(self.headers))
             crowded = self.archive.open_now > self.archive.most_allowed
+            self.archive.refused += crowded
         if crowded:
             self.answer(429, b"too many")
             return
