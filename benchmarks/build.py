@@ -23,7 +23,7 @@ from measuring import Measured, describe_machine, find_originals, link, run
 HANDWRITTEN = Path(__file__).with_name("handwritten.py")
 OPEN = """
 import json, sys, time
-import xarray, zarr, dask.array, gz3d_zarr.store
+import xarray, zarr, dask.array, gz3d_zarr.opening
 began = time.perf_counter()
 dataset = gz3d_zarr.open_store(sys.argv[1])
 opened = time.perf_counter()

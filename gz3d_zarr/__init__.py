@@ -1,7 +1,8 @@
 """Galaxy Zoo: 3D as one cloud-native Zarr store.
 
 ``build`` turns subject files into a store, ``plan`` says what that takes, ``open_store`` and
-``open_source`` give the same Dataset from a store and straight from the files.
+``open_source`` give the same Dataset from a store and straight from the files, ``verify`` checks
+every value of a store.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
         UsageError,
     )
     from gz3d_zarr.lazy import open_source
-    from gz3d_zarr.store import open_store
+    from gz3d_zarr.opening import open_store
     from gz3d_zarr.subject import decode
+    from gz3d_zarr.verification import verify
 
 __version__ = "0.1.0"
 
@@ -34,8 +36,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "build": "building",
     "plan": "building",
-    "open_store": "store",
+    "open_store": "opening",
     "open_source": "lazy",
+    "verify": "verification",
     "decode": "subject",
     "GZ3DError": "errors",
     "UsageError": "errors",
@@ -64,6 +67,7 @@ __all__ = [
     "open_source",
     "open_store",
     "plan",
+    "verify",
 ]
 
 

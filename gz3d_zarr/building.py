@@ -1,44 +1,31 @@
-"""Plan to filled store, over any dask client: tasks, receipts, progress, publication."""
+"""Plan to filled store, over any dask client: what is missing is built, then published."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gz3d_zarr
-from gz3d_zarr import target
-from gz3d_zarr.errors import (
-    BuildError,
-    GZ3DError,
-    Status,
-    StoreError,
-    SubjectError,
-    UsageError,
-    count,
-)
+from gz3d_zarr.beside import choose_place, switch
+from gz3d_zarr.errors import Status, StoreError, count
+from gz3d_zarr.lease import hold_lease
 from gz3d_zarr.objects import ObjectFolder, object_folder
 from gz3d_zarr.planning import Plan, PlanOptions, make_plan
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.receipts import Receipt
 from gz3d_zarr.report import BuildReport, Failure
+from gz3d_zarr.running import Rules, run_shards
 from gz3d_zarr.schema import Provenance, Row
-from gz3d_zarr.shard import ShardTask, build_shard
-from gz3d_zarr.source import Source, is_url, origin
-from gz3d_zarr.store import array_documents, publish, read_build
+from gz3d_zarr.source import Source
+from gz3d_zarr.store import publish
+from gz3d_zarr.target import Mode, Work, assess, begin, choose_mode, settle
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, Semaphore
-
-ON_ERROR = ("skip", "raise")
-IN_FLIGHT = 256
-"""Tasks that a scheduler holds at a time; enough for a cluster that grows with its backlog."""
+    from distributed import Client
 
 
 def plan(
@@ -50,6 +37,8 @@ def plan(
     workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    update: bool = False,
+    retry_failed: bool = False,
     **options: Any,
 ) -> Plan:
     """Say what `build` would do, with the same arguments; nothing is written.
@@ -60,25 +49,26 @@ def plan(
         Print it with ``to_text()``; ``summary()`` is a dict. What stands at `store` already, and
         would be deleted or refused, is among its notes.
     """
+    from gz3d_zarr.cluster import find_resources, use_client  # slow to import
+
     chosen = PlanOptions.of(options)
-    with _client(client, scheduler) as running:
-        made = make_plan(source, store, chosen, _resources(running, workers, chosen))
+    mode = choose_mode(resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed)
+    with use_client(client, scheduler) as running:
+        resources = find_resources(running, workers, chosen.memory_bound)
+        made = make_plan(source, store, chosen, resources)
     folder = object_folder(store, chosen.storage_options)
     try:
-        there = target.check(folder, made, resume=resume, overwrite=overwrite)
+        work = assess(choose_place(folder, mode), made, mode)
     except StoreError as error:
         return replace(made, refusal=str(error))
     if folder.is_writable() is False:
         return replace(made, refusal=f"{made.store} cannot be written to")
-    if there is None:
+    if mode is Mode.OVERWRITE and folder.sizes():
+        return replace(made, warning=f"build would replace the store that stands at {made.store}")
+    if work.standing is None:
         return made
-    if overwrite:
-        return replace(made, warning=f"build would delete the store that stands at {made.store}")
-    try:
-        done = made.layout.shards if there.complete else len(target.read_receipts(folder, made))
-    except StoreError as error:
-        return replace(made, refusal=str(error))
-    return replace(made, warning=f"{done} of {made.layout.shards} shards are built already")
+    done = made.layout.shards - len(work.missing)
+    return replace(work.made, warning=f"{done} of {made.layout.shards} shards are built already")
 
 
 def build(
@@ -90,6 +80,8 @@ def build(
     workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    update: bool = False,
+    retry_failed: bool = False,
     on_error: str = "skip",
     max_failures: int | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -114,7 +106,12 @@ def build(
     resume : bool
         Go on with a build that has not ended; begin one where there is none.
     overwrite : bool
-        Delete the Galaxy Zoo: 3D store that stands there, if any.
+        Replace the Galaxy Zoo: 3D store that stands there, if any. On a local disk it stays
+        until the new one is complete.
+    update : bool
+        Add the subjects of `source` that a complete store lacks, behind those that it has.
+    retry_failed : bool
+        Read again the subjects that are not ok, and only those; goes on as `resume` does.
     on_error : {'skip', 'raise'}
         A subject that cannot be read keeps its row and gets a status; or stops the build.
     max_failures : int, optional
@@ -138,213 +135,47 @@ def build(
         SourceError, UsageError, PlanError or StoreError before anything is written; StoreError
         or BuildError later, with all receipts kept, so that ``resume=True`` goes on.
     """
+    from gz3d_zarr.cluster import find_resources, use_client, use_workers  # slow to import
+
     chosen = PlanOptions.of(options)
-    if on_error not in ON_ERROR:
-        raise UsageError(f"on_error is {on_error!r}, expected one of {', '.join(ON_ERROR)}")
-    if max_failures is not None and max_failures < 0:
-        raise UsageError(f"max_failures is {max_failures}, expected 0 or more")
-    with _client(client, scheduler) as running:
-        made = make_plan(source, store, chosen, _resources(running, workers, chosen))
+    mode = choose_mode(resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed)
+    rules = Rules.of(on_error, max_failures, progress)
+    with use_client(client, scheduler) as running:
+        resources = find_resources(running, workers, chosen.memory_bound)
+        made = make_plan(source, store, chosen, resources)
         folder = object_folder(store, chosen.storage_options)
         began = time.monotonic()
-        there = target.check(folder, made, resume=resume, overwrite=overwrite)
+        place = choose_place(folder, mode)
+        work = assess(place, made, mode)  # refuses before anything is written
         if announce is not None:
-            announce(made)
-        if there is not None and there.complete and resume:
+            announce(work.made)
+        if work.is_over and place is folder:
             return _finished(folder, made, time.monotonic() - began)
-        build_id = uuid.uuid4().hex
-        if there is None or overwrite:
-            target.begin(folder, made, there, build_id)
-        else:
-            target.take_over(folder, made, build_id)
-        receipts = target.read_receipts(folder, made)
-        rules = _Rules(on_error == "raise", max_failures, progress)
-        missing = [i for i in range(made.layout.shards) if i not in receipts]
-        rules.check([receipts[i] for i in sorted(receipts)])
-        if missing:
-            with _workers(running, made, len(missing)) as worker:
-                began = time.monotonic()
-                _run(worker, folder, made, chosen, receipts, build_id, rules)
-        ordered = [receipts[i] for i in range(made.layout.shards)]
-        rows = _rows(made, ordered)
-        target.settle(folder, ordered)
-        publish(folder, rows, ordered, made.layout, _provenance(made, rows), build_id)
-        return _report(made, rows, ordered, missing, time.monotonic() - began)
+        with hold_lease(folder) as build_id:
+            work = assess(place, made, mode)  # another builder may have ended just now
+            begin(place, work, build_id, mode)
+            rules.check([work.receipts[i] for i in sorted(work.receipts)])
+            receipts = work.receipts
+            if work.missing:
+                with use_workers(running, made.resources, len(work.missing)) as worker:
+                    began = time.monotonic()
+                    receipts = run_shards(worker, place, work, chosen, build_id, rules)
+            report = _complete(place, work, receipts, build_id, began)
+        if place is not folder:
+            switch(place, folder)
+        return report
 
 
-@dataclass(frozen=True)
-class _Rules:
-    """What to do along the way."""
-
-    strict: bool
-    max_failures: int | None
-    progress: Callable[[Progress], None] | None
-
-    def check(self, receipts: Iterable[Receipt]) -> None:
-        """Stop where a subject is not ok and none may fail, or more than are allowed."""
-        bad = [o for r in receipts for o in r.outcomes if o.status is not Status.OK]
-        failed = len(bad)
-        if self.strict and bad:
-            raise _stopped_at(f"{bad[0].status.label}: {bad[0].file_name}: {bad[0].reason}")
-        if self.max_failures is not None and failed > self.max_failures:
-            raise BuildError(
-                f"stopped: {count(failed, 'subject')} not ok, more than the {self.max_failures} "
-                "allowed. What is built is kept; --resume with a larger --max-failures goes on"
-            )
-
-    def tell(self, progress: Progress) -> None:
-        """Tell whoever wants to know."""
-        if self.progress is not None:
-            self.progress(progress)
-
-
-@contextlib.contextmanager
-def _client(client: Client | None, scheduler: str | None) -> Iterator[Client | None]:
-    """The client to run on, or None where a local cluster is to be started."""
-    from distributed import default_client  # slow to import
-
-    from gz3d_zarr.cluster import connect
-
-    if client is not None and scheduler is not None:
-        raise UsageError("client and scheduler both say where to run: give one")
-    if scheduler is not None:
-        with connect(scheduler) as connected:
-            yield connected
-        return
-    if client is None:
-        with contextlib.suppress(ValueError):  # there is no current client
-            client = default_client()
-    yield client
-
-
-def _resources(client: Client | None, workers: int | None, options: PlanOptions) -> Any:
-    from gz3d_zarr.cluster import client_resources, local_resources
-
-    if client is None:
-        return local_resources(workers, options.memory_bound)
-    if workers is not None:
-        raise UsageError("workers is for a local cluster; the client or scheduler has its own")
-    return client_resources(client)
-
-
-@contextlib.contextmanager
-def _workers(client: Client | None, made: Plan, shards: int) -> Iterator[Client]:
-    """The given client, or that of a local cluster no larger than there are shards to build."""
-    from gz3d_zarr.cluster import start_local
-
-    if client is not None:
-        yield client
-        return
-    needed = replace(made.resources, workers=min(made.resources.workers, shards))
-    with start_local(needed) as started:
-        yield started
-
-
-def _failed(receipts: Iterable[Receipt]) -> int:
-    """How many subjects are not ok."""
-    return sum(
-        outcome.status is not Status.OK for receipt in receipts for outcome in receipt.outcomes
-    )
-
-
-def _run(
-    client: Client,
-    folder: ObjectFolder,
-    made: Plan,
-    options: PlanOptions,
-    receipts: dict[int, Receipt],
-    build_id: str,
-    rules: _Rules,
-) -> None:
-    """Build the shards that `receipts` lacks on the client's workers, and add theirs.
-
-    Raises
-    ------
-    GZ3DError
-        What a task raised, or BuildError where a task failed in another way, the workers died, or
-        too many subjects are not ok.
-    """
-    from distributed import as_completed
-
-    documents = array_documents(made.layout)
-    gate = _gate(client, made, options)
-    waiting = iter([i for i in range(made.layout.shards) if i not in receipts])
-    pending: set[Future[Receipt]] = set()
-
-    def submit(shard: int) -> Future[Receipt]:
-        entries = made.manifest.entries[made.layout.rows(shard)]
-        task = ShardTask(
-            shard,
-            made.fingerprint,
-            build_id,
-            tuple((entry.file.path, entry.sha1) for entry in entries),
-            documents,
-            folder,
-            options.rules,
-            gate,
-            dict(options.source_options or {}),
-            rules.strict,
-        )
-        key = f"gz3d-shard-{made.fingerprint[:12]}-{shard}-{time.time_ns()}"
-        future = client.submit(build_shard, task, key=key, pure=False)
-        pending.add(future)
-        return future
-
-    done = sum(len(receipt.outcomes) for receipt in receipts.values())
-    failed = _failed(receipts.values())
-    rules.tell(Progress(done, made.layout.subjects, 0, failed))
-    first = [submit(shard) for shard in itertools.islice(waiting, IN_FLIGHT)]
-    running = as_completed(first, loop=client.loop)
-    del first  # a future that is kept keeps its result on a worker
-    try:
-        for future in running:
-            pending.discard(future)
-            receipt = _result(future)
-            receipts[receipt.shard] = receipt
-            done += len(receipt.outcomes)
-            failed += _failed([receipt])
-            rules.tell(Progress(done, made.layout.subjects, len(receipt.outcomes), failed))
-            rules.check(receipts.values())
-            future.release()
-            for shard in itertools.islice(waiting, 1):
-                running.add(submit(shard))
-    finally:
-        client.cancel(list(pending))
-
-
-def _gate(client: Client, made: Plan, options: PlanOptions) -> Semaphore | None:
-    """One limit on connections for all workers, where files are fetched from URLs.
-
-    It has the same name for every build from one place: tasks of a build that was stopped may
-    still fetch when the next begins. Leases of workers that die lapse by themselves.
-    """
-    from distributed import Semaphore
-
-    paths = [entry.file.path for entry in made.manifest.entries if is_url(entry.file.path)]
-    if not paths:
-        return None
-    with client.as_current():  # where a semaphore looks for its scheduler
-        name = f"gz3d-{options.connections}-{origin(paths[0])}"
-        return Semaphore(max_leases=options.connections, name=name)
-
-
-def _result(future: Future[Receipt]) -> Receipt:
-    try:
-        receipt: Receipt = future.result()
-    except SubjectError as error:
-        raise _stopped_at(str(error)) from error
-    except GZ3DError:
-        raise
-    except Exception as error:
-        raise BuildError(
-            f"the task {future.key} failed with {type(error).__name__}: {error}. What is built is "
-            "kept; --resume goes on"
-        ) from error
-    return receipt
-
-
-def _stopped_at(what: str) -> BuildError:
-    return BuildError(f"stopped at the first subject that is not ok: {what}")
+def _complete(
+    place: ObjectFolder, work: Work, receipts: dict[int, Receipt], build_id: str, began: float
+) -> BuildReport:
+    """Publish what has been built, and report on it."""
+    made = work.made
+    ordered = [receipts[i] for i in range(made.layout.shards)]
+    rows = _rows(made, ordered)
+    settle(place, ordered)
+    publish(place, rows, ordered, made.layout, _provenance(made, rows), build_id)
+    return _report(made, rows, ordered, work.missing, time.monotonic() - began)
 
 
 def _rows(made: Plan, receipts: Sequence[Receipt]) -> list[Row]:
@@ -415,6 +246,8 @@ def _report(
 
 def _finished(folder: ObjectFolder, made: Plan, seconds: float) -> BuildReport:
     """Report on a store that was complete before."""
+    from gz3d_zarr.opening import read_build  # slow to import
+
     attrs, table = read_build(folder)
     failures = [
         Failure(str(name), Status(int(status)).label, str(reason))

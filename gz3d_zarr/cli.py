@@ -74,6 +74,36 @@ _store_options = _all(
     ]
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_worker_options = [
+    click.option("--workers", type=int, metavar="N", help="Local processes. [default: cores]"),
+    click.option(
+        "--scheduler", metavar="ADDRESS", help="Run on this dask scheduler: tcp://host:8786."
+    ),
+]
+_source_options = [
+    click.option(
+        "--catalogue",
+        metavar="FILE",
+        help="gz3d_metadata.fits, if not beside the files; 'none': do without.",
+    ),
+    click.option("--cache", metavar="DIR", help="Keep the files that are fetched in DIR."),
+    click.option(
+        "--connections",
+        type=int,
+        metavar="N",
+        default=8,
+        show_default=True,
+        help="To the source's server at the most, over all workers.",
+    ),
+    click.option(
+        "--source-option",
+        "source_options",
+        metavar="KEY=VALUE",
+        multiple=True,
+        callback=_nest,
+        help="For the source's file system; a dotted KEY nests. Repeatable.",
+    ),
+]
 _plan_options = _all(
     [
         click.option("--limit", type=int, metavar="N", help="Only the first N subjects."),
@@ -89,11 +119,6 @@ _plan_options = _all(
             type=float,
             metavar="F",
             help="Only subjects whose spiral or bar fraction reaches F.",
-        ),
-        click.option(
-            "--catalogue",
-            metavar="FILE",
-            help="gz3d_metadata.fits, if not beside the files; 'none': do without.",
         ),
         click.option(
             "--order",
@@ -116,31 +141,16 @@ _plan_options = _all(
             show_default=True,
             help="HEALPix resolution of the coordinate healpix.",
         ),
-        click.option("--workers", type=int, metavar="N", help="Local processes. [default: cores]"),
-        click.option(
-            "--scheduler", metavar="ADDRESS", help="Run on this dask scheduler: tcp://host:8786."
-        ),
-        click.option("--cache", metavar="DIR", help="Keep the files that are fetched in DIR."),
-        click.option(
-            "--connections",
-            type=int,
-            metavar="N",
-            default=8,
-            show_default=True,
-            help="To the source's server at the most, over all workers.",
-        ),
+        *_worker_options,
+        *_source_options,
         click.option("--max-memory", metavar="SIZE", help="Of each worker, such as 2GB."),
-        click.option(
-            "--source-option",
-            "source_options",
-            metavar="KEY=VALUE",
-            multiple=True,
-            callback=_nest,
-            help="For the source's file system; a dotted KEY nests. Repeatable.",
-        ),
         _store_options,
         click.option("--resume", is_flag=True, help="Go on with a build that has not ended."),
-        click.option("--overwrite", is_flag=True, help="Delete the store that stands there."),
+        click.option("--overwrite", is_flag=True, help="Replace the store that stands there."),
+        click.option("--update", is_flag=True, help="Add new subjects to a complete store."),
+        click.option(
+            "--retry-failed", is_flag=True, help="Read again the subjects that are not ok."
+        ),
         _json_option,
     ]
 )
@@ -259,6 +269,26 @@ def plan(
     made = gz3d_zarr.plan(source, store, **_gather(options))
     _print(made, as_json)
     sys.exit(EXIT_FAILED if made.refusal else 0)
+
+
+@main.command()
+@click.argument("store")
+@click.option("--source", metavar="SOURCE", help="Compare every value with the files of SOURCE.")
+@_all([*_worker_options, *_source_options])
+@_store_options
+@_json_option
+@_guarded
+def verify(store: str, as_json: bool, **options: Any) -> None:
+    """Read every chunk of STORE and check all that can be; with --source, every value.
+
+    The exit status is 0 where all checks pass, and 1 where one does not.
+    """
+    from gz3d_zarr.progress import show_progress
+
+    with show_progress(sys.stderr) as progress:
+        report = gz3d_zarr.verify(store, progress=progress, **_gather(options))
+    _print(report, as_json)
+    sys.exit(0 if report.passed else EXIT_FAILED)
 
 
 @main.command()

@@ -11,11 +11,12 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import dask
 from dask.system import CPU_COUNT
 from dask.utils import format_bytes
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, default_client
 from distributed.system import MEMORY_LIMIT
 
 from gz3d_zarr.errors import BuildError, UsageError, describe
@@ -81,6 +82,59 @@ def client_resources(client: Client) -> Resources:
         memory,
         f"{len(workers)} workers of up to {threads} threads at {_address(client)}",
     )
+
+
+@contextlib.contextmanager
+def use_client(client: Client | None, scheduler: str | None) -> Iterator[Client | None]:
+    """The client to run on, or None where a local cluster is to be started.
+
+    That is the one given, one of the scheduler at an address, or dask's current one.
+
+    Raises
+    ------
+    UsageError
+        Both are given.
+    BuildError
+        The scheduler does not answer.
+    """
+    if client is not None and scheduler is not None:
+        raise UsageError("client and scheduler both say where to run: give one")
+    if scheduler is not None:
+        with connect(scheduler) as connected:
+            yield connected
+        return
+    if client is None:
+        with contextlib.suppress(ValueError):  # there is no current client
+            client = default_client()
+    yield client
+
+
+def find_resources(
+    client: Client | None, workers: int | None, max_memory: int | None = None
+) -> Resources:
+    """What a client has, or what a local cluster would have.
+
+    Raises
+    ------
+    UsageError
+        A number of workers for a client that has its own.
+    """
+    if client is None:
+        return local_resources(workers, max_memory)
+    if workers is not None:
+        raise UsageError("workers is for a local cluster; the client or scheduler has its own")
+    return client_resources(client)
+
+
+@contextlib.contextmanager
+def use_workers(client: Client | None, resources: Resources, tasks: int) -> Iterator[Client]:
+    """The given client, or that of a local cluster no larger than there are tasks."""
+    if client is not None:
+        yield client
+        return
+    needed = replace(resources, workers=min(resources.workers, tasks))
+    with start_local(needed) as started:
+        yield started
 
 
 @contextlib.contextmanager

@@ -10,11 +10,11 @@ from pathlib import Path
 from dask.utils import format_bytes
 
 from gz3d_zarr.building import build
+from gz3d_zarr.opening import open_store
 from gz3d_zarr.plotting import plot_subjects
 from gz3d_zarr.progress import show_progress
 from gz3d_zarr.report import BuildReport
 from gz3d_zarr.simulate import simulate_archive
-from gz3d_zarr.store import open_store
 
 SUBJECTS = 24
 SHOWN = 4

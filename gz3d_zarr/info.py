@@ -13,8 +13,9 @@ from dask.utils import format_bytes
 
 from gz3d_zarr.errors import Status
 from gz3d_zarr.objects import object_folder
+from gz3d_zarr.opening import open_store, read_build
 from gz3d_zarr.report import status_counts
-from gz3d_zarr.store import CATALOGUE_GROUP, open_store, read_build
+from gz3d_zarr.store import CATALOGUE_GROUP
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -85,16 +85,19 @@ def open_source(source: Source, **options: Any) -> xr.Dataset:
             else variable_values(name, unread, layout)
         )
         variables[name] = (variable.dims, data, variable_attrs(name, layout))
-    labels = index_labels(manifest.entries)
+    attrs = describe(manifest.location, manifest.catalogue, manifest.release)
+    return assemble(manifest.entries, variables, attrs)
+
+
+def assemble(
+    entries: Sequence[Entry], variables: Mapping[str, Any], attrs: Mapping[str, Any]
+) -> xr.Dataset:
+    """Put variables together to a Dataset with the coordinates that `open_store` gives."""
     coordinates = {
-        name: (name, np.array(values, np.dtypes.StringDType()), attrs)
-        for name, (values, attrs) in labels.items()
+        name: (name, np.array(values, np.dtypes.StringDType()), labelled)
+        for name, (values, labelled) in index_labels(entries).items()
     }
-    dataset = xr.Dataset(
-        variables,
-        coords=coordinates,
-        attrs=describe(manifest.location, manifest.catalogue, manifest.release),
-    )
+    dataset = xr.Dataset(dict(variables), coords=coordinates, attrs=dict(attrs))
     names = [name for name, variable in VARIABLES.items() if variable.is_coordinate]
     return dataset.set_coords(names).assign_coords(
         object_id=("subject", coordinates["subject"][1], OBJECT_ID_ATTRS)

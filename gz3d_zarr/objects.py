@@ -48,7 +48,7 @@ class ObjectFolder:
             Where it cannot be written.
         """
         try:
-            if self._is_local:
+            if self.is_local:
                 self._put_file(Path(self.url, key), data)
             else:
                 fs, root = self._remote()
@@ -65,7 +65,7 @@ class ObjectFolder:
             Where it cannot be read.
         """
         try:
-            if self._is_local:
+            if self.is_local:
                 return Path(self.url, key).read_bytes()
             fs, root = self._remote()
             data: bytes = fs.cat_file(f"{root}/{key}")
@@ -84,7 +84,7 @@ class ObjectFolder:
             Where they cannot be listed.
         """
         try:
-            if self._is_local:
+            if self.is_local:
                 root = Path(self.url)
                 found = (path for path in Path(root, prefix).rglob("*") if path.is_file())
                 return {p.relative_to(root).as_posix(): p.stat().st_size for p in found}
@@ -109,7 +109,7 @@ class ObjectFolder:
         """
         for key in keys:
             try:
-                if self._is_local:
+                if self.is_local:
                     Path(self.url, key).unlink(missing_ok=True)
                 else:
                     fs, root = self._remote()
@@ -120,7 +120,7 @@ class ObjectFolder:
 
     def prune(self, prefixes: Iterable[str]) -> None:
         """Remove folders below `prefixes` that are empty (object stores have none)."""
-        if not self._is_local:
+        if not self.is_local:
             return
         for prefix in prefixes:
             for folder, _, _ in os.walk(Path(self.url, prefix), topdown=False):
@@ -129,7 +129,7 @@ class ObjectFolder:
 
     def free_bytes(self) -> int | None:
         """Free space on the disk, or None where there is no such bound."""
-        if not self._is_local:
+        if not self.is_local:
             return None
         try:
             return shutil.disk_usage(self._nearest()).free
@@ -138,7 +138,7 @@ class ObjectFolder:
 
     def is_writable(self) -> bool | None:
         """Whether the place, or the folder that it would be made in, may be written to."""
-        if not self._is_local:
+        if not self.is_local:
             return None
         try:
             place = self._nearest()
@@ -154,7 +154,8 @@ class ObjectFolder:
         return place
 
     @property
-    def _is_local(self) -> bool:
+    def is_local(self) -> bool:
+        """Whether it is a folder on a disk here."""
         return not is_url(self.url)
 
     def _remote(self) -> tuple[Any, str]:

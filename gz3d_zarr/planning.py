@@ -188,8 +188,12 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal SHA-256 of all that decides the bytes of the shards."""
-        parts = [SCHEMA_VERSION, asdict(self.layout), self.manifest.digest]
+        """Hexadecimal SHA-256 of layout and file names: builds that share it may be joined.
+
+        What is in the files is not part of it: each receipt says what was read.
+        """
+        names = [entry.file.name for entry in self.manifest.entries]
+        parts = [SCHEMA_VERSION, asdict(self.layout), names]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -286,7 +290,7 @@ def worker_bytes(shard_size: int, threads: int = 1) -> int:
     and one file, unpacked.
     """
     encoded = 2 * shard_size * SOURCE_FILE_BYTES * 3 // 2
-    task = shard_size * (IMAGE_BYTES + SEGMENTATION_BYTES) + encoded + MAX_UNPACKED // 4
+    task = shard_size * (IMAGE_BYTES + SEGMENTATION_BYTES) + encoded + MAX_UNPACKED // 2
     return WORKER_BYTES + threads * task
 
 

@@ -15,6 +15,10 @@ WORK_PREFIX = ".gz3d/"
 """Where a build keeps its plan and receipts inside the store until it is complete."""
 PLAN_KEY = WORK_PREFIX + "plan.json"
 RECEIPTS_PREFIX = WORK_PREFIX + "receipts/"
+FILES_KEY = WORK_PREFIX + "files.txt"
+"""Names of the subject files, in the order of the store."""
+LEASE_KEY = WORK_PREFIX + "lease.json"
+"""Who builds here now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,11 @@ class Receipt:
     def key(self) -> str:
         """Name of the receipt in the store."""
         return receipt_key(self.shard)
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether all its subjects are ok."""
+        return all(outcome.status is Status.OK for outcome in self.outcomes)
 
     def to_json(self) -> bytes:
         """Serialise; floats survive exactly, NaN becomes null."""

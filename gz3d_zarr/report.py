@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 from dask.utils import format_bytes
@@ -68,6 +69,26 @@ class BuildReport:
     def rate(self) -> float:
         """Subjects a second that this run built."""
         return self.subjects_built / self.seconds if self.seconds > 0 else 0.0
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        counts = "".join(f"<th>{name}</th>" for name in self.counts)
+        numbers = "".join(f"<td>{number}</td>" for number in self.counts.values())
+        rows = "".join(
+            f"<tr><td>{escape(f.status)}</td><td>{escape(f.file_name)}</td>"
+            f"<td style='text-align: left'>{escape(f.reason)}</td></tr>"
+            for f in self.failures[:LISTED]
+        )
+        if len(self.failures) > LISTED:
+            rows += f"<tr><td colspan='3'>and {len(self.failures) - LISTED} more</td></tr>"
+        failures = f"<table><tr><th>status</th><th>file</th><th>reason</th></tr>{rows}</table>"
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        return (
+            f"<p><b>{escape(self.store)}</b>: {self.ok} of {self.subjects} subjects are ok; built "
+            f"{self.subjects_built} in {self.seconds:.1f} s</p>"
+            f"<table><tr>{counts}</tr><tr>{numbers}</tr></table>"
+            f"{failures if self.failures else ''}{f'<ul>{notes}</ul>' if notes else ''}"
+        )
 
     def summary(self) -> dict[str, Any]:
         """What ``gz3d-zarr build --json`` prints."""

@@ -26,6 +26,9 @@ SHARD_SIZE = 64
 NSIDE = 16
 IMAGE_BYTES = SIDE * SIDE * 3
 SEGMENTATION_BYTES = len(CLASSES) * SIDE * SIDE
+SMALL_CHUNKS = {"subject": 32_768, "shard": 4_096}
+"""Chunk of arrays that are not sharded, along these dimensions: the whole survey in one object,
+and room to grow without changing how what is there is laid out."""
 NO_VOTE = -1.0
 """Vote fraction of a class that nobody votes on."""
 NO_CLASSIFICATION = -0.5
@@ -428,6 +431,7 @@ def group_attrs(layout: Layout, made: Provenance) -> dict[str, Any]:
         "codec": layout.codec,
         "order": made.order,
         "nside": layout.nside,
+        "samples": list(layout.samples),
         "manifest_digest": made.manifest_digest,
         "fingerprint": made.fingerprint,
         "subjects": layout.subjects,

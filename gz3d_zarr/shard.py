@@ -19,7 +19,7 @@ from gz3d_zarr.reading import Gate, open_gate, read_files
 from gz3d_zarr.receipts import Outcome, Receipt, StoredObject, check_build
 from gz3d_zarr.schema import BIG_ARRAYS
 from gz3d_zarr.source import base_name
-from gz3d_zarr.store import encode_shard
+from gz3d_zarr.store import decode_shard, encode_shard, shard_key
 from gz3d_zarr.subject import Subject, decode
 
 LEASE_SECONDS = 0.5
@@ -44,6 +44,10 @@ class ShardTask:
         A lease of it is held for every connection that is open, over all workers.
     strict : bool
         Raise the first `SubjectError` instead of writing it down.
+    base : Receipt, optional
+        Of the shard that stands there and is written again; its subjects are kept.
+    retry : bool
+        Keep only those that are ok.
     """
 
     shard: int
@@ -56,6 +60,8 @@ class ShardTask:
     gate: Semaphore | None = None
     source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     strict: bool = False
+    base: Receipt | None = None
+    retry: bool = False
 
 
 def build_shard(task: ShardTask) -> Receipt:
@@ -72,29 +78,53 @@ def build_shard(task: ShardTask) -> Receipt:
         name: np.empty((len(task.files), *array.shape), array.dtype)
         for name, array in BIG_ARRAYS.items()
     }
-    outcomes = []
-    bodies = read_files(task.files, task.source_options, task.rules, _gate(task))
+    outcomes = _keep(task, blocks)
+    wanted = [i for i in range(len(task.files)) if i not in outcomes]
+    files = [task.files[i] for i in wanted]
+    bodies = read_files(files, task.source_options, task.rules, lease_gate(task.gate))
     with contextlib.closing(bodies):
-        for i, ((path, sha1), body) in enumerate(zip(task.files, bodies, strict=True)):
+        for i, (path, sha1), body in zip(wanted, files, bodies, strict=True):
             subject, outcome = decode_body(path, sha1, body)
             if task.strict and outcome.status is not Status.OK:
                 raise SubjectError(outcome.status, f"{path}: {outcome.reason}")
             blocks["image"][i] = 0 if subject is None else subject.image
             blocks["segmentation"][i] = 0 if subject is None else subject.segmentation
-            outcomes.append(outcome)
+            outcomes[i] = outcome
     check_build(task.folder, task.build_id)
     stored = []
     for name in BIG_ARRAYS:
         stored.append(_store(task, name, blocks.pop(name)))
     check_build(task.folder, task.build_id)
-    receipt = Receipt(task.shard, task.fingerprint, tuple(outcomes), tuple(stored))
+    ordered = tuple(outcomes[i] for i in range(len(task.files)))
+    receipt = Receipt(task.shard, task.fingerprint, ordered, tuple(stored))
     task.folder.put(receipt.key, receipt.to_json())
     return receipt
 
 
-def _gate(task: ShardTask) -> Gate:
-    """Leases of the task's semaphore; one that nobody needs any more is not waited for."""
-    semaphore = task.gate
+def _keep(task: ShardTask, blocks: Mapping[str, NDArray[np.uint8]]) -> dict[int, Outcome]:
+    """Copy what is kept of the shard that stands there to `blocks`; the outcome of each subject.
+
+    Where it is not there, or not as it was written, nothing is kept and all is read again.
+    """
+    if task.base is None:
+        return {}
+    count = len(task.base.outcomes)
+    for name, block in blocks.items():
+        key = shard_key(name, task.shard)
+        data = task.folder.get(key)
+        digests = {stored.key: stored.sha256 for stored in task.base.objects}
+        if data is None or hashlib.sha256(data).hexdigest() != digests.get(key):
+            return {}
+        block[:count] = decode_shard(task.documents, name, task.shard, data, count)
+    return {
+        i: outcome
+        for i, outcome in enumerate(task.base.outcomes)
+        if outcome.status is Status.OK or not task.retry
+    }
+
+
+def lease_gate(semaphore: Semaphore | None) -> Gate:
+    """Leases of a semaphore; one that nobody needs any more is not waited for."""
     if semaphore is None:
         return open_gate
     semaphore.get_value()  # finds its scheduler, which it can only in a task's own thread

@@ -1,4 +1,4 @@
-"""Create, write a shard, finalise, open: the only file that touches Zarr.
+"""Create, write and read a shard, finalise: with `opening`, the only file that touches Zarr.
 
 Everything is made in memory, by zarr itself, and then put object by object: a
 shard is one PUT that reads nothing back, whatever the version of zarr, and the root
@@ -12,7 +12,6 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +21,10 @@ from zarr.buffer import cpu
 from zarr.storage import MemoryStore
 
 from gz3d_zarr.catalogue import Entry
-from gz3d_zarr.errors import IncompleteStoreError, StoreError, access_errors, describe
-from gz3d_zarr.objects import ObjectFolder, object_folder
+from gz3d_zarr.errors import StoreError, describe
+from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.receipts import (
+    FILES_KEY,
     PLAN_KEY,
     RECEIPTS_PREFIX,
     WORK_PREFIX,
@@ -35,8 +35,7 @@ from gz3d_zarr.schema import (
     BIG_ARRAYS,
     CATALOGUE_TEXT,
     LABELS,
-    OBJECT_ID_ATTRS,
-    SCHEMA,
+    SMALL_CHUNKS,
     SMALL_COMPRESSORS,
     VARIABLES,
     Layout,
@@ -49,7 +48,7 @@ from gz3d_zarr.schema import (
 )
 
 if TYPE_CHECKING:
-    import xarray as xr
+    pass
 
 ROOT_KEY = "zarr.json"
 CATALOGUE_GROUP = "catalogue"
@@ -67,7 +66,7 @@ def array_documents(layout: Layout) -> dict[str, bytes]:
     documents: dict[str, Any] = {}
     for name, array in BIG_ARRAYS.items():
         codec = array_codec(name, layout)
-        with _quiet():
+        with quiet():
             zarr.create_array(
                 MemoryStore(documents),
                 name=name,
@@ -114,11 +113,40 @@ def encode_shard(
     memory[f"{name}/{ROOT_KEY}"] = cpu.Buffer.from_bytes(documents[name])
     # An all-zero chunk is written too: whatever has been built is there to be seen. What zarr
     # reads when it opens an array is set for the whole process, so one thread at a time opens.
-    with _OPENING, _quiet(), zarr.config.set({"array.write_empty_chunks": True}):
+    with _OPENING, quiet(), zarr.config.set({"array.write_empty_chunks": True}):
         array = zarr.open_array(store, path=name, mode="r+", zarr_format=3)
     array[_rows_of(array, shard, block)] = block
-    key = f"{name}/c/{shard}" + "/0" * (block.ndim - 1)
+    key = shard_key(name, shard)
     return key, memory[key].to_bytes()
+
+
+def shard_key(name: str, shard: int) -> str:
+    """Name of the object that holds one shard of a big array."""
+    return f"{name}/c/{shard}" + "/0" * len(BIG_ARRAYS[name].shape)
+
+
+def decode_shard(
+    documents: Mapping[str, bytes], name: str, shard: int, data: bytes, subjects: int
+) -> NDArray[np.uint8]:
+    """Decode the first `subjects` of them of a shard, every checksum checked.
+
+    Raises
+    ------
+    StoreError
+        Where the bytes are damaged.
+    """
+    memory: dict[str, Any] = {
+        f"{name}/{ROOT_KEY}": cpu.Buffer.from_bytes(documents[name]),
+        shard_key(name, shard): cpu.Buffer.from_bytes(data),
+    }
+    with _OPENING, quiet():
+        array = zarr.open_array(MemoryStore(memory), path=name, mode="r", zarr_format=3)
+    first = shard * (array.shards or array.chunks)[0]
+    try:
+        block = np.asarray(array[first : first + subjects], np.uint8)
+    except (ValueError, RuntimeError, IndexError, TypeError) as error:  # each codec has its own
+        raise StoreError(f"{shard_key(name, shard)} is damaged: {describe(error)}") from None
+    return block
 
 
 def _rows_of(array: zarr.Array[Any], shard: int, block: NDArray[np.uint8]) -> slice:
@@ -165,7 +193,7 @@ def publish(
     check_build(folder, build_id)
     folder.put(ROOT_KEY, root)
     folder.delete(sorted(folder.sizes(RECEIPTS_PREFIX)))
-    folder.delete([PLAN_KEY])
+    folder.delete([FILES_KEY, PLAN_KEY])
     folder.prune((WORK_PREFIX,))
 
 
@@ -177,7 +205,7 @@ def _stage(
     store = MemoryStore(memory)
     coordinates = [name for name, variable in VARIABLES.items() if variable.is_coordinate]
     # A chunk that is all fill value is written too: what is absent is then known to be lost.
-    with _quiet(), zarr.config.set({"array.write_empty_chunks": True}):
+    with quiet(), zarr.config.set({"array.write_empty_chunks": True}):
         root = zarr.create_group(
             store,
             attributes={**group_attrs(layout, made), "coordinates": " ".join(coordinates)},
@@ -223,117 +251,38 @@ def _create(
     group.create_array(
         name,
         data=data,
-        chunks=data.shape,
+        chunks=tuple(SMALL_CHUNKS.get(dim, n) for dim, n in zip(dims, data.shape, strict=True)),
         compressors=SMALL_COMPRESSORS,
         attributes=dict(attrs),
         dimension_names=dims,
     )
 
 
-def open_store(
-    store: str | Path,
-    *,
-    storage_options: Mapping[str, Any] | None = None,
-) -> xr.Dataset:
-    """Open a complete store as a lazy Dataset.
-
-    Parameters
-    ----------
-    store : str or Path
-        A path, or a URL of any fsspec file system.
-    storage_options : mapping, optional
-        For fsspec.
-
-    Returns
-    -------
-    xarray.Dataset
-        As ``xr.open_zarr`` gives it, with `image` and `segmentation` in dask chunks of whole
-        shards, and the coordinate ``object_id`` (the published data model's name for the MaNGA
-        id) beside ``subject``.
+def read_layout(attrs: Mapping[str, Any]) -> Layout:
+    """The layout of a complete store, from the attributes of its root.
 
     Raises
     ------
-    IncompleteStoreError
-        A build of it has begun and not ended.
     StoreError
-        There is no store, it cannot be read, or it is not of Galaxy Zoo: 3D.
+        Where they do not tell it.
     """
-    import xarray as xr  # slow to import, and workers do without
-
-    folder = object_folder(store, storage_options)
     try:
-        with _quiet():
-            dataset = xr.open_zarr(
-                folder.url,
-                zarr_format=3,
-                consolidated=True,
-                chunks=None,
-                storage_options=dict(folder.storage_options) or None,
-            )
-    except access_errors(ImportError, KeyError, TypeError, ValueError) as error:
-        raise _not_open(folder, error) from error
-    if dataset.attrs.get("schema") != SCHEMA:
-        raise StoreError(f"{folder.url} is a Zarr store, but not of Galaxy Zoo: 3D")
-    if not set(BIG_ARRAYS) <= set(dataset.data_vars):
-        raise StoreError(f"{folder.url} lacks {' or '.join(BIG_ARRAYS)}: it was changed since")
-    # A copy that xarray has written may have no shards.
-    size = (dataset["image"].encoding.get("shards") or (dataset.attrs["shard_size"],))[0]
-    for name in BIG_ARRAYS:
-        with _quiet():
-            dataset[name] = dataset[name].chunk(subject=size)
-    known = [name for name in (*BIG_ARRAYS, *VARIABLES) if name in dataset.data_vars]
-    dataset = dataset[[*known, *(name for name in dataset.data_vars if name not in known)]]
-    object_id = ("subject", dataset["subject"].data, OBJECT_ID_ATTRS)
-    named: xr.Dataset = dataset.assign_coords(object_id=object_id)
-    return named
-
-
-def _not_open(folder: ObjectFolder, error: Exception) -> StoreError:
-    """Say why a store does not open: nothing there, incomplete, something else, or damaged."""
-    root = folder.get(ROOT_KEY)
-    if root is not None and b'"inline"' not in root:  # the kind of consolidated metadata
-        return StoreError(
-            f"{folder.url} has no consolidated metadata: it is not of Galaxy Zoo: 3D, or was "
-            "changed by another program"
+        return Layout(
+            attrs["subjects"],
+            attrs["shard_size"],
+            attrs["codec"],
+            attrs["nside"],
+            tuple(attrs["samples"]),
         )
-    if root is not None:
-        return StoreError(f"{folder.url} cannot be opened as a Zarr 3 store: {describe(error)}")
-    if folder.get(PLAN_KEY) is not None:
-        done = len(folder.sizes(RECEIPTS_PREFIX))
-        return IncompleteStoreError(
-            f"the store {folder.url} is not complete: {done} shards are built; go on with "
-            "gz3d-zarr build SOURCE STORE --resume"
-        )
-    if isinstance(error, FileNotFoundError):
-        return StoreError(f"there is no Zarr 3 store at {folder.url}")
-    return StoreError(f"{folder.url} cannot be opened: {describe(error)}")
-
-
-def read_build(folder: ObjectFolder) -> tuple[dict[str, Any], xr.Dataset]:
-    """Attributes of a complete store, and its group ``catalogue`` with `status` beside it.
-
-    Raises
-    ------
-    StoreError
-        As `open_store`.
-    """
-    import xarray as xr  # slow to import, and workers do without
-
-    dataset = open_store(folder.url, storage_options=folder.storage_options)
-    with _quiet():
-        catalogue = xr.open_zarr(
-            folder.url,
-            group=CATALOGUE_GROUP,
-            zarr_format=3,
-            consolidated=False,
-            chunks=None,
-            storage_options=dict(folder.storage_options) or None,
-        )
-    return dict(dataset.attrs), catalogue.assign(status=dataset["status"].variable).load()
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            f"the store does not say how it was laid out ({error}): it was changed since, or made "
+            "by another version; build it anew with --overwrite"
+        ) from None
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Leave out what versions of zarr say of features that a store uses on purpose."""
     with warnings.catch_warnings():
         for message in (

@@ -27,7 +27,7 @@ CHANNELS = ("red", "green", "blue")
 CRPIX = 262.5
 """Reference pixel of every file's WCS, on both axes (FITS convention, first pixel is 1)."""
 HDU_COUNT = 11
-MAX_UNPACKED = 64 * 2**20
+MAX_UNPACKED = 32 * 2**20
 """Bytes beyond which a file is refused, not unpacked; real ones have 9.7 to 9.9 MB."""
 
 MAX_MEMBERS = 16

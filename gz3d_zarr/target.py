@@ -1,16 +1,25 @@
-"""The place that a build writes to: what stands there, and whether it may be touched."""
+"""The place that a build writes to: what stands there, what may be touched, what is left to do."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
-from gz3d_zarr.errors import StoreError, UsageError
+from gz3d_zarr.errors import Status, StoreError, UsageError, count
 from gz3d_zarr.objects import PARTIAL_SUFFIX, ObjectFolder
 from gz3d_zarr.planning import Plan
-from gz3d_zarr.receipts import PLAN_KEY, RECEIPTS_PREFIX, WORK_PREFIX, Receipt, receipt_key
+from gz3d_zarr.receipts import (
+    FILES_KEY,
+    LEASE_KEY,
+    PLAN_KEY,
+    RECEIPTS_PREFIX,
+    WORK_PREFIX,
+    Receipt,
+    receipt_key,
+)
 from gz3d_zarr.schema import BIG_ARRAYS, LABELS, SCHEMA, VARIABLES
 from gz3d_zarr.store import CATALOGUE_GROUP, ROOT_KEY
 
@@ -19,6 +28,17 @@ _OURS = (
     "subject/",
     *(f"{name}/" for name in (CATALOGUE_GROUP, *BIG_ARRAYS, *VARIABLES, *LABELS)),
 )
+_WORK_KEYS = {PLAN_KEY, FILES_KEY, LEASE_KEY}
+
+
+class Mode(StrEnum):
+    """What to do with what stands at a place."""
+
+    NEW = "new"
+    RESUME = "resume"
+    OVERWRITE = "overwrite"
+    UPDATE = "update"
+    RETRY_FAILED = "retry-failed"
 
 
 @dataclass(frozen=True)
@@ -27,14 +47,74 @@ class Standing:
 
     Attributes
     ----------
-    complete : bool
-        Whether it is a complete store, rather than a build that has not ended.
-    identity : dict
-        What it says of the plan that it was begun with.
+    store : dict or None
+        Attributes of the complete store; None where there is none.
+    begun : dict or None
+        Plan of the build that has begun and not ended, if any.
     """
 
-    complete: bool
-    identity: dict[str, Any]
+    store: dict[str, Any] | None
+    begun: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a build has to do at a place.
+
+    Attributes
+    ----------
+    made : Plan
+        The plan; where a store stands already, with its numbering of samples.
+    standing : Standing or None
+    receipts : dict
+        Of the shards that stand there as they shall be.
+    bases : dict
+        Of shards that are written again: what stands there, of which good subjects are kept.
+    retry : bool
+        Whether subjects of `bases` that are not ok are read again.
+    redo : list of int or None
+        Shards to be written at a store that is complete; None: all of them.
+    """
+
+    made: Plan
+    standing: Standing | None = None
+    receipts: dict[int, Receipt] = field(default_factory=dict)
+    bases: Mapping[int, Receipt] = field(default_factory=dict)
+    retry: bool = False
+    redo: list[int] | None = None
+
+    @property
+    def missing(self) -> list[int]:
+        """Shards to be built, in order."""
+        return [i for i in range(self.made.layout.shards) if i not in self.receipts]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing to do: all stands there, and is published."""
+        store = None if self.standing is None else self.standing.store
+        return (
+            store is not None
+            and not self.missing
+            and store["fingerprint"] == self.made.fingerprint
+            and (self.standing is None or self.standing.begun is None)
+        )
+
+
+def choose_mode(*, resume: bool, overwrite: bool, update: bool, retry_failed: bool) -> Mode:
+    """One of the modes; resume is part of update and of retry-failed."""
+    given = {
+        Mode.OVERWRITE: overwrite,
+        Mode.UPDATE: update,
+        Mode.RETRY_FAILED: retry_failed,
+        Mode.RESUME: resume and not (update or retry_failed),
+    }
+    chosen = [mode for mode, wanted in given.items() if wanted]
+    if len(chosen) > 1:
+        raise UsageError(
+            f"{' and '.join(chosen)}: choose one (overwrite deletes what stands there, the others "
+            "go on with it)"
+        )
+    return chosen[0] if chosen else Mode.NEW
 
 
 def inspect(folder: ObjectFolder) -> Standing | None:
@@ -46,63 +126,117 @@ def inspect(folder: ObjectFolder) -> Standing | None:
         Where it is something that is not ours.
     """
     root, begun = folder.get(ROOT_KEY), folder.get(PLAN_KEY)
-    document = begun if root is None else root
-    if document is None:
-        if folder.sizes():
+    if root is None and begun is None:
+        if set(folder.sizes()) - {LEASE_KEY}:
             raise _foreign(folder)
         return None
     try:
-        content = json.loads(document)
-        identity = content if root is None else content["attributes"]
-        if identity["schema"] != SCHEMA:
+        store = None if root is None else dict(json.loads(root)["attributes"])
+        plan = None if begun is None else dict(json.loads(begun))
+        if any(one is not None and one["schema"] != SCHEMA for one in (store, plan)):
             raise _foreign(folder)
     except (ValueError, KeyError, TypeError):
         raise _foreign(folder) from None
-    return Standing(root is not None, dict(identity))
+    return Standing(store, plan)
 
 
-def check(folder: ObjectFolder, made: Plan, *, resume: bool, overwrite: bool) -> Standing | None:
-    """Say what stands at a place, where the options allow to go on there.
+def assess(folder: ObjectFolder, made: Plan, mode: Mode) -> Work:
+    """Find out what there is to do, where the mode allows to go on there; writes nothing.
 
     Raises
     ------
     StoreError
-        Where they do not: something foreign, a store without `resume` or `overwrite`, or another
-        plan than this one.
+        Where it does not: something foreign, a store and no mode that goes on with it or deletes
+        it, another plan or other files than what stands there was made of.
     """
-    if resume and overwrite:
-        raise UsageError("resume keeps what stands there and overwrite deletes it: choose one")
     there = inspect(folder)
-    if there is None or overwrite:
-        return there
-    if not resume:
-        state = "a complete store" if there.complete else "a build that has not ended"
-        raise StoreError(
-            f"{folder.url} holds {state}; use --overwrite to delete it"
-            f"{'' if there.complete else ', or --resume to go on with it'}"
-        )
-    _check_same(folder, made, there.identity)
-    return there
+    if there is None or mode is Mode.OVERWRITE:
+        return Work(made, there)
+    if mode is Mode.NEW:
+        if there.store is None:
+            state, more = "a build that has not ended", ", or --resume to go on with it"
+        else:
+            state, more = "a complete store", ", or --update to add subjects to it"
+        raise StoreError(f"{folder.url} holds {state}; use --overwrite to delete it{more}")
+    if there.store is None:
+        return _assess_unfinished(folder, made, there, mode)
+    return _assess_complete(folder, made, there, mode)
 
 
-def begin(folder: ObjectFolder, made: Plan, there: Standing | None, build_id: str) -> None:
-    """Begin a new build at a place, deleting the store that stands there, if any.
+def _assess_unfinished(folder: ObjectFolder, made: Plan, there: Standing, mode: Mode) -> Work:
+    names = (folder.get(FILES_KEY) or b"").decode().split("\n")
+    _check_same(folder, made, there.begun or {}, names)
+    receipts = read_receipts(folder, made)
+    _check_unchanged(folder, made, receipts.values())
+    bases = {}
+    if mode is Mode.RETRY_FAILED:
+        bases = {i: receipts.pop(i) for i in [*receipts] if not receipts[i].is_ok}
+    return Work(made, there, receipts, bases, retry=True)
 
-    The new plan is put first and the root goes next: whenever this is stopped, a reader sees the
-    old store or none, and what is left is known to be ours.
+
+def _assess_complete(folder: ObjectFolder, made: Plan, there: Standing, mode: Mode) -> Work:
+    """What to do at a store that readers may be using."""
+    from gz3d_zarr.restoring import restore_receipts  # slow to import
+
+    layout, restored = restore_receipts(folder)
+    new = [name for name in made.layout.samples if name not in layout.samples]
+    made = replace(made, layout=replace(made.layout, samples=(*layout.samples, *new)))
+    names = [outcome.file_name for receipt in restored for outcome in receipt.outcomes]
+    begun, begun_there = there.begun or {}, there.begun is not None
+    goes_on = begun.get("fingerprint") == made.fingerprint
+    if mode is Mode.UPDATE:
+        _check_grown(folder, made, there.store or {}, names)
+        first = layout.subjects // layout.shard_size
+        redo = [*range(first, made.layout.shards)] if made.layout.subjects > len(names) else []
+        retry = False
+    elif mode is Mode.RESUME and begun_there:
+        _check_same(folder, made, begun, (folder.get(FILES_KEY) or b"").decode().split("\n"))
+        redo, retry = list(begun["redo"] or []), bool(begun["retry"])
+    else:
+        _check_same(folder, made, there.store or {}, names)
+        retry = mode is Mode.RETRY_FAILED
+        redo = [receipt.shard for receipt in restored if retry and not receipt.is_ok]
+    _check_unchanged(folder, made, restored)
+    receipts = {r.shard: r for r in restored if r.shard not in redo}
+    if goes_on:
+        redo = sorted({*redo, *(begun["redo"] or [])})
+        fresh = read_receipts(folder, made)
+        receipts |= {i: receipt for i, receipt in fresh.items() if i in redo}
+    bases = {r.shard: r for r in restored if r.shard in redo and r.shard not in receipts}
+    return Work(made, there, receipts, bases, retry, redo)
+
+
+def begin(folder: ObjectFolder, work: Work, build_id: str, mode: Mode) -> None:
+    """Begin, or go on with, the work at a place.
+
+    The plan is put first: whenever this is stopped, what is left is known to be ours. Where a
+    store is to be deleted its root goes next, so that a reader sees the old store or none.
     """
-    if there is not None:
+    there = work.standing
+    deletes = there is not None and mode is Mode.OVERWRITE
+    begun = None if there is None else there.begun
+    if deletes or (begun or {}).get("fingerprint") != work.made.fingerprint:
         folder.delete(sorted(folder.sizes(RECEIPTS_PREFIX)))
-    take_over(folder, made, build_id)
-    if there is not None:
+    names = "\n".join(entry.file.name for entry in work.made.manifest.entries)
+    if deletes or begun is None or begun["fingerprint"] != work.made.fingerprint:
+        folder.put(FILES_KEY, names.encode())
+    take_over(folder, work, build_id)
+    if deletes:
         folder.delete([ROOT_KEY])
-        folder.delete(sorted(_leftovers(folder.sizes(), {PLAN_KEY})))
+        keys = {key for key in folder.sizes() if _is_ours(key)}
+        folder.delete(sorted(keys - _WORK_KEYS))
         folder.prune(_OURS)
 
 
-def take_over(folder: ObjectFolder, made: Plan, build_id: str) -> None:
+def take_over(folder: ObjectFolder, work: Work, build_id: str) -> None:
     """Make the place this build's: tasks of an earlier one that still run write no more."""
-    folder.put(PLAN_KEY, json.dumps({**identify(made), "build_id": build_id}, indent=1).encode())
+    plan = {
+        **identify(work.made),
+        "build_id": build_id,
+        "redo": work.redo,
+        "retry": work.retry,
+    }
+    folder.put(PLAN_KEY, json.dumps(plan, indent=1).encode())
 
 
 def settle(folder: ObjectFolder, receipts: Sequence[Receipt]) -> None:
@@ -121,7 +255,10 @@ def settle(folder: ObjectFolder, receipts: Sequence[Receipt]) -> None:
             f"{folder.url} lacks {len(lost)} of {len(stored)} objects that workers have written "
             f"(first {lost[0]}): workers and client must see the same place under this name"
         )
-    folder.delete(sorted(_leftovers(found, {PLAN_KEY, *(r.key for r in receipts), *stored})))
+    shards = tuple(f"{name}/c/" for name in BIG_ARRAYS)
+    partial = {key for key in found if key.endswith(PARTIAL_SUFFIX) and _is_ours(key)}
+    strange = {key for key in found if key.startswith(shards) and key not in stored}
+    folder.delete(sorted(partial | strange))
 
 
 def read_receipts(folder: ObjectFolder, made: Plan) -> dict[int, Receipt]:
@@ -150,38 +287,95 @@ def identify(made: Plan) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "fingerprint": made.fingerprint,
-        "manifest_digest": made.manifest.digest,
         "order": made.manifest.order,
         **asdict(made.layout),
     }
 
 
-def _leftovers(keys: Iterable[str], expected: set[str]) -> set[str]:
-    """Keys that are named like ours, or like a partial file of ours, and not expected."""
-    return {
-        key
-        for key in keys
-        if key not in expected
-        and (key.startswith(_OURS) or (key.startswith(".zarr.") and key.endswith(PARTIAL_SUFFIX)))
-    }
+def is_only_ours(folder: ObjectFolder) -> bool:
+    """Whether nothing but a store, or what builds left, stands at a place."""
+    return all(key == ROOT_KEY or _is_ours(key) for key in folder.sizes())
 
 
-def _check_same(folder: ObjectFolder, made: Plan, there: dict[str, Any]) -> None:
-    """Refuse to resume another plan, and say in words what differs."""
+def _is_ours(key: str) -> bool:
+    """Whether a key is named like ours, or like a partial file of the root."""
+    return key.startswith(_OURS) or (key.startswith(".zarr.") and key.endswith(PARTIAL_SUFFIX))
+
+
+def _check_same(
+    folder: ObjectFolder, made: Plan, there: Mapping[str, Any], names: Sequence[str]
+) -> None:
+    """Refuse to go on with another plan, and say in words what differs."""
     mine = identify(made)
     if there.get("fingerprint") == mine["fingerprint"]:
         return
-    differences = [
-        f"{name} is {mine[name]}, there it is {there.get(name)}"
-        for name in ("subjects", "shard_size", "codec", "nside", "order")
-        if there.get(name) != mine[name]
-    ]
-    if there.get("manifest_digest") != mine["manifest_digest"]:
-        differences.append("the files, their digests or their order are others")
+    differences = _differences(mine, there)
+    differences += _compare_names([e.file.name for e in made.manifest.entries], names)
     raise StoreError(
         f"{folder.url} was begun with another plan: {'; '.join(differences) or 'samples differ'}. "
         "Give the options and the source that it was begun with, or use --overwrite"
     )
+
+
+def _check_grown(
+    folder: ObjectFolder, made: Plan, there: Mapping[str, Any], names: Sequence[str]
+) -> None:
+    """Refuse an update that could not leave what stands there alone."""
+    differences = _differences(identify(made), there, without=("subjects",))
+    wanted = [entry.file.name for entry in made.manifest.entries]
+    gone = sorted(set(names) - set(wanted))
+    if gone:
+        differences.append(f"the source lacks {count(len(gone), 'file')} of it (first {gone[0]})")
+    elif not differences and wanted[: len(names)] != list(names):
+        first = next(i for i, name in enumerate(names) if wanted[i] != name)
+        differences.append(
+            f"in the order of {made.manifest.order}, {wanted[first]} comes before subjects that it "
+            "has, and an update can only add behind them"
+        )
+    if differences:
+        raise StoreError(
+            f"{folder.url} cannot be updated: {'; '.join(differences)}. Build it anew with "
+            "--overwrite"
+        )
+
+
+def _differences(
+    mine: Mapping[str, Any], there: Mapping[str, Any], without: Sequence[str] = ()
+) -> list[str]:
+    return [
+        f"{name} is {mine[name]}, there it is {there.get(name)}"
+        for name in ("subjects", "shard_size", "codec", "nside", "order")
+        if name not in without and there.get(name) != mine[name]
+    ]
+
+
+def _compare_names(wanted: Sequence[str], there: Sequence[str]) -> list[str]:
+    """How two lists of files differ, in words."""
+    new, gone = sorted(set(wanted) - set(there)), sorted(set(there) - set(wanted))
+    words = []
+    if new:
+        words.append(f"{count(len(new), 'file')} of the source not there (first {new[0]})")
+    if gone:
+        words.append(f"{count(len(gone), 'file')} there and not in the source (first {gone[0]})")
+    if not words and list(wanted) != list(there):
+        words.append("the files are in another order")
+    return words
+
+
+def _check_unchanged(folder: ObjectFolder, made: Plan, receipts: Iterable[Receipt]) -> None:
+    """Refuse to mix subjects that are stored with files that were replaced since."""
+    changed = []
+    for receipt in receipts:
+        entries = made.manifest.entries[made.layout.rows(receipt.shard)]
+        for entry, outcome in zip(entries, receipt.outcomes, strict=False):  # an update adds some
+            other = (entry.sha1 or outcome.sha1, entry.file.size or outcome.size)
+            if outcome.status is Status.OK and other != (outcome.sha1, outcome.size):
+                changed.append(entry.file.name)
+    if changed:
+        raise StoreError(
+            f"{count(len(changed), 'file')} of the source changed since {folder.url} was built "
+            f"from them (first {changed[0]}: another size or sha1). Build it anew with --overwrite"
+        )
 
 
 def _foreign(folder: ObjectFolder) -> StoreError:

@@ -19,30 +19,17 @@ import zarr
 from astropy.table import Table
 from distributed import Client, LocalCluster
 from files import subject_files, truth, with_mask_value
+from stores import StopHereError, objects, shards, stop_after
 
 import gz3d_zarr
 from gz3d_zarr import BuildError, IncompleteStoreError, StoreError, UsageError, target
-from gz3d_zarr.building import IN_FLIGHT
 from gz3d_zarr.objects import ObjectFolder
+from gz3d_zarr.opening import read_build
 from gz3d_zarr.progress import Progress
+from gz3d_zarr.running import IN_FLIGHT
 from gz3d_zarr.schema import Layout
 from gz3d_zarr.shard import ShardTask, build_shard
-from gz3d_zarr.store import array_documents, read_build
-
-
-def objects(store: Path) -> dict[str, str]:
-    """Digest of every object."""
-    return {
-        path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(store.rglob("*"))
-        if path.is_file()
-    }
-
-
-def shards(store: Path) -> dict[str, str]:
-    """Digest of every object of the big arrays."""
-    big = ("image/c/", "segmentation/c/")
-    return {key: digest for key, digest in objects(store).items() if key.startswith(big)}
+from gz3d_zarr.store import array_documents
 
 
 def assert_equals_files(dataset: xr.Dataset, catalogue: xr.Dataset, folder: Path) -> None:
@@ -207,7 +194,7 @@ def test_each_shard_is_one_put_and_nothing_is_read_back(
         "segmentation/c/0/0/0/0",
         "segmentation/c/1/0/0/0",
     ]
-    assert puts[0] == ".gz3d/plan.json"
+    assert puts[:3] == [".gz3d/lease.json", ".gz3d/files.txt", ".gz3d/plan.json"]
     assert puts[-1] == "zarr.json"
     assert not [key for key in gets if "/c/" in key]
 
@@ -278,7 +265,9 @@ def test_store_that_stands_there_is_refused(
     assert report.shards_built == 0
     assert "Nothing to build" in report.to_text()
     assert objects(store) == before
-    with pytest.raises(StoreError, match="subjects is 3, there it is 2; the files"):
+    with pytest.raises(
+        StoreError, match="subjects is 3, there it is 2; 1 file of the source not there"
+    ):
         gz3d_zarr.build(simulated, store, client, limit=3, resume=True)
     assert objects(store) == before
     gz3d_zarr.build(simulated, store, client, limit=3, overwrite=True)
@@ -408,7 +397,7 @@ def test_shards_that_are_not_where_workers_put_them_are_missed(
 def test_build_that_is_overtaken_writes_no_more(
     simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gz3d_zarr.building.IN_FLIGHT", 1)
+    monkeypatch.setattr("gz3d_zarr.running.IN_FLIGHT", 1)
     store = tmp_path / "g.zarr"
     plan = gz3d_zarr.plan(simulated, store, client=client, shard_size=4)
     folder = ObjectFolder(str(store))
@@ -416,7 +405,7 @@ def test_build_that_is_overtaken_writes_no_more(
     def overtake(after: int) -> Any:
         def progress(state: Progress) -> None:
             if state.done >= after:
-                target.take_over(folder, plan, "another build")
+                target.take_over(folder, target.Work(plan), "another build")
 
         return progress
 
@@ -496,21 +485,6 @@ def test_copy_that_xarray_wrote_opens(store: Path, tmp_path: Path) -> None:
         gz3d_zarr.open_store(tmp_path / "p.zarr")
 
 
-class StopHereError(Exception):
-    """Raised by a test's progress callback."""
-
-
-def stop_after(shards: int) -> Any:
-    seen = []
-
-    def progress(state: Progress) -> None:
-        seen.append(state.new)
-        if len(seen) == 1 + shards:  # the first tells of the start
-            raise StopHereError
-
-    return progress
-
-
 @pytest.mark.parametrize("built", [1, 3])
 def test_stopped_build_is_incomplete_and_resumes_to_the_same_bytes(
     simulated: Path,
@@ -520,11 +494,11 @@ def test_stopped_build_is_incomplete_and_resumes_to_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
     built: int,
 ) -> None:
-    monkeypatch.setattr("gz3d_zarr.building.IN_FLIGHT", 1)  # one shard after the other
+    monkeypatch.setattr("gz3d_zarr.running.IN_FLIGHT", 1)  # one shard after the other
     half = tmp_path / "half.zarr"
     with pytest.raises(StopHereError):
         gz3d_zarr.build(simulated, half, client, shard_size=4, progress=stop_after(built))
-    with pytest.raises(IncompleteStoreError, match=f"is not complete: {built} shards are built"):
+    with pytest.raises(IncompleteStoreError, match=f"is not complete: {built} shards? built"):
         gz3d_zarr.open_store(half)
     with pytest.raises(FileNotFoundError):
         xr.open_zarr(half)
@@ -589,7 +563,7 @@ def test_more_shards_than_tasks_in_flight(
     simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert IN_FLIGHT > 3
-    monkeypatch.setattr("gz3d_zarr.building.IN_FLIGHT", 3)
+    monkeypatch.setattr("gz3d_zarr.running.IN_FLIGHT", 3)
     report = gz3d_zarr.build(simulated, tmp_path / "a.zarr", client, shard_size=2)
     assert (report.shards_built, report.ok) == (9, 18)
 
@@ -611,20 +585,28 @@ def test_unwritable_places_are_named(
             gz3d_zarr.build(simulated, store, client, limit=1)
 
 
+@pytest.mark.parametrize("key", ["segmentation/c/2/0/0/0", "ra/c/0", "/zarr.json"])
 def test_disk_full_in_mid_build_resumes(
-    simulated: Path, store: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    simulated: Path,
+    store: Path,
+    client: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
 ) -> None:
     put_file, half = ObjectFolder._put_file, tmp_path / "half.zarr"
 
     def nearly_full(path: Path, data: bytes) -> None:
-        if path.as_posix().endswith("segmentation/c/2/0/0/0"):
+        if path.as_posix().endswith(key) and (key[0] != "/" or path.parent == half):
             raise OSError(errno.ENOSPC, "No space left on device")
         put_file(path, data)
 
     with monkeypatch.context() as patch:
         patch.setattr(ObjectFolder, "_put_file", staticmethod(nearly_full))
-        with pytest.raises(StoreError, match="segmentation/c/2/0/0/0 cannot be written: No space"):
+        with pytest.raises(StoreError, match=f"{key} cannot be written: No space"):
             gz3d_zarr.build(simulated, half, client, shard_size=4)
+    with pytest.raises(IncompleteStoreError):
+        gz3d_zarr.open_store(half)
     gz3d_zarr.build(simulated, half, client, shard_size=4, resume=True)
     assert shards(half) == shards(store)
 

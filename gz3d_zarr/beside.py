@@ -1,0 +1,75 @@
+"""Overwriting on a local disk: build beside the old store, and switch when the new one is whole."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from gz3d_zarr.errors import StoreError, describe
+from gz3d_zarr.objects import ObjectFolder
+from gz3d_zarr.target import Mode, inspect, is_only_ours
+
+BUILDING_SUFFIX = ".building"
+"""Ending of the folder in which the new store grows."""
+REPLACED_SUFFIX = ".replaced"
+"""Ending of the folder that the old store has for the moment of the switch."""
+
+
+def choose_place(folder: ObjectFolder, mode: Mode) -> ObjectFolder:
+    """Where a build writes: the store's own place, or beside it, to be switched in at the end.
+
+    Object stores cannot rename; there, and where a person keeps files of his own in the store's
+    folder, overwriting deletes first and builds in place.
+
+    Raises
+    ------
+    StoreError
+        A build beside has not ended, and the mode does not go on with it.
+    """
+    if not folder.is_local:
+        return folder
+    side = ObjectFolder(folder.url + BUILDING_SUFFIX)
+    left = inspect(side)
+    if mode is Mode.OVERWRITE:
+        there = inspect(folder)
+        switches = there is not None and there.store is not None and _can_switch(folder)
+        if left is not None and not switches and is_only_ours(side):
+            shutil.rmtree(side.url, ignore_errors=True)
+        return side if switches else folder
+    if left is not None and mode is Mode.RESUME:
+        return side
+    if left is not None:
+        raise StoreError(
+            f"{side.url} holds a build that was to replace {folder.url} and has not ended; use "
+            "--resume to go on with it, or --overwrite to begin it anew"
+        )
+    return folder
+
+
+def switch(side: ObjectFolder, folder: ObjectFolder) -> None:
+    """Put the store that was built beside in its place, and delete the one that stood there.
+
+    Raises
+    ------
+    StoreError
+        Where it cannot be renamed; ``--resume`` tries again.
+    """
+    old = Path(folder.url + REPLACED_SUFFIX)
+    try:
+        if old.exists() and is_only_ours(ObjectFolder(str(old))):
+            shutil.rmtree(old)
+        if Path(folder.url).exists():
+            Path(folder.url).rename(old)
+        Path(side.url).rename(folder.url)
+        if old.exists():
+            shutil.rmtree(old)
+    except OSError as error:
+        raise StoreError(
+            f"the new store {side.url} cannot be moved to {folder.url}: {describe(error)}; see to "
+            "that and use --resume"
+        ) from error
+
+
+def _can_switch(folder: ObjectFolder) -> bool:
+    path = Path(folder.url)
+    return not path.is_symlink() and not path.is_mount() and is_only_ours(folder)

@@ -1,0 +1,212 @@
+"""Shards over any dask client: tasks, one limit on connections, progress, and when to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from gz3d_zarr.errors import BuildError, GZ3DError, Status, SubjectError, UsageError, count
+from gz3d_zarr.objects import ObjectFolder
+from gz3d_zarr.planning import PlanOptions
+from gz3d_zarr.progress import Progress
+from gz3d_zarr.receipts import Receipt
+from gz3d_zarr.shard import ShardTask, build_shard
+from gz3d_zarr.source import is_url, origin
+from gz3d_zarr.store import array_documents
+from gz3d_zarr.target import Work
+
+if TYPE_CHECKING:
+    from distributed import Client, Future, Semaphore
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+ON_ERROR = ("skip", "raise")
+IN_FLIGHT = 256
+"""Tasks that a scheduler holds at a time; enough for a cluster that grows with its backlog."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What to do along the way."""
+
+    strict: bool
+    max_failures: int | None
+    progress: Callable[[Progress], None] | None
+
+    @classmethod
+    def of(
+        cls,
+        on_error: str,
+        max_failures: int | None,
+        progress: Callable[[Progress], None] | None,
+    ) -> Rules:
+        """Take the options of `build`; UsageError where one has no meaning."""
+        if on_error not in ON_ERROR:
+            raise UsageError(f"on_error is {on_error!r}, expected one of {', '.join(ON_ERROR)}")
+        if max_failures is not None and max_failures < 0:
+            raise UsageError(f"max_failures is {max_failures}, expected 0 or more")
+        return cls(on_error == "raise", max_failures, progress)
+
+    def check(self, receipts: Iterable[Receipt]) -> None:
+        """Stop where a subject is not ok and none may fail, or more than are allowed."""
+        bad = [o for r in receipts for o in r.outcomes if o.status is not Status.OK]
+        failed = len(bad)
+        if self.strict and bad:
+            raise _stopped_at(f"{bad[0].status.label}: {bad[0].file_name}: {bad[0].reason}")
+        if self.max_failures is not None and failed > self.max_failures:
+            raise BuildError(
+                f"stopped: {count(failed, 'subject')} not ok, more than the {self.max_failures} "
+                "allowed. What is built is kept; --resume with a larger --max-failures goes on"
+            )
+
+    def tell(self, progress: Progress) -> None:
+        """Tell whoever wants to know."""
+        if self.progress is not None:
+            self.progress(progress)
+
+
+def _failed(receipts: Iterable[Receipt]) -> int:
+    """How many subjects are not ok."""
+    return sum(
+        outcome.status is not Status.OK for receipt in receipts for outcome in receipt.outcomes
+    )
+
+
+def run_shards(
+    client: Client,
+    folder: ObjectFolder,
+    work: Work,
+    options: PlanOptions,
+    build_id: str,
+    rules: Rules,
+) -> dict[int, Receipt]:
+    """Build what is missing on the client's workers; the receipts of all shards.
+
+    Raises
+    ------
+    GZ3DError
+        What a task raised, or BuildError where a task failed in another way, the workers died, or
+        too many subjects are not ok.
+    """
+    made, receipts = work.made, dict(work.receipts)
+    documents = array_documents(made.layout)
+    paths = [entry.file.path for entry in made.manifest.entries]
+    gate = share_connections(client, paths, options)
+
+    def make_task(shard: int) -> ShardTask:
+        entries = made.manifest.entries[made.layout.rows(shard)]
+        return ShardTask(
+            shard,
+            made.fingerprint,
+            build_id,
+            tuple((entry.file.path, entry.sha1) for entry in entries),
+            documents,
+            folder,
+            options.rules,
+            gate,
+            dict(options.source_options or {}),
+            rules.strict,
+            work.bases.get(shard),
+            work.retry,
+        )
+
+    done = sum(len(receipt.outcomes) for receipt in receipts.values())
+    failed = _failed(receipts.values())
+    rules.tell(Progress(done, made.layout.subjects, 0, failed))
+    built = run_tasks(
+        client,
+        build_shard,
+        map(make_task, work.missing),
+        f"gz3d-shard-{made.fingerprint[:12]}",
+        ". What is built is kept; --resume goes on",
+    )
+    with contextlib.closing(built):
+        for receipt in built:
+            receipts[receipt.shard] = receipt
+            done += len(receipt.outcomes)
+            failed += _failed([receipt])
+            rules.tell(Progress(done, made.layout.subjects, len(receipt.outcomes), failed))
+            rules.check(receipts.values())
+    return receipts
+
+
+def run_tasks(
+    client: Client,
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    prefix: str,
+    hint: str = "",
+) -> Generator[Result, None, None]:
+    """Run a function on each task, no more than `IN_FLIGHT` at a time; results as they come.
+
+    Those that still wait are dropped when the generator is closed.
+
+    Raises
+    ------
+    GZ3DError
+        What a task raised, or BuildError where it failed in another way or its workers died.
+    """
+    from distributed import as_completed
+
+    waiting = enumerate(tasks)
+    pending: set[Future[Result]] = set()
+
+    def submit(number: int, task: Task) -> Future[Result]:
+        key = f"{prefix}-{number}-{time.time_ns()}"
+        future = client.submit(function, task, key=key, pure=False)
+        pending.add(future)
+        return future
+
+    first = [submit(*task) for task in itertools.islice(waiting, IN_FLIGHT)]
+    running = as_completed(first, loop=client.loop)
+    del first  # a future that is kept keeps its result on a worker
+    try:
+        for future in running:
+            pending.discard(future)
+            result = _result(future, hint)
+            future.release()
+            for task in itertools.islice(waiting, 1):
+                running.add(submit(*task))
+            yield result
+    finally:
+        client.cancel(list(pending))
+
+
+def share_connections(
+    client: Client, paths: Iterable[str], options: PlanOptions
+) -> Semaphore | None:
+    """One limit on connections for all workers, where files are fetched from URLs.
+
+    It has the same name for every build from one place: tasks of a build that was stopped may
+    still fetch when the next begins. Leases of workers that die lapse by themselves.
+    """
+    from distributed import Semaphore
+
+    first = next((path for path in paths if is_url(path)), None)
+    if first is None:
+        return None
+    with client.as_current():  # where a semaphore looks for its scheduler
+        name = f"gz3d-{options.connections}-{origin(first)}"
+        return Semaphore(max_leases=options.connections, name=name)
+
+
+def _result(future: Future[Result], hint: str) -> Result:
+    try:
+        result: Result = future.result()
+    except SubjectError as error:
+        raise _stopped_at(str(error)) from error
+    except GZ3DError:
+        raise
+    except Exception as error:
+        raise BuildError(
+            f"the task {future.key} failed with {type(error).__name__}: {error}{hint}"
+        ) from error
+    return result
+
+
+def _stopped_at(what: str) -> BuildError:
+    return BuildError(f"stopped at the first subject that is not ok: {what}")

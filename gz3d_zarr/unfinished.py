@@ -1,0 +1,77 @@
+"""A look at a build that has not ended: the subjects whose shards stand there, lazily."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.delayed import delayed
+from numpy.typing import NDArray
+
+from gz3d_zarr.catalogue import Entry
+from gz3d_zarr.errors import StoreError
+from gz3d_zarr.lazy import assemble
+from gz3d_zarr.objects import ObjectFolder
+from gz3d_zarr.receipts import FILES_KEY, PLAN_KEY, RECEIPTS_PREFIX, Receipt
+from gz3d_zarr.schema import BIG_ARRAYS, VARIABLES, Row, variable_attrs, variable_values
+from gz3d_zarr.source import parse_name
+from gz3d_zarr.store import array_documents, decode_shard, read_layout, shard_key
+
+
+def open_unfinished(folder: ObjectFolder) -> xr.Dataset:
+    """Open what is built of a store so far; subjects of other shards are left out.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `open_store` gives it, with ``complete`` false among its attributes. `observed` is
+        false, as it comes from the catalogue; positions of subjects that are not ok are NaN.
+
+    Raises
+    ------
+    StoreError
+        No build has begun there, or no shard is built yet.
+    """
+    begun = folder.get(PLAN_KEY)
+    if begun is None:
+        raise StoreError(f"no build has begun at {folder.url}")
+    layout = read_layout(json.loads(begun))
+    files = [parse_name(name) for name in (folder.get(FILES_KEY) or b"").decode().split("\n")]
+    keys = [key for key in sorted(folder.sizes(RECEIPTS_PREFIX)) if key.endswith(".json")]
+    receipts = [Receipt.from_json(folder.get(key) or b"", key) for key in keys]
+    rows = [
+        Row(Entry(file), outcome)
+        for receipt in receipts
+        for file, outcome in zip(files[layout.rows(receipt.shard)], receipt.outcomes, strict=True)
+        if file is not None
+    ]
+    if not rows:
+        raise StoreError(f"no shard of {folder.url} is built yet")
+    documents = array_documents(layout)
+    variables: dict[str, Any] = {}
+    for name, array in BIG_ARRAYS.items():
+        blocks = []
+        for receipt in receipts:
+            count = len(receipt.outcomes)
+            block = delayed(_read_shard, pure=True)(folder, documents, name, receipt.shard, count)
+            blocks.append(da.from_delayed(block, (count, *array.shape), array.dtype))
+        variables[name] = (array.dims, da.concatenate(blocks), dict(array.attrs))
+    for name, variable in VARIABLES.items():
+        values = variable_values(name, rows, layout)
+        variables[name] = (variable.dims, values, variable_attrs(name, layout))
+    attrs = {"schema": json.loads(begun)["schema"], "complete": False}
+    attrs |= {"shard_size": layout.shard_size, "subjects": layout.subjects}
+    return assemble([row.entry for row in rows], variables, attrs)
+
+
+def _read_shard(
+    folder: ObjectFolder, documents: Mapping[str, bytes], name: str, shard: int, count: int
+) -> NDArray[np.uint8]:
+    data = folder.get(shard_key(name, shard))
+    if data is None:
+        raise StoreError(f"{folder.url}/{shard_key(name, shard)} is not there any more")
+    return decode_shard(documents, name, shard, data, count)

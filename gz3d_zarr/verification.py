@@ -1,0 +1,343 @@
+"""A store against itself and against its source, shard by shard over dask."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from distributed import Semaphore
+
+from gz3d_zarr import checks
+from gz3d_zarr.catalogue import Manifest
+from gz3d_zarr.checks import Check, check_that
+from gz3d_zarr.errors import GZ3DError, Status, StoreError
+from gz3d_zarr.fetch import FetchRules
+from gz3d_zarr.objects import ObjectFolder, object_folder
+from gz3d_zarr.opening import open_store, read_build, read_small_arrays
+from gz3d_zarr.planning import PlanOptions, read_manifest
+from gz3d_zarr.progress import Progress
+from gz3d_zarr.reading import read_files
+from gz3d_zarr.receipts import Outcome, Receipt
+from gz3d_zarr.restoring import restore_receipts
+from gz3d_zarr.running import run_tasks, share_connections
+from gz3d_zarr.schema import BIG_ARRAYS, Layout
+from gz3d_zarr.shard import decode_body, lease_gate
+from gz3d_zarr.source import Source
+from gz3d_zarr.store import (
+    ROOT_KEY,
+    array_documents,
+    decode_shard,
+)
+from gz3d_zarr.target import inspect
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+LISTED = 50
+"""Failed checks that the text names; JSON names all."""
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Result of `verify`.
+
+    Attributes
+    ----------
+    store : str
+        Absolute path or URL.
+    state : {'sound', 'damaged', 'stale', 'incomplete'}
+        Stale: only the consolidated metadata does not fit; incomplete: the build has not ended.
+    checks : tuple of Check
+        All that was tested.
+    subjects, compared : int
+        Rows of the store, and how many were compared with their files.
+    """
+
+    store: str
+    state: str
+    checks: tuple[Check, ...]
+    subjects: int = 0
+    compared: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check did."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """Checks that did not pass."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    def summary(self) -> dict[str, Any]:
+        """What ``gz3d-zarr verify --json`` prints."""
+        return {**asdict(self), "passed": self.passed}
+
+    def to_text(self) -> str:
+        """What ``gz3d-zarr verify`` prints."""
+        counted = Counter(check.test for check in self.checks)
+        failed = Counter(check.test for check in self.failures)
+        lines = [f"{'test':<12} {'checks':>7} {'failed':>7}"]
+        lines += [f"{test:<12} {n:>7} {failed[test]:>7}" for test, n in counted.items()]
+        lines += [f"  {c.test}  {c.target}: {c.detail}" for c in self.failures[:LISTED]]
+        if len(self.failures) > LISTED:
+            lines.append(f"  and {len(self.failures) - LISTED} more; --json lists all")
+        lines.append(
+            f"{self.store} is {self.state}: {self.subjects} subjects, {self.compared} compared "
+            "with their files."
+        )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class VerifyTask:
+    """All that a worker needs to verify one shard.
+
+    Attributes
+    ----------
+    receipt : Receipt
+        What the store says of the shard.
+    files : tuple of (path, sha1 or None), or None
+        The source, in the order of the store; an empty path is a file that it lacks.
+    """
+
+    receipt: Receipt
+    documents: Mapping[str, bytes]
+    folder: ObjectFolder
+    files: tuple[tuple[str, str | None], ...] | None = None
+    rules: FetchRules = field(default_factory=FetchRules)
+    gate: Semaphore | None = None
+    source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def verify(
+    store: str | Path,
+    source: Source | None = None,
+    client: Client | None = None,
+    *,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> VerifyReport:
+    """Read every chunk of a store and check all that can be; with a source, every value.
+
+    Parameters
+    ----------
+    store : str or Path
+    source : str, Path or sequence of them, optional
+        What the store was built from; each subject is compared with its file.
+    client, scheduler, workers, progress
+        As for `build`.
+    **options
+        Fields of `PlanOptions` that say how source and store are reached: ``catalogue, cache,
+        connections, source_options, storage_options``.
+
+    Returns
+    -------
+    VerifyReport
+
+    Raises
+    ------
+    StoreError
+        There is nothing to verify, or something that is not ours.
+    SourceError, UsageError
+        As for `build`.
+    """
+    from gz3d_zarr.cluster import find_resources, use_client, use_workers  # slow to import
+
+    chosen = PlanOptions.of(options)
+    folder = object_folder(store, chosen.storage_options)
+    found, opened = _check_alone(folder)
+    if opened is None:
+        return VerifyReport(folder.url, _state(found), tuple(found))
+    dataset, catalogue, layout, receipts = opened
+    manifest = None
+    if source is not None:
+        manifest = read_manifest(source, chosen)
+        found += _check_manifest(dataset, catalogue, manifest)
+    documents = array_documents(layout)
+    with (
+        use_client(client, scheduler) as running,
+        use_workers(
+            running, find_resources(running, workers, chosen.memory_bound), len(receipts)
+        ) as worker,
+    ):
+        gate = None
+        paths: dict[str, tuple[str, str | None]] = {}
+        if manifest is not None:
+            paths = {e.file.name: (e.file.path, e.sha1) for e in manifest.entries}
+            gate = share_connections(worker, [path for path, _ in paths.values()], chosen)
+        tasks = [
+            VerifyTask(
+                receipt,
+                documents,
+                folder,
+                _files(receipt, paths) if manifest is not None else None,
+                chosen.rules,
+                gate,
+                dict(chosen.source_options or {}),
+            )
+            for receipt in receipts
+        ]
+        done = 0
+        for receipt, checked in run_tasks(worker, verify_shard, tasks, "gz3d-verify"):
+            found += checked
+            done += len(receipt.outcomes)
+            if progress is not None:
+                failed = sum(not check.passed for check in found)
+                progress(Progress(done, layout.subjects, len(receipt.outcomes), failed))
+    compared = sum(check.test == "source" for check in found)
+    return VerifyReport(folder.url, _state(found), tuple(found), layout.subjects, compared)
+
+
+def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
+    """Verify one shard: digests, every chunk, blank rows, and each subject against its file."""
+    found: list[Check] = []
+    blocks: dict[str, Any] = {}
+    count = len(task.receipt.outcomes)
+    for name, stored in zip(BIG_ARRAYS, task.receipt.objects, strict=True):
+        finding = ""
+        data = task.folder.get(stored.key)
+        if data is None:
+            finding = "it is not there"
+        else:
+            if stored.sha256 and hashlib.sha256(data).hexdigest() != stored.sha256:
+                finding = "its bytes are not those that were written (SHA-256)"
+            try:
+                blocks[name] = decode_shard(task.documents, name, task.receipt.shard, data, count)
+            except StoreError as error:
+                finding = str(error)
+        found.append(check_that("shard", stored.key, finding))
+    for i, outcome in enumerate(task.receipt.outcomes):
+        if outcome.status is not Status.OK and any(block[i].any() for block in blocks.values()):
+            found.append(
+                Check("blank", outcome.file_name, False, "not ok, and yet it has a picture")
+            )
+    if task.files is not None:
+        found += _compare_files(task, blocks)
+    return task.receipt, found
+
+
+def _compare_files(task: VerifyTask, blocks: Mapping[str, Any]) -> list[Check]:
+    found = []
+    files = task.files or ()
+    present = [file for file in files if file[0]]
+    bodies = read_files(present, task.source_options, task.rules, lease_gate(task.gate))
+    with contextlib.closing(bodies):
+        for i, (outcome, (path, sha1)) in enumerate(zip(task.receipt.outcomes, files, strict=True)):
+            if not path:
+                finding = "it is not in the source"
+            else:
+                subject, now = decode_body(path, sha1, next(bodies))
+                finding = _compare(outcome, now)
+                if not finding and subject is not None:
+                    finding = _compare_pixels(subject, {n: b[i] for n, b in blocks.items()})
+            found.append(check_that("source", outcome.file_name, finding))
+    return found
+
+
+def _compare(stored: Outcome, now: Outcome) -> str:
+    """What the store says of a subject against what its file says now."""
+    if stored.status is not Status.OK and now.status is Status.OK:
+        return f"the store has it as {stored.status.label}, and it is good now: --retry-failed"
+    if stored.status is Status.OK and now.status is not Status.OK:
+        return f"the store has it whole, and now it is {now.status.label}: {now.reason}"
+    if stored.status is not Status.OK:
+        return ""
+    if stored.sha1 != now.sha1:
+        return f"its sha1 is {now.sha1}, the store was built from {stored.sha1}"
+    mine = asdict(stored.metadata) if stored.metadata is not None else {}
+    theirs = asdict(now.metadata) if now.metadata is not None else {}
+    return "; ".join(
+        f"{name} is {mine.get(name)!r} in the store, {value!r} in the file"
+        for name, value in theirs.items()
+        if mine.get(name) != value
+    )
+
+
+def _compare_pixels(subject: Any, rows: Mapping[str, Any]) -> str:
+    for name in BIG_ARRAYS:
+        if name not in rows:
+            return f"{name} cannot be read from the store"
+        different = int(np.count_nonzero(rows[name] != getattr(subject, name)))
+        if different:
+            return f"{name} differs in {different} values"
+    return ""
+
+
+def _files(
+    receipt: Receipt, paths: Mapping[str, tuple[str, str | None]]
+) -> tuple[tuple[str, str | None], ...]:
+    return tuple(paths.get(outcome.file_name, ("", None)) for outcome in receipt.outcomes)
+
+
+_Opened = tuple[xr.Dataset, xr.Dataset, Layout, list[Receipt]]
+
+
+def _check_alone(folder: ObjectFolder) -> tuple[list[Check], _Opened | None]:
+    """All checks but those of shards; what was opened, where that is possible.
+
+    Raises
+    ------
+    StoreError
+        There is nothing, or something that is not ours.
+    """
+    there = inspect(folder)
+    if there is None:
+        raise StoreError(f"there is no store at {folder.url}")
+    if there.store is None:
+        finding = "a build has begun and not ended; go on with build --resume"
+        return [Check("complete", ROOT_KEY, False, finding)], None
+    finding = "" if there.begun is None else "an update has begun and not ended; --resume goes on"
+    found = [check_that("complete", ROOT_KEY, finding), *checks.check_metadata(folder)]
+    if any(check.target == ROOT_KEY and not check.passed for check in found[1:]):
+        return found, None
+    found += checks.check_objects(folder)
+    found += [check_that("array", name, finding) for name, finding in read_small_arrays(folder)]
+    if not all(check.passed for check in found if check.test in ("array", "object")):
+        return found, None
+    try:
+        attrs, catalogue = read_build(folder)
+        dataset = open_store(folder.url, storage_options=folder.storage_options)
+        layout, receipts = restore_receipts(folder)
+    except GZ3DError as error:
+        return [*found, Check("open", ROOT_KEY, False, str(error))], None
+    found += checks.check_structure(dataset, catalogue, layout)
+    found += checks.check_coordinates(dataset, catalogue, layout)
+    found += checks.check_attributes(attrs, dataset["status"].values.tolist())
+    written = set((there.begun or {}).get("redo") or [])  # by the update; others have digests
+    receipts = [_without_digests(r) if r.shard in written else r for r in receipts]
+    return found, (dataset, catalogue, layout, receipts)
+
+
+def _without_digests(receipt: Receipt) -> Receipt:
+    objects = tuple(replace(stored, sha256="") for stored in receipt.objects)
+    return replace(receipt, objects=objects)
+
+
+def _check_manifest(dataset: Any, catalogue: Any, manifest: Manifest) -> list[Check]:
+    """What only the source's catalogue tells: whether MaNGA has observed it."""
+    rows = {entry.file.name: entry.row for entry in manifest.entries}
+    if not any(rows.values()):
+        return []
+    names = [str(name) for name in catalogue["file_name"].values]
+    expected = [(row := rows.get(name)) is not None and row.observed for name in names]
+    wrong = np.flatnonzero(dataset["observed"].values != np.array(expected))
+    finding = f"other than in the catalogue in row {wrong[0]}" if wrong.size else ""
+    return [check_that("catalogue", "observed", finding)]
+
+
+def _state(found: Sequence[Check]) -> str:
+    kinds = {check.test for check in found if not check.passed}
+    for kind, state in (("complete", "incomplete"), ("metadata", "stale")):
+        if kinds == {kind}:
+            return state
+    return "damaged" if kinds else "sound"

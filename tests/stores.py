@@ -1,0 +1,39 @@
+"""What tests ask of stores, and how they stop a build."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from gz3d_zarr.progress import Progress
+
+
+def objects(store: Path) -> dict[str, str]:
+    """Digest of every object."""
+    return {
+        path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(store.rglob("*"))
+        if path.is_file()
+    }
+
+
+def shards(store: Path) -> dict[str, str]:
+    """Digest of every object of the big arrays."""
+    big = ("image/c/", "segmentation/c/")
+    return {key: digest for key, digest in objects(store).items() if key.startswith(big)}
+
+
+class StopHereError(Exception):
+    """Raised by a test's progress callback."""
+
+
+def stop_after(shards: int) -> Any:
+    seen = []
+
+    def progress(state: Progress) -> None:
+        seen.append(state.new)
+        if len(seen) == 1 + shards:  # the first tells of the start
+            raise StopHereError
+
+    return progress
