@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from gz3d_zarr.errors import StoreError, describe
+from gz3d_zarr.lease import Lease
 from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.target import Mode, inspect, is_only_ours
 
@@ -19,7 +20,7 @@ def choose_place(folder: ObjectFolder, mode: Mode) -> ObjectFolder:
     """Where a build writes: the store's own place, or beside it, to be switched in at the end.
 
     Object stores cannot rename; there, and where a person keeps files of his own in the store's
-    folder, overwriting deletes first and builds in place.
+    folder, overwriting deletes first and builds in place. Nothing is written here.
 
     Raises
     ------
@@ -33,8 +34,6 @@ def choose_place(folder: ObjectFolder, mode: Mode) -> ObjectFolder:
     if mode is Mode.OVERWRITE:
         there = inspect(folder)
         switches = there is not None and there.store is not None and _can_switch(folder)
-        if left is not None and not switches and is_only_ours(side):
-            shutil.rmtree(side.url, ignore_errors=True)
         return side if switches else folder
     if left is not None and mode is Mode.RESUME:
         return side
@@ -46,7 +45,27 @@ def choose_place(folder: ObjectFolder, mode: Mode) -> ObjectFolder:
     return folder
 
 
-def switch(side: ObjectFolder, folder: ObjectFolder) -> None:
+def clear_beside(folder: ObjectFolder, place: ObjectFolder, mode: Mode) -> None:
+    """Remove what killed builds left beside a store, as its only builder.
+
+    That is an old store that has been replaced, and, where another one is built in the store's
+    own place, a new one that never was.
+    """
+    if not folder.is_local:
+        return
+    leftovers = []
+    there = inspect(folder)
+    if there is not None and there.store is not None:
+        leftovers.append(REPLACED_SUFFIX)
+    if mode is Mode.OVERWRITE and place is folder:
+        leftovers.append(BUILDING_SUFFIX)
+    for suffix in leftovers:
+        left = ObjectFolder(folder.url + suffix)
+        if Path(left.url).is_dir() and is_only_ours(left):
+            shutil.rmtree(left.url, ignore_errors=True)
+
+
+def switch(side: ObjectFolder, folder: ObjectFolder, lease: Lease) -> None:
     """Put the store that was built beside in its place, and delete the one that stood there.
 
     Raises
@@ -58,9 +77,10 @@ def switch(side: ObjectFolder, folder: ObjectFolder) -> None:
     try:
         if old.exists() and is_only_ours(ObjectFolder(str(old))):
             shutil.rmtree(old)
-        if Path(folder.url).exists():
-            Path(folder.url).rename(old)
-        Path(side.url).rename(folder.url)
+        with lease.paused():
+            if Path(folder.url).exists():
+                Path(folder.url).rename(old)
+            Path(side.url).rename(folder.url)
         if old.exists():
             shutil.rmtree(old)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gz3d_zarr
-from gz3d_zarr.beside import choose_place, switch
+from gz3d_zarr.beside import choose_place, clear_beside, switch
 from gz3d_zarr.errors import Status, StoreError, count
-from gz3d_zarr.lease import hold_lease
+from gz3d_zarr.lease import check_free, hold_lease
 from gz3d_zarr.objects import ObjectFolder, object_folder
 from gz3d_zarr.planning import Plan, PlanOptions, make_plan
 from gz3d_zarr.progress import Progress
@@ -22,7 +23,7 @@ from gz3d_zarr.running import Rules, run_shards
 from gz3d_zarr.schema import Provenance, Row
 from gz3d_zarr.source import Source
 from gz3d_zarr.store import publish
-from gz3d_zarr.target import Mode, Work, assess, begin, choose_mode, settle
+from gz3d_zarr.target import Mode, Work, assess, begin, choose_mode, inspect, settle
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -53,10 +54,10 @@ def plan(
 
     chosen = PlanOptions.of(options)
     mode = choose_mode(resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed)
+    folder = object_folder(store, chosen.storage_options)
     with use_client(client, scheduler) as running:
         resources = find_resources(running, workers, chosen.memory_bound)
-        made = make_plan(source, store, chosen, resources)
-    folder = object_folder(store, chosen.storage_options)
+        made = make_plan(source, store, _adopt(chosen, folder, mode), resources)
     try:
         work = assess(choose_place(folder, mode), made, mode)
     except StoreError as error:
@@ -142,8 +143,9 @@ def build(
     rules = Rules.of(on_error, max_failures, progress)
     with use_client(client, scheduler) as running:
         resources = find_resources(running, workers, chosen.memory_bound)
-        made = make_plan(source, store, chosen, resources)
         folder = object_folder(store, chosen.storage_options)
+        check_free(folder, wait=False)
+        made = make_plan(source, store, _adopt(chosen, folder, mode), resources)
         began = time.monotonic()
         place = choose_place(folder, mode)
         work = assess(place, made, mode)  # refuses before anything is written
@@ -151,19 +153,34 @@ def build(
             announce(work.made)
         if work.is_over and place is folder:
             return _finished(folder, made, time.monotonic() - began)
-        with hold_lease(folder) as build_id:
-            work = assess(place, made, mode)  # another builder may have ended just now
-            begin(place, work, build_id, mode)
+        with hold_lease(folder) as lease:
+            place = choose_place(folder, mode)  # another builder may have ended just now
+            work = assess(place, made, mode)
             rules.check([work.receipts[i] for i in sorted(work.receipts)])
-            receipts = work.receipts
-            if work.missing:
-                with use_workers(running, made.resources, len(work.missing)) as worker:
-                    began = time.monotonic()
-                    receipts = run_shards(worker, place, work, chosen, build_id, rules)
-            report = _complete(place, work, receipts, build_id, began)
-        if place is not folder:
-            switch(place, folder)
+            with contextlib.ExitStack() as stack:
+                if work.missing:  # workers first: where none can be had, nothing has begun
+                    count = len(work.missing)
+                    worker = stack.enter_context(use_workers(running, made.resources, count))
+                clear_beside(folder, place, mode)
+                begin(place, work, lease.build_id)
+                began = time.monotonic()
+                receipts = work.receipts
+                if work.missing:
+                    receipts = run_shards(worker, place, work, chosen, lease.build_id, rules)
+            report = _complete(place, work, receipts, lease.build_id, began)
+            if place is not folder:
+                switch(place, folder, lease)
         return report
+
+
+def _adopt(chosen: PlanOptions, folder: ObjectFolder, mode: Mode) -> PlanOptions:
+    """Options that are not given come from what is gone on with."""
+    if mode in (Mode.NEW, Mode.OVERWRITE):
+        return chosen
+    there = inspect(choose_place(folder, mode))
+    if there is None:
+        return chosen
+    return chosen.adopt(there.begun or there.store or {})
 
 
 def _complete(
@@ -175,7 +192,7 @@ def _complete(
     rows = _rows(made, ordered)
     settle(place, ordered)
     publish(place, rows, ordered, made.layout, _provenance(made, rows), build_id)
-    return _report(made, rows, ordered, work.missing, time.monotonic() - began)
+    return _report(work, rows, ordered, time.monotonic() - began)
 
 
 def _rows(made: Plan, receipts: Sequence[Receipt]) -> list[Row]:
@@ -222,14 +239,15 @@ def _renamed(rows: Sequence[Row]) -> list[str]:
 
 
 def _report(
-    made: Plan,
-    rows: Sequence[Row],
-    receipts: Sequence[Receipt],
-    built: Sequence[int],
-    seconds: float,
+    work: Work, rows: Sequence[Row], receipts: Sequence[Receipt], seconds: float
 ) -> BuildReport:
-    bad = [row.outcome for row in rows if row.outcome.status is not Status.OK]
-    mine = [receipts[i] for i in built]
+    made, bad = work.made, [row.outcome for row in rows if row.outcome.status is not Status.OK]
+    mine = [receipts[i] for i in work.missing]
+    kept = sum(
+        outcome.status is Status.OK or not work.retry
+        for base in work.bases.values()
+        for outcome in base.outcomes
+    )
     return BuildReport(
         store=made.store,
         subjects=len(rows),
@@ -237,7 +255,7 @@ def _report(
         failures=tuple(Failure(o.file_name, o.status.label, o.reason) for o in bad),
         shards=made.layout.shards,
         shards_built=len(mine),
-        subjects_built=sum(len(receipt.outcomes) for receipt in mine),
+        subjects_built=sum(len(receipt.outcomes) for receipt in mine) - kept,
         stored_bytes=sum(stored.size for receipt in mine for stored in receipt.objects),
         seconds=seconds,
         notes=(*made.manifest.notes, *_renamed(rows)),

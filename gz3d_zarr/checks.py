@@ -68,27 +68,41 @@ def check_metadata(folder: ObjectFolder) -> list[Check]:
     StoreError
         Where the store cannot be read.
     """
-    root = json.loads(folder.get(ROOT_KEY) or b"{}")
-    if not root.get("consolidated_metadata"):
+    told = _consolidated(folder)
+    if told is None:
         return [Check("metadata", ROOT_KEY, False, "it has no consolidated metadata")]
-    consolidated = root["consolidated_metadata"]["metadata"]
     found = {
         key.removesuffix(f"/{ROOT_KEY}")
         for key in folder.sizes()
         if key.endswith(f"/{ROOT_KEY}") and not key.startswith(WORK_PREFIX)
     }
     checks = []
-    for name in sorted({*found, *consolidated}):
-        own = json.loads(folder.get(f"{name}/{ROOT_KEY}") or b"null")
-        told = consolidated.get(name)
-        for document in (own, told):
-            if isinstance(document, dict):
-                document.pop("consolidated_metadata", None)  # of a group: the root has it
+    for name in sorted({*found, *told}):
         finding = ""
-        if own != told:
+        try:
+            own = json.loads(folder.get(f"{name}/{ROOT_KEY}") or b"null")
+        except ValueError:
+            own, finding = None, f"{name}/{ROOT_KEY} is damaged"
+        if not finding and _without_members(own) != _without_members(told.get(name)):
             finding = f"the consolidated metadata says other than {name}/{ROOT_KEY}"
         checks.append(check_that("metadata", name, finding))
     return checks
+
+
+def _consolidated(folder: ObjectFolder) -> dict[str, Any] | None:
+    """Consolidated metadata of the root; None where there is none."""
+    try:
+        told = json.loads(folder.get(ROOT_KEY) or b"{}")["consolidated_metadata"]["metadata"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def _without_members(document: object) -> object:
+    """Metadata of a group without what it consolidates: the root has it."""
+    if not isinstance(document, dict):
+        return document
+    return {name: value for name, value in document.items() if name != "consolidated_metadata"}
 
 
 def check_structure(dataset: xr.Dataset, catalogue: xr.Dataset, layout: Layout) -> list[Check]:
@@ -140,18 +154,14 @@ def check_objects(folder: ObjectFolder) -> list[Check]:
     StoreError
         Where the store cannot be read.
     """
-    root = json.loads(folder.get(ROOT_KEY) or b"{}")
-    arrays = (root.get("consolidated_metadata") or {}).get("metadata", {})
-    found, expected = folder.sizes(), set()
-    for name, document in arrays.items():
-        if document.get("node_type") == "array":
-            lengths = document["chunk_grid"]["configuration"]["chunk_shape"]
-            counts = [-(-n // chunk) for n, chunk in zip(document["shape"], lengths, strict=True)]
-            expected |= {
-                "/".join((name, "c", *map(str, place)))
-                for place in itertools.product(*(range(n) for n in counts))
-            }
-    checks = [
+    found, expected, checks = folder.sizes(), set(), []
+    for name, document in (_consolidated(folder) or {}).items():
+        try:
+            expected |= _chunk_keys(name, document)
+        except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+            finding = f"its metadata make no sense: {type(error).__name__}: {error}"
+            checks.append(Check("metadata", name, False, finding))
+    checks += [
         check_that("object", key, "" if key in found else "it is not there")
         for key in sorted(expected)
     ]
@@ -161,6 +171,16 @@ def check_objects(folder: ObjectFolder) -> list[Check]:
         finding = f"{count(len(strange), 'object')} of no array (first {strange[0]})"
         checks.append(check_that("object", "others", finding))
     return checks
+
+
+def _chunk_keys(name: str, document: Mapping[str, Any]) -> set[str]:
+    """Keys of all chunks of an array; none of a group."""
+    if document.get("node_type") != "array":
+        return set()
+    lengths = document["chunk_grid"]["configuration"]["chunk_shape"]
+    counts = [-(-n // chunk) for n, chunk in zip(document["shape"], lengths, strict=True)]
+    places = itertools.product(*(range(n) for n in counts))
+    return {"/".join((name, "c", *map(str, place))) for place in places}
 
 
 def check_coordinates(

@@ -129,17 +129,14 @@ _plan_options = _all(
         click.option(
             "--codec",
             type=click.Choice(["portable", "compact"]),
-            default="portable",
-            show_default=True,
-            help="portable: any Zarr 3 library reads it; compact: a quarter smaller.",
+            help="portable: any Zarr 3 library reads it; compact: a quarter smaller. "
+            "[default: portable]",
         ),
         click.option(
             "--nside",
             type=int,
             metavar="N",
-            default=16,
-            show_default=True,
-            help="HEALPix resolution of the coordinate healpix.",
+            help="HEALPix resolution of the coordinate healpix. [default: 16]",
         ),
         *_worker_options,
         *_source_options,
@@ -237,7 +234,7 @@ def build(source: str, store: str, as_json: bool, **options: Any) -> None:
     told: list[str] = []
 
     def announce(made: Any) -> None:
-        told.extend(made.manifest.notes)
+        told.extend(made.notes)
         for note in told:
             click.echo(f"Note: {note}.", err=True)
 

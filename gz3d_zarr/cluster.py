@@ -12,6 +12,8 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
+from platform import python_version
 
 import dask
 from dask.system import CPU_COUNT
@@ -23,6 +25,7 @@ from gz3d_zarr.errors import BuildError, UsageError, describe
 from gz3d_zarr.planning import Resources
 
 CONNECT_SECONDS = 10
+SHARED_PACKAGES = ("gz3d-zarr", "dask", "distributed", "numpy", "zarr", "fsspec")
 
 _ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss|inproc)://.+")
 
@@ -73,6 +76,7 @@ def client_resources(client: Client) -> Resources:
                 "start some and try again"
             ) from None
         workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
+    notes = _compare_versions(client)
     limits = [worker["memory_limit"] for worker in workers if worker["memory_limit"]]
     threads = max(worker["nthreads"] for worker in workers)
     memory = min(limits) if limits else None
@@ -81,7 +85,37 @@ def client_resources(client: Client) -> Resources:
         threads,
         memory,
         f"{len(workers)} workers of up to {threads} threads at {_address(client)}",
+        notes,
     )
+
+
+def find_versions() -> dict[str, str]:
+    """Versions of what client and workers share."""
+    return {name: version(name) for name in SHARED_PACKAGES} | {"python": python_version()}
+
+
+def _compare_versions(client: Client) -> tuple[str, ...]:
+    """Tell where workers have other versions than the client.
+
+    Raises
+    ------
+    BuildError
+        They lack this package, or one that it needs.
+    """
+    here = find_versions()
+    try:
+        there = client.run(find_versions)
+    except ImportError as error:
+        raise BuildError(
+            f"workers of {_address(client)} lack a package: {error}. Install gz3d-zarr there, in "
+            "the version that is here"
+        ) from error
+    notes = []
+    for name, mine in here.items():
+        others = sorted({versions[name] for versions in there.values()} - {mine})
+        if others:
+            notes.append(f"workers have {name} {' and '.join(others)}, here it is {mine}")
+    return tuple(notes)
 
 
 @contextlib.contextmanager

@@ -14,85 +14,132 @@ from typing import Any
 
 import psutil
 
-from gz3d_zarr.errors import StoreError
-from gz3d_zarr.objects import ObjectFolder
-from gz3d_zarr.receipts import LEASE_KEY
+from gz3d_zarr.errors import GZ3DError, StoreError
+from gz3d_zarr.objects import PARTIAL_SUFFIX, ObjectFolder
+from gz3d_zarr.receipts import LEASE_KEY, WORK_PREFIX
 
 RENEW_SECONDS = 5.0
 """How often a builder says that it lives."""
 LAPSE_SECONDS = 20.0
 """A lease that stays as it is for so long, watched from here, has lapsed; no clocks compared."""
+SETTLE_SECONDS = 0.5
+"""Wait on an object store before reading back whose lease stands there, if two came at once."""
+
+
+class Lease:
+    """A lease that is held, and renewed by a thread of its own.
+
+    Parameters
+    ----------
+    folder : ObjectFolder
+        The store's place.
+    """
+
+    def __init__(self, folder: ObjectFolder) -> None:
+        self.build_id = uuid.uuid4().hex
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._renewed = 0
+
+    def put(self) -> None:
+        """Write the lease, the first time or anew; StoreError where that fails."""
+        content = {"build_id": self.build_id, **_process(), "renewed": self._renewed}
+        self._renewed += 1
+        self._folder.put(LEASE_KEY, json.dumps(content).encode())
+
+    def is_ours(self) -> bool:
+        """Whether it is this lease that stands there."""
+        return _read(self._folder).get("build_id") == self.build_id
+
+    def renew_until(self, ended: threading.Event) -> None:
+        """Say now and then that the builder lives, as long as nobody else holds the place."""
+        while not ended.wait(RENEW_SECONDS):
+            # A full disk or a lost network stops the build itself, with its own message.
+            with self._lock, contextlib.suppress(GZ3DError):
+                if not self.is_ours():
+                    return
+                self.put()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not write while the folder itself is moved; write anew when it has been."""
+        with self._lock:
+            yield
+            self.put()
+
+    def release(self) -> None:
+        """Give the place free."""
+        with contextlib.suppress(GZ3DError):  # it lapses by itself
+            if self.is_ours():
+                self._folder.delete([LEASE_KEY])
+                self._folder.prune((WORK_PREFIX,))
 
 
 @contextlib.contextmanager
-def hold_lease(folder: ObjectFolder) -> Iterator[str]:
+def hold_lease(folder: ObjectFolder) -> Iterator[Lease]:
     """Be the only builder at a place while the context lasts.
 
     A builder that was killed on this machine is known to be dead at once; for one elsewhere we
     wait and see whether it renews its lease.
-
-    Yields
-    ------
-    str
-        Id of this run of the build.
 
     Raises
     ------
     StoreError
         Another builder lives, or the place cannot be written.
     """
-    _check_free(folder)
-    build_id = uuid.uuid4().hex
-    holder = {"build_id": build_id, **_process()}
-    folder.put(LEASE_KEY, json.dumps({**holder, "renewed": 0}).encode())
+    check_free(folder)
+    lease = Lease(folder)
+    lease.put()
+    time.sleep(0.02 if folder.is_local else SETTLE_SECONDS)
+    if not lease.is_ours():
+        raise _held(folder, _read(folder))
+    left = folder.sizes(WORK_PREFIX)
+    folder.delete(
+        key for key in left if key.startswith(f"{WORK_PREFIX}.lease") and PARTIAL_SUFFIX in key
+    )
     ended = threading.Event()
-
-    def renew() -> None:
-        renewed = 0
-        while not ended.wait(RENEW_SECONDS):
-            renewed += 1
-            # A full disk or a lost network stops the build itself, with its own message.
-            with contextlib.suppress(StoreError):
-                folder.put(LEASE_KEY, json.dumps({**holder, "renewed": renewed}).encode())
-
-    renewing = threading.Thread(target=renew, name="gz3d-lease", daemon=True)
+    renewing = threading.Thread(
+        target=lease.renew_until, args=(ended,), name="gz3d-lease", daemon=True
+    )
     renewing.start()
     try:
-        yield build_id
+        yield lease
     finally:
         ended.set()
         renewing.join()
-        with contextlib.suppress(StoreError):  # it lapses by itself
-            _release(folder, build_id)
+        lease.release()
 
 
-def _release(folder: ObjectFolder, build_id: str) -> None:
-    if _read(folder).get("build_id") == build_id:
-        folder.delete([LEASE_KEY])
-        folder.prune((LEASE_KEY.rpartition("/")[0],))
+def check_free(folder: ObjectFolder, *, wait: bool = True) -> None:
+    """Return when no living builder holds the place.
 
+    Without `wait`, one on another machine is not watched, and given the benefit of the doubt.
 
-def _check_free(folder: ObjectFolder) -> None:
-    """Return when no living builder holds the place."""
+    Raises
+    ------
+    StoreError
+        One lives.
+    """
     there = _read(folder)
-    if not there or _has_died(there):
+    mine = _process()
+    if not there:
         return
-    here = (there.get("host"), there.get("processes")) == (
-        _process()["host"],
-        _process()["processes"],
-    )
-    deadline = time.monotonic() + LAPSE_SECONDS
-    while not here and time.monotonic() < deadline:
+    if all(there.get(name) == mine[name] for name in ("host", "processes")):
+        if _has_died(there):
+            return
+        raise _held(folder, there)
+    deadline = time.monotonic() + (LAPSE_SECONDS if wait else 0)
+    while time.monotonic() < deadline:
         time.sleep(min(1.0, LAPSE_SECONDS / 10))
         now = _read(folder)
         if not now:
             return
         if now != there:
-            break
-    else:
-        if not here:
-            return
-    raise StoreError(
+            raise _held(folder, now)
+
+
+def _held(folder: ObjectFolder, there: dict[str, Any]) -> StoreError:
+    return StoreError(
         f"{folder.url} is being built by process {there.get('pid')} on {there.get('host')}; wait "
         "until it ends, or end it, and try again"
     )
@@ -120,10 +167,7 @@ def _process() -> dict[str, Any]:
 
 
 def _has_died(there: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine that runs no more."""
-    mine = _process()
-    if any(there.get(name) != mine[name] for name in ("host", "processes")):
-        return False
+    """Whether the holder, a process of this machine, runs no more."""
     try:
         return bool(psutil.Process(there["pid"]).create_time() != there["started"])
     except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):

@@ -16,6 +16,18 @@ from gz3d_zarr.schema import BIG_ARRAYS, OBJECT_ID_ATTRS, SCHEMA, VARIABLES
 from gz3d_zarr.store import CATALOGUE_GROUP, ROOT_KEY, quiet
 from gz3d_zarr.unfinished import open_unfinished
 
+DAMAGE = (
+    ImportError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    RuntimeError,
+    NotImplementedError,
+)
+"""What zarr, its codecs and xarray raise, beside OSError, where a store is damaged."""
+
 
 def open_store(
     store: str | Path,
@@ -58,7 +70,7 @@ def open_store(
                 chunks=None,
                 storage_options=dict(folder.storage_options) or None,
             )
-    except access_errors(ImportError, KeyError, TypeError, ValueError) as error:
+    except access_errors(*DAMAGE) as error:
         found = _not_open(folder, error)
         if incomplete and isinstance(found, IncompleteStoreError):
             return open_unfinished(folder)
@@ -100,19 +112,34 @@ def _not_open(folder: ObjectFolder, error: Exception) -> StoreError:
     return StoreError(f"{folder.url} cannot be opened: {describe(error)}")
 
 
+def _group(root: zarr.Group, name: str) -> zarr.Group:
+    found = root[name]
+    if not isinstance(found, zarr.Group):
+        raise TypeError(f"{name} is no group")
+    return found
+
+
 def read_small_arrays(folder: ObjectFolder) -> Iterator[tuple[str, str]]:
     """Read all arrays but the big ones; name, and what is wrong with it or nothing."""
     options = dict(folder.storage_options) or None
-    with quiet():
-        root = zarr.open_group(folder.url, mode="r", zarr_format=3, storage_options=options)
-        for name, array in root.members(max_depth=None):
-            if isinstance(array, zarr.Array) and name not in BIG_ARRAYS:
-                finding = ""
-                try:
+    try:
+        with quiet():
+            root = zarr.open_group(
+                folder.url, mode="r", zarr_format=3, use_consolidated=True, storage_options=options
+            )
+            members = [item for item in root.members(max_depth=None) if item[0] not in BIG_ARRAYS]
+    except access_errors(*DAMAGE) as error:
+        yield ROOT_KEY, f"it cannot be read: {describe(error)}"
+        return
+    for name, array in members:
+        if isinstance(array, zarr.Array):
+            finding = ""
+            try:
+                with quiet():
                     array[...]
-                except (ValueError, RuntimeError, IndexError, TypeError, OSError) as error:
-                    finding = f"it cannot be read: {describe(error)}"
-                yield name, finding
+            except access_errors(*DAMAGE) as error:
+                finding = f"it cannot be read: {describe(error)}"
+            yield name, finding
 
 
 def read_build(folder: ObjectFolder) -> tuple[dict[str, Any], xr.Dataset]:
@@ -124,13 +151,25 @@ def read_build(folder: ObjectFolder) -> tuple[dict[str, Any], xr.Dataset]:
         As `open_store`.
     """
     dataset = open_store(folder.url, storage_options=folder.storage_options)
-    with quiet():
-        catalogue = xr.open_zarr(
-            folder.url,
-            group=CATALOGUE_GROUP,
-            zarr_format=3,
-            consolidated=False,
-            chunks=None,
-            storage_options=dict(folder.storage_options) or None,
-        )
-    return dict(dataset.attrs), catalogue.assign(status=dataset["status"].variable).load()
+    options = dict(folder.storage_options) or None
+    try:
+        with quiet():
+            # By the root's consolidated metadata: an update may just be writing the arrays' own.
+            root = zarr.open_group(
+                folder.url,
+                mode="r",
+                zarr_format=3,
+                use_consolidated=True,
+                storage_options=options,
+            )
+            catalogue = xr.Dataset(
+                {
+                    name: (array.metadata.to_dict()["dimension_names"], array[...], {**array.attrs})
+                    for name, array in _group(root, CATALOGUE_GROUP).arrays()
+                }
+            )
+        return dict(dataset.attrs), catalogue.assign(status=dataset["status"].variable).load()
+    except access_errors(*DAMAGE) as error:
+        raise StoreError(
+            f"the group {CATALOGUE_GROUP} of {folder.url} cannot be read: {describe(error)}"
+        ) from error

@@ -19,6 +19,7 @@ from gz3d_zarr.objects import object_folder
 from gz3d_zarr.schema import (
     BIG_ARRAYS,
     CATALOGUE_TEXT,
+    CODEC,
     CODECS,
     IMAGE_BYTES,
     LABELS,
@@ -64,10 +65,11 @@ class PlanOptions:
         By default healpix where positions are known beforehand, name otherwise.
     shard_size : int, optional
         Subjects a shard; by default 64, or fewer where a worker's memory is small.
-    codec : {'portable', 'compact'}
-        Portable: what any Zarr 3 library reads. Compact: a quarter smaller, for zarr-python.
-    nside : int
-        HEALPix resolution of the coordinate ``healpix``, a power of two.
+    codec : {'portable', 'compact'}, optional
+        Portable, the default: what any Zarr 3 library reads. Compact: a quarter smaller, for
+        zarr-python.
+    nside : int, optional
+        HEALPix resolution of the coordinate ``healpix``, a power of two; by default 16.
     max_memory : int or str, optional
         What each worker may use at the most, such as ``"2GB"``; by default what dask gives it.
     cache : str or Path, optional
@@ -85,8 +87,8 @@ class PlanOptions:
     catalogue: str | Path | None = None
     order: str | None = None
     shard_size: int | None = None
-    codec: str = "portable"
-    nside: int = NSIDE
+    codec: str | None = None
+    nside: int | None = None
     max_memory: int | str | None = None
     cache: str | Path | None = None
     connections: int = CONNECTIONS
@@ -95,9 +97,10 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used, before any work."""
-        if self.codec not in CODECS:
+        if self.codec is not None and self.codec not in CODECS:
             raise UsageError(f"codec is {self.codec!r}, expected one of {', '.join(CODECS)}")
-        if not 1 <= self.nside <= _MAX_NSIDE or self.nside & (self.nside - 1):
+        nside = self.nside
+        if nside is not None and (not 1 <= nside <= _MAX_NSIDE or nside & (nside - 1)):
             raise UsageError(f"nside is {self.nside}, expected a power of two from 1 to 2^29")
         if self.shard_size is not None and self.shard_size < 1:
             raise UsageError(f"shard_size is {self.shard_size}, expected at least 1")
@@ -117,6 +120,16 @@ class PlanOptions:
                 f"{', '.join(cls.__dataclass_fields__)}"
             )
         return cls(**options)
+
+    def adopt(self, there: Mapping[str, Any]) -> PlanOptions:
+        """Take what is not given from what a store, or a build that has begun, says of itself."""
+        return replace(
+            self,
+            shard_size=there.get("shard_size") if self.shard_size is None else self.shard_size,
+            codec=self.codec or there.get("codec"),
+            nside=self.nside or there.get("nside"),
+            order=self.order or there.get("order"),
+        )
 
     @property
     def rules(self) -> FetchRules:
@@ -151,12 +164,15 @@ class Resources:
         Bytes that the smallest worker may use; None where it has no limit.
     where : str
         In words.
+    notes : tuple of str
+        What a person should be told about the workers.
     """
 
     workers: int
     threads: int
     memory: int | None
     where: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -217,14 +233,26 @@ class Plan:
         return round(pictures + self.layout.subjects * (_MASK_BYTES + _SMALL_BYTES))
 
     @property
+    def slots(self) -> int:
+        """Shards that one worker builds at a time."""
+        resources = self.resources
+        return max(1, count_slots(self.layout.shard_size, resources.threads, resources.memory))
+
+    @property
     def worker_bytes(self) -> int:
         """Estimate of the memory that one worker needs at the most."""
-        return worker_bytes(self.layout.shard_size, self.resources.threads)
+        return WORKER_BYTES + self.slots * task_bytes(self.layout.shard_size)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should be told before the build."""
         notes = [self.warning, *self.manifest.notes] if self.warning else [*self.manifest.notes]
+        notes += self.resources.notes
+        if self.slots < self.resources.threads:
+            notes.append(
+                f"memory lets a worker build {self.slots} shards at a time, not one on each of "
+                f"its {self.resources.threads} threads"
+            )
         if self.refusal:
             notes.insert(0, f"build would refuse: {self.refusal}")
         if self.free_bytes is not None and self.stored_bytes > self.free_bytes:
@@ -254,6 +282,7 @@ class Plan:
             "free_bytes": self.free_bytes,
             "workers": self.resources.workers,
             "threads_per_worker": self.resources.threads,
+            "shards_at_a_time_per_worker": self.slots,
             "worker_memory_needed": self.worker_bytes,
             "worker_memory_limit": self.resources.memory,
             "resources": self.resources.where,
@@ -283,15 +312,22 @@ class Plan:
         return "\n".join(lines)
 
 
-def worker_bytes(shard_size: int, threads: int = 1) -> int:
-    """Memory that a worker needs at the most while it builds shards.
+def task_bytes(shard_size: int) -> int:
+    """Memory that a worker needs at the most to build one shard.
 
     A shard in memory, its encoded bytes twice (chunks, and the object that they are joined to),
     and one file, unpacked.
     """
     encoded = 2 * shard_size * SOURCE_FILE_BYTES * 3 // 2
-    task = shard_size * (IMAGE_BYTES + SEGMENTATION_BYTES) + encoded + MAX_UNPACKED // 2
-    return WORKER_BYTES + threads * task
+    return shard_size * (IMAGE_BYTES + SEGMENTATION_BYTES) + encoded + MAX_UNPACKED // 2
+
+
+def count_slots(shard_size: int, threads: int, memory: int | None) -> int:
+    """How many shards of a size a worker may build at a time; 0 where not even one fits."""
+    if not memory:
+        return threads
+    room = memory * MEMORY_SHARE - WORKER_BYTES
+    return max(0, min(threads, int(room // task_bytes(shard_size))))
 
 
 def make_plan(
@@ -351,8 +387,8 @@ def make_layout(manifest: Manifest, options: PlanOptions, shard_size: int) -> La
     return Layout(
         len(manifest.entries),
         shard_size,
-        options.codec,
-        options.nside,
+        options.codec or CODEC,
+        options.nside or NSIDE,
         tuple(sorted({*SAMPLES, *manifest.samples})),
     )
 
@@ -360,23 +396,19 @@ def make_layout(manifest: Manifest, options: PlanOptions, shard_size: int) -> La
 def _fit(wanted: int | None, resources: Resources) -> int:
     """Shard size that fits the workers: the one asked for, or the default, halved as needed."""
     size = wanted or SHARD_SIZE
-    if resources.memory is None:
-        return size
-    room = resources.memory * MEMORY_SHARE
-    while worker_bytes(size, resources.threads) > room and size > 1:
+    while not count_slots(size, resources.threads, resources.memory) and size > 1:
         size = -(-size // 2)
-    need = worker_bytes(size, resources.threads)
-    if need > room:
+    memory = format_bytes(resources.memory or 0)
+    if not count_slots(size, resources.threads, resources.memory):
+        need = (WORKER_BYTES + task_bytes(size)) / MEMORY_SHARE
         raise PlanError(
-            f"a worker with {resources.threads} threads may use {format_bytes(resources.memory)}, "
-            f"and even shards of one subject need {format_bytes(need)}: give workers more memory "
-            "or fewer threads"
+            f"a worker may use {memory}, and even shards of one subject need "
+            f"{format_bytes(round(need))}: give workers more memory"
         )
     if wanted is not None and size < wanted:
-        asked = worker_bytes(wanted, resources.threads)
+        asked = (WORKER_BYTES + task_bytes(wanted)) / MEMORY_SHARE
         raise PlanError(
-            f"shards of {wanted} subjects need {format_bytes(asked)} in a worker that may use "
-            f"{format_bytes(resources.memory)}: use --shard-size {size}, "
-            "or give workers more memory"
+            f"shards of {wanted} subjects need {format_bytes(round(asked))} in a worker that may "
+            f"use {memory}: use --shard-size {size}, or give workers more memory"
         )
     return size

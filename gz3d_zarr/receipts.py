@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +19,8 @@ PLAN_KEY = WORK_PREFIX + "plan.json"
 RECEIPTS_PREFIX = WORK_PREFIX + "receipts/"
 FILES_KEY = WORK_PREFIX + "files.txt"
 """Names of the subject files, in the order of the store."""
+BASE_KEY = WORK_PREFIX + "base.json.gz"
+"""Receipts of the complete store that an update or a retry began with."""
 LEASE_KEY = WORK_PREFIX + "lease.json"
 """Who builds here now."""
 
@@ -106,6 +110,23 @@ class Receipt:
 def receipt_key(shard: int) -> str:
     """Name of a shard's receipt in the store."""
     return f"{RECEIPTS_PREFIX}{shard:06d}.json"
+
+
+def pack_receipts(receipts: Sequence[Receipt]) -> bytes:
+    """Serialise many receipts to one gzipped document."""
+    documents = [receipt.to_json().decode() for receipt in receipts]
+    return gzip.compress(json.dumps(documents).encode(), 1, mtime=0)
+
+
+def unpack_receipts(data: bytes) -> list[Receipt]:
+    """Parse what `pack_receipts` gives; StoreError where `data` is none."""
+    try:
+        documents = json.loads(gzip.decompress(data))
+        return [Receipt.from_json(document.encode(), BASE_KEY) for document in documents]
+    except (OSError, EOFError, ValueError, AttributeError, TypeError) as error:
+        raise StoreError(
+            f"{BASE_KEY} cannot be read ({error}); build the store anew with --overwrite"
+        ) from None
 
 
 def _outcome(record: dict[str, Any]) -> Outcome:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dask.utils import format_bytes
 
-from gz3d_zarr.errors import Status
+from gz3d_zarr.errors import Status, count
 
 LISTED = 50
 """Failures that the text names; JSON names all."""
@@ -40,7 +40,7 @@ class BuildReport:
     shards, shards_built : int
         All, and those that this run wrote (others were there already).
     subjects_built : int
-        Subjects in the shards that this run wrote.
+        Subjects that this run read.
     stored_bytes : int
         Bytes of the shards that this run wrote.
     seconds : float
@@ -98,9 +98,9 @@ class BuildReport:
         """What ``gz3d-zarr build`` prints."""
         if self.shards_built:
             done = (
-                f"Built {self.subjects_built} subjects in {self.shards_built} of {self.shards} "
-                f"shards, {format_bytes(self.stored_bytes)}, in {self.seconds:.1f} s "
-                f"({self.rate:.0f} subjects a second)."
+                f"Read {count(self.subjects_built, 'subject')} and wrote {self.shards_built} of "
+                f"{count(self.shards, 'shard')}, {format_bytes(self.stored_bytes)}, in "
+                f"{self.seconds:.1f} s ({self.rate:.0f} subjects a second)."
             )
         else:
             done = "Nothing to build: all shards were there."

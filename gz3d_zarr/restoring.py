@@ -6,7 +6,7 @@ from typing import Any
 
 import xarray as xr
 
-from gz3d_zarr.errors import Status
+from gz3d_zarr.errors import Status, StoreError
 from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.opening import open_store, read_build
 from gz3d_zarr.receipts import Outcome, Receipt, StoredObject
@@ -52,17 +52,23 @@ def restore_receipts(folder: ObjectFolder) -> tuple[Layout, list[Receipt]]:
     attrs, catalogue = read_build(folder)
     layout = read_layout(attrs)
     dataset = open_store(folder.url, storage_options=folder.storage_options)
-    outcomes = _outcomes(dataset, catalogue)
     sizes = folder.sizes()
     receipts = []
-    for shard in range(layout.shards):
-        stored = []
-        for name in BIG_ARRAYS:
-            key = shard_key(name, shard)
-            digest = str(catalogue[f"{name}_sha256"].values[shard])
-            stored.append(StoredObject(key, sizes.get(key, -1), digest))
-        rows = tuple(outcomes[layout.rows(shard)])
-        receipts.append(Receipt(shard, attrs["fingerprint"], rows, tuple(stored)))
+    try:
+        outcomes = _outcomes(dataset, catalogue)
+        for shard in range(layout.shards):
+            stored = []
+            for name in BIG_ARRAYS:
+                key = shard_key(name, shard)
+                digest = str(catalogue[f"{name}_sha256"].values[shard])
+                stored.append(StoredObject(key, sizes.get(key, -1), digest))
+            rows = tuple(outcomes[layout.rows(shard)])
+            receipts.append(Receipt(shard, attrs["fingerprint"], rows, tuple(stored)))
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise StoreError(
+            f"{folder.url} does not say what it was built from ({type(error).__name__}: {error}): "
+            "it is damaged, or was changed by another program"
+        ) from error
     return layout, receipts
 
 

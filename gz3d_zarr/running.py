@@ -15,6 +15,7 @@ from gz3d_zarr.planning import PlanOptions
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.receipts import Receipt
 from gz3d_zarr.shard import ShardTask, build_shard
+from gz3d_zarr.slots import SLOTS, limit_tasks
 from gz3d_zarr.source import is_url, origin
 from gz3d_zarr.store import array_documents
 from gz3d_zarr.target import Work
@@ -122,6 +123,7 @@ def run_shards(
         build_shard,
         map(make_task, work.missing),
         f"gz3d-shard-{made.fingerprint[:12]}",
+        made.layout.shard_size,
         ". What is built is kept; --resume goes on",
     )
     with contextlib.closing(built):
@@ -139,11 +141,13 @@ def run_tasks(
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
     prefix: str,
+    shard_size: int,
     hint: str = "",
 ) -> Generator[Result, None, None]:
     """Run a function on each task, no more than `IN_FLIGHT` at a time; results as they come.
 
-    Those that still wait are dropped when the generator is closed.
+    Each worker takes as many as shards of `shard_size` subjects fit its memory. Those that still
+    wait are dropped when the generator is closed.
 
     Raises
     ------
@@ -157,23 +161,24 @@ def run_tasks(
 
     def submit(number: int, task: Task) -> Future[Result]:
         key = f"{prefix}-{number}-{time.time_ns()}"
-        future = client.submit(function, task, key=key, pure=False)
+        future = client.submit(function, task, key=key, pure=False, resources={SLOTS: 1})
         pending.add(future)
         return future
 
-    first = [submit(*task) for task in itertools.islice(waiting, IN_FLIGHT)]
-    running = as_completed(first, loop=client.loop)
-    del first  # a future that is kept keeps its result on a worker
-    try:
-        for future in running:
-            pending.discard(future)
-            result = _result(future, hint)
-            future.release()
-            for task in itertools.islice(waiting, 1):
-                running.add(submit(*task))
-            yield result
-    finally:
-        client.cancel(list(pending))
+    with limit_tasks(client, shard_size):
+        first = [submit(*task) for task in itertools.islice(waiting, IN_FLIGHT)]
+        running = as_completed(first, loop=client.loop)
+        del first  # a future that is kept keeps its result on a worker
+        try:
+            for future in running:
+                pending.discard(future)
+                result = _result(future, hint)
+                future.release()
+                yield result
+                for task in itertools.islice(waiting, 1):
+                    running.add(submit(*task))
+        finally:
+            client.cancel(list(pending))
 
 
 def share_connections(

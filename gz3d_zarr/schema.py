@@ -23,6 +23,7 @@ from gz3d_zarr.subject import CHANNELS, CLASSES, CRPIX, SIDE, SubjectMetadata
 SCHEMA = "gz3d"
 SCHEMA_VERSION = 1
 SHARD_SIZE = 64
+CODEC = "portable"
 NSIDE = 16
 IMAGE_BYTES = SIDE * SIDE * 3
 SEGMENTATION_BYTES = len(CLASSES) * SIDE * SIDE
@@ -94,7 +95,7 @@ class Layout:
 
     subjects: int
     shard_size: int = SHARD_SIZE
-    codec: str = "portable"
+    codec: str = CODEC
     nside: int = NSIDE
     samples: tuple[str, ...] = SAMPLES
 

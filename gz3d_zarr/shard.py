@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from distributed import Semaphore
 from numpy.typing import NDArray
 
-from gz3d_zarr.errors import Status, SubjectError
+from gz3d_zarr.errors import Status, StoreError, SubjectError
 from gz3d_zarr.fetch import FetchRules
 from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.reading import Gate, open_gate, read_files
@@ -90,12 +90,13 @@ def build_shard(task: ShardTask) -> Receipt:
             blocks["image"][i] = 0 if subject is None else subject.image
             blocks["segmentation"][i] = 0 if subject is None else subject.segmentation
             outcomes[i] = outcome
+    ordered = tuple(outcomes[i] for i in range(len(task.files)))
+    _check_kept(task, ordered)
     check_build(task.folder, task.build_id)
     stored = []
     for name in BIG_ARRAYS:
         stored.append(_store(task, name, blocks.pop(name)))
     check_build(task.folder, task.build_id)
-    ordered = tuple(outcomes[i] for i in range(len(task.files)))
     receipt = Receipt(task.shard, task.fingerprint, ordered, tuple(stored))
     task.folder.put(receipt.key, receipt.to_json())
     return receipt
@@ -121,6 +122,17 @@ def _keep(task: ShardTask, blocks: Mapping[str, NDArray[np.uint8]]) -> dict[int,
         for i, outcome in enumerate(task.base.outcomes)
         if outcome.status is Status.OK or not task.retry
     }
+
+
+def _check_kept(task: ShardTask, outcomes: Sequence[Outcome]) -> None:
+    """Refuse to lose a subject that the store has, because its file is not to be had any more."""
+    for before, now in zip(task.base.outcomes if task.base else (), outcomes, strict=False):
+        if before.status is Status.OK and now.sha1 != before.sha1:
+            raise StoreError(
+                f"{task.folder.url} has {before.file_name} whole, and its shard must be read "
+                f"again; now the file is {now.status.label}, {now.reason or 'with another sha1'}. "
+                "The store stays as it was; see to the file and use --resume"
+            )
 
 
 def lease_gate(semaphore: Semaphore | None) -> Gate:

@@ -24,6 +24,7 @@ from gz3d_zarr.catalogue import Entry
 from gz3d_zarr.errors import StoreError, describe
 from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.receipts import (
+    BASE_KEY,
     FILES_KEY,
     PLAN_KEY,
     RECEIPTS_PREFIX,
@@ -188,12 +189,13 @@ def publish(
     """
     objects = _stage(rows, receipts, layout, made)
     root = objects.pop(ROOT_KEY)
-    for key, data in objects.items():
-        folder.put(key, data)
+    # Values before metadata: who goes by the old metadata reads old rows, which do not change.
+    for key in sorted(objects, key=lambda key: key.endswith(ROOT_KEY)):
+        folder.put(key, objects[key])
     check_build(folder, build_id)
     folder.put(ROOT_KEY, root)
     folder.delete(sorted(folder.sizes(RECEIPTS_PREFIX)))
-    folder.delete([FILES_KEY, PLAN_KEY])
+    folder.delete([FILES_KEY, BASE_KEY, PLAN_KEY])
     folder.prune((WORK_PREFIX,))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -12,23 +12,26 @@ from gz3d_zarr.errors import Status, StoreError, UsageError, count
 from gz3d_zarr.objects import PARTIAL_SUFFIX, ObjectFolder
 from gz3d_zarr.planning import Plan
 from gz3d_zarr.receipts import (
+    BASE_KEY,
     FILES_KEY,
     LEASE_KEY,
     PLAN_KEY,
     RECEIPTS_PREFIX,
     WORK_PREFIX,
     Receipt,
+    pack_receipts,
     receipt_key,
+    unpack_receipts,
 )
-from gz3d_zarr.schema import BIG_ARRAYS, LABELS, SCHEMA, VARIABLES
-from gz3d_zarr.store import CATALOGUE_GROUP, ROOT_KEY
+from gz3d_zarr.schema import BIG_ARRAYS, LABELS, SCHEMA, VARIABLES, Layout
+from gz3d_zarr.store import CATALOGUE_GROUP, ROOT_KEY, read_layout
 
 _OURS = (
     WORK_PREFIX,
     "subject/",
     *(f"{name}/" for name in (CATALOGUE_GROUP, *BIG_ARRAYS, *VARIABLES, *LABELS)),
 )
-_WORK_KEYS = {PLAN_KEY, FILES_KEY, LEASE_KEY}
+_WORK_KEYS = {PLAN_KEY, FILES_KEY, BASE_KEY, LEASE_KEY}
 
 
 class Mode(StrEnum):
@@ -51,10 +54,18 @@ class Standing:
         Attributes of the complete store; None where there is none.
     begun : dict or None
         Plan of the build that has begun and not ended, if any.
+    damage : str
+        Why the root of a store that is ours cannot be read; `store` is then empty.
     """
 
     store: dict[str, Any] | None
     begun: dict[str, Any] | None
+    damage: str = ""
+
+    @property
+    def has_base(self) -> bool:
+        """Whether what has begun goes on with the complete store, rather than deletes it."""
+        return self.begun is not None and self.begun["redo"] is not None
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,10 @@ class Work:
         Whether subjects of `bases` that are not ok are read again.
     redo : list of int or None
         Shards to be written at a store that is complete; None: all of them.
+    base : tuple of Receipt
+        Of the complete store that is gone on with.
+    clears : bool
+        Whether what stands there is deleted first.
     """
 
     made: Plan
@@ -82,6 +97,8 @@ class Work:
     bases: Mapping[int, Receipt] = field(default_factory=dict)
     retry: bool = False
     redo: list[int] | None = None
+    base: tuple[Receipt, ...] = ()
+    clears: bool = False
 
     @property
     def missing(self) -> list[int]:
@@ -127,17 +144,34 @@ def inspect(folder: ObjectFolder) -> Standing | None:
     """
     root, begun = folder.get(ROOT_KEY), folder.get(PLAN_KEY)
     if root is None and begun is None:
-        if set(folder.sizes()) - {LEASE_KEY}:
-            raise _foreign(folder)
-        return None
+        keys = [key for key in folder.sizes() if not key.startswith(WORK_PREFIX)]
+        if not keys:  # nothing, or what a build left that was killed at once
+            return None
+    plan = _parse(begun)
+    if begun is not None and plan.get("schema") != SCHEMA:
+        raise _foreign(folder)
+    if root is None and begun is not None:
+        return Standing(None, plan)
+    attrs = _parse(root).get("attributes", {})
+    if isinstance(attrs, dict) and attrs.get("schema") == SCHEMA:
+        return Standing(attrs, plan if begun is not None else None)
+    if not is_only_ours(folder) or not any(_is_shard(key) for key in folder.sizes()):
+        raise _foreign(folder)
+    damage = f"{ROOT_KEY} is {'not there' if root is None else 'damaged'}"
+    return Standing({}, plan if begun is not None else None, damage)
+
+
+def _parse(document: bytes | None) -> dict[str, Any]:
+    """A JSON object; empty where it is none."""
     try:
-        store = None if root is None else dict(json.loads(root)["attributes"])
-        plan = None if begun is None else dict(json.loads(begun))
-        if any(one is not None and one["schema"] != SCHEMA for one in (store, plan)):
-            raise _foreign(folder)
-    except (ValueError, KeyError, TypeError):
-        raise _foreign(folder) from None
-    return Standing(store, plan)
+        content = json.loads(document or b"{}")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_shard(key: str) -> bool:
+    return key.startswith(tuple(f"{name}/c/" for name in BIG_ARRAYS))
 
 
 def assess(folder: ObjectFolder, made: Plan, mode: Mode) -> Work:
@@ -150,22 +184,36 @@ def assess(folder: ObjectFolder, made: Plan, mode: Mode) -> Work:
         it, another plan or other files than what stands there was made of.
     """
     there = inspect(folder)
-    if there is None or mode is Mode.OVERWRITE:
-        return Work(made, there)
+    if there is None:
+        return Work(made)
+    if mode is Mode.OVERWRITE:
+        return Work(made, there, clears=True)
+    if there.damage:
+        raise StoreError(
+            f"{folder.url} is a damaged store ({there.damage}): build it anew with --overwrite"
+        )
+    deletes = there.begun is not None and not there.has_base
     if mode is Mode.NEW:
-        if there.store is None:
+        if there.store is None or deletes:
             state, more = "a build that has not ended", ", or --resume to go on with it"
         else:
             state, more = "a complete store", ", or --update to add subjects to it"
         raise StoreError(f"{folder.url} holds {state}; use --overwrite to delete it{more}")
     if there.store is None:
         return _assess_unfinished(folder, made, there, mode)
+    if deletes:  # an overwriting build was stopped before it had deleted the root
+        _check_same(folder, made, there.begun or {}, _names(folder))
+        return Work(made, there, clears=True)
     return _assess_complete(folder, made, there, mode)
 
 
+def _names(folder: ObjectFolder) -> list[str]:
+    """Names of the files of the build that has begun."""
+    return (folder.get(FILES_KEY) or b"").decode().split("\n")
+
+
 def _assess_unfinished(folder: ObjectFolder, made: Plan, there: Standing, mode: Mode) -> Work:
-    names = (folder.get(FILES_KEY) or b"").decode().split("\n")
-    _check_same(folder, made, there.begun or {}, names)
+    _check_same(folder, made, there.begun or {}, _names(folder))
     receipts = read_receipts(folder, made)
     _check_unchanged(folder, made, receipts.values())
     bases = {}
@@ -175,53 +223,72 @@ def _assess_unfinished(folder: ObjectFolder, made: Plan, there: Standing, mode: 
 
 
 def _assess_complete(folder: ObjectFolder, made: Plan, there: Standing, mode: Mode) -> Work:
-    """What to do at a store that readers may be using."""
-    from gz3d_zarr.restoring import restore_receipts  # slow to import
+    """What to do at a store that readers may be using.
 
-    layout, restored = restore_receipts(folder)
+    Once something has begun, its arrays may be half-written: what it was is in its base.
+    """
+    layout, base = _read_base(folder, there)
     new = [name for name in made.layout.samples if name not in layout.samples]
     made = replace(made, layout=replace(made.layout, samples=(*layout.samples, *new)))
-    names = [outcome.file_name for receipt in restored for outcome in receipt.outcomes]
-    begun, begun_there = there.begun or {}, there.begun is not None
-    goes_on = begun.get("fingerprint") == made.fingerprint
+    names = [outcome.file_name for receipt in base for outcome in receipt.outcomes]
+    begun, attrs = there.begun or {}, there.store or {}
+    identity = {**attrs, **asdict(layout), "order": begun.get("base_order", attrs.get("order"))}
+    retry, redo = mode is Mode.RETRY_FAILED, set(begun.get("redo") or [])
     if mode is Mode.UPDATE:
-        _check_grown(folder, made, there.store or {}, names)
-        first = layout.subjects // layout.shard_size
-        redo = [*range(first, made.layout.shards)] if made.layout.subjects > len(names) else []
-        retry = False
-    elif mode is Mode.RESUME and begun_there:
-        _check_same(folder, made, begun, (folder.get(FILES_KEY) or b"").decode().split("\n"))
-        redo, retry = list(begun["redo"] or []), bool(begun["retry"])
+        _check_grown(folder, made, identity, names)
+        if made.layout.subjects > len(names):
+            redo |= {*range(layout.subjects // layout.shard_size, made.layout.shards)}
+    elif mode is Mode.RESUME and begun:
+        _check_same(folder, made, begun, _names(folder))
+        retry = bool(begun["retry"])
     else:
-        _check_same(folder, made, there.store or {}, names)
-        retry = mode is Mode.RETRY_FAILED
-        redo = [receipt.shard for receipt in restored if retry and not receipt.is_ok]
-    _check_unchanged(folder, made, restored)
-    receipts = {r.shard: r for r in restored if r.shard not in redo}
-    if goes_on:
-        redo = sorted({*redo, *(begun["redo"] or [])})
+        identity["fingerprint"] = base[0].fingerprint
+        _check_same(folder, made, identity, names)
+        redo |= {receipt.shard for receipt in base if retry and not receipt.is_ok}
+    _check_unchanged(folder, made, base)
+    redo |= {r.shard for r in base if any(stored.size < 0 for stored in r.objects)}  # lost
+    redo &= {*range(made.layout.shards)}
+    receipts = {r.shard: r for r in base if r.shard not in redo}
+    if begun.get("fingerprint") == made.fingerprint:
         fresh = read_receipts(folder, made)
-        receipts |= {i: receipt for i, receipt in fresh.items() if i in redo}
-    bases = {r.shard: r for r in restored if r.shard in redo and r.shard not in receipts}
-    return Work(made, there, receipts, bases, retry, redo)
+        receipts |= {
+            i: receipt
+            for i, receipt in fresh.items()
+            if i in redo and (receipt.is_ok or not retry or mode is Mode.RESUME)
+        }
+    bases = {r.shard: r for r in base if r.shard in redo and r.shard not in receipts}
+    return Work(made, there, receipts, bases, retry, sorted(redo), tuple(base))
 
 
-def begin(folder: ObjectFolder, work: Work, build_id: str, mode: Mode) -> None:
+def _read_base(folder: ObjectFolder, there: Standing) -> tuple[Layout, list[Receipt]]:
+    """Layout and receipts of the complete store that is gone on with."""
+    from gz3d_zarr.restoring import restore_receipts  # slow to import
+
+    if there.begun is None:
+        return restore_receipts(folder)
+    data = folder.get(BASE_KEY)
+    if data is None:
+        raise StoreError(f"{folder.url} has lost {BASE_KEY}: build it anew with --overwrite")
+    return read_layout(there.begun["base"]), unpack_receipts(data)
+
+
+def begin(folder: ObjectFolder, work: Work, build_id: str) -> None:
     """Begin, or go on with, the work at a place.
 
-    The plan is put first: whenever this is stopped, what is left is known to be ours. Where a
-    store is to be deleted its root goes next, so that a reader sees the old store or none.
+    The plan is put before anything is deleted or changed: whenever this is stopped, what is left
+    is known to be ours. Where a store is to be deleted its root goes next, so that a reader sees
+    the old store or none.
     """
-    there = work.standing
-    deletes = there is not None and mode is Mode.OVERWRITE
-    begun = None if there is None else there.begun
-    if deletes or (begun or {}).get("fingerprint") != work.made.fingerprint:
+    begun = None if work.standing is None else work.standing.begun
+    same = begun is not None and begun["fingerprint"] == work.made.fingerprint
+    if work.clears or not same:
         folder.delete(sorted(folder.sizes(RECEIPTS_PREFIX)))
-    names = "\n".join(entry.file.name for entry in work.made.manifest.entries)
-    if deletes or begun is None or begun["fingerprint"] != work.made.fingerprint:
+        names = "\n".join(entry.file.name for entry in work.made.manifest.entries)
         folder.put(FILES_KEY, names.encode())
+    if work.base and begun is None:
+        folder.put(BASE_KEY, pack_receipts(work.base))
     take_over(folder, work, build_id)
-    if deletes:
+    if work.clears:
         folder.delete([ROOT_KEY])
         keys = {key for key in folder.sizes() if _is_ours(key)}
         folder.delete(sorted(keys - _WORK_KEYS))
@@ -236,6 +303,13 @@ def take_over(folder: ObjectFolder, work: Work, build_id: str) -> None:
         "redo": work.redo,
         "retry": work.retry,
     }
+    begun = None if work.standing is None else work.standing.begun
+    if work.base and begun is not None:
+        plan |= {name: begun[name] for name in ("base", "base_order")}
+    elif work.base and work.standing is not None and work.standing.store is not None:
+        store = work.standing.store
+        names = (field.name for field in fields(Layout))
+        plan |= {"base": {n: store[n] for n in names}, "base_order": store["order"]}
     folder.put(PLAN_KEY, json.dumps(plan, indent=1).encode())
 
 
@@ -255,9 +329,8 @@ def settle(folder: ObjectFolder, receipts: Sequence[Receipt]) -> None:
             f"{folder.url} lacks {len(lost)} of {len(stored)} objects that workers have written "
             f"(first {lost[0]}): workers and client must see the same place under this name"
         )
-    shards = tuple(f"{name}/c/" for name in BIG_ARRAYS)
     partial = {key for key in found if key.endswith(PARTIAL_SUFFIX) and _is_ours(key)}
-    strange = {key for key in found if key.startswith(shards) and key not in stored}
+    strange = {key for key in found if _is_shard(key) and key not in stored}
     folder.delete(sorted(partial | strange))
 
 

@@ -17,10 +17,10 @@ from distributed import Semaphore
 from gz3d_zarr import checks
 from gz3d_zarr.catalogue import Manifest
 from gz3d_zarr.checks import Check, check_that
-from gz3d_zarr.errors import GZ3DError, Status, StoreError
+from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, describe
 from gz3d_zarr.fetch import FetchRules
 from gz3d_zarr.objects import ObjectFolder, object_folder
-from gz3d_zarr.opening import open_store, read_build, read_small_arrays
+from gz3d_zarr.opening import DAMAGE, open_store, read_build, read_small_arrays
 from gz3d_zarr.planning import PlanOptions, read_manifest
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.reading import read_files
@@ -34,6 +34,7 @@ from gz3d_zarr.store import (
     ROOT_KEY,
     array_documents,
     decode_shard,
+    read_layout,
 )
 from gz3d_zarr.target import inspect
 
@@ -56,14 +57,16 @@ class VerifyReport:
         Stale: only the consolidated metadata does not fit; incomplete: the build has not ended.
     checks : tuple of Check
         All that was tested.
-    subjects, compared : int
-        Rows of the store, and how many were compared with their files.
+    subjects, not_ok, compared : int
+        Rows of the store, how many of them have no picture, and how many were compared with
+        their files.
     """
 
     store: str
     state: str
     checks: tuple[Check, ...]
     subjects: int = 0
+    not_ok: int = 0
     compared: int = 0
 
     @property
@@ -89,9 +92,14 @@ class VerifyReport:
         lines += [f"  {c.test}  {c.target}: {c.detail}" for c in self.failures[:LISTED]]
         if len(self.failures) > LISTED:
             lines.append(f"  and {len(self.failures) - LISTED} more; --json lists all")
+        if any(check.test == "shard" for check in self.failures):
+            lines.append(
+                "Delete a damaged shard's object and use build --resume with its source: the "
+                "shard is read again."
+            )
         lines.append(
-            f"{self.store} is {self.state}: {self.subjects} subjects, {self.compared} compared "
-            "with their files."
+            f"{self.store} is {self.state}: {self.subjects} subjects, {self.not_ok} of them not "
+            f"ok, {self.compared} compared with their files."
         )
         return "\n".join(lines)
 
@@ -188,14 +196,18 @@ def verify(
             for receipt in receipts
         ]
         done = 0
-        for receipt, checked in run_tasks(worker, verify_shard, tasks, "gz3d-verify"):
+        for receipt, checked in run_tasks(
+            worker, verify_shard, tasks, "gz3d-verify", layout.shard_size
+        ):
             found += checked
             done += len(receipt.outcomes)
             if progress is not None:
                 failed = sum(not check.passed for check in found)
                 progress(Progress(done, layout.subjects, len(receipt.outcomes), failed))
     compared = sum(check.test == "source" for check in found)
-    return VerifyReport(folder.url, _state(found), tuple(found), layout.subjects, compared)
+    not_ok = int((dataset["status"].values != Status.OK).sum())
+    state = _state(found)
+    return VerifyReport(folder.url, state, tuple(found), layout.subjects, not_ok, compared)
 
 
 def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
@@ -215,8 +227,13 @@ def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
                 blocks[name] = decode_shard(task.documents, name, task.receipt.shard, data, count)
             except StoreError as error:
                 finding = str(error)
+        if finding:
+            first, last = task.receipt.outcomes[0], task.receipt.outcomes[-1]
+            finding += f" ({count} subjects, {first.file_name} to {last.file_name})"
         found.append(check_that("shard", stored.key, finding))
-    for i, outcome in enumerate(task.receipt.outcomes):
+    # A retry that has not ended may have written what the store does not know of yet.
+    known = all(stored.sha256 for stored in task.receipt.objects)
+    for i, outcome in enumerate(task.receipt.outcomes if known else ()):
         if outcome.status is not Status.OK and any(block[i].any() for block in blocks.values()):
             found.append(
                 Check("blank", outcome.file_name, False, "not ok, and yet it has a picture")
@@ -293,26 +310,31 @@ def _check_alone(folder: ObjectFolder) -> tuple[list[Check], _Opened | None]:
     there = inspect(folder)
     if there is None:
         raise StoreError(f"there is no store at {folder.url}")
-    if there.store is None:
+    if there.damage:
+        return [Check("open", ROOT_KEY, False, there.damage)], None
+    if there.store is None or (there.begun is not None and not there.has_base):
         finding = "a build has begun and not ended; go on with build --resume"
         return [Check("complete", ROOT_KEY, False, finding)], None
-    finding = "" if there.begun is None else "an update has begun and not ended; --resume goes on"
-    found = [check_that("complete", ROOT_KEY, finding), *checks.check_metadata(folder)]
-    if any(check.target == ROOT_KEY and not check.passed for check in found[1:]):
+    finding = ""
+    if there.begun is not None:
+        finding = "an update or a retry has begun and not ended; --resume goes on"
+    found = [check_that("complete", ROOT_KEY, finding)]
+    metadata = checks.check_metadata(folder)
+    found += metadata
+    if metadata[0].target == ROOT_KEY:
         return found, None
     found += checks.check_objects(folder)
     found += [check_that("array", name, finding) for name, finding in read_small_arrays(folder)]
-    if not all(check.passed for check in found if check.test in ("array", "object")):
-        return found, None
     try:
         attrs, catalogue = read_build(folder)
         dataset = open_store(folder.url, storage_options=folder.storage_options)
+        layout = read_layout(attrs)
+        found += checks.check_structure(dataset, catalogue, layout)
+        found += checks.check_coordinates(dataset, catalogue, layout)
+        found += checks.check_attributes(attrs, dataset["status"].values.tolist())
         layout, receipts = restore_receipts(folder)
-    except GZ3DError as error:
-        return [*found, Check("open", ROOT_KEY, False, str(error))], None
-    found += checks.check_structure(dataset, catalogue, layout)
-    found += checks.check_coordinates(dataset, catalogue, layout)
-    found += checks.check_attributes(attrs, dataset["status"].values.tolist())
+    except access_errors(*DAMAGE, GZ3DError) as error:
+        return [*found, Check("open", ROOT_KEY, False, describe(error))], None
     written = set((there.begun or {}).get("redo") or [])  # by the update; others have digests
     receipts = [_without_digests(r) if r.shard in written else r for r in receipts]
     return found, (dataset, catalogue, layout, receipts)
@@ -326,7 +348,7 @@ def _without_digests(receipt: Receipt) -> Receipt:
 def _check_manifest(dataset: Any, catalogue: Any, manifest: Manifest) -> list[Check]:
     """What only the source's catalogue tells: whether MaNGA has observed it."""
     rows = {entry.file.name: entry.row for entry in manifest.entries}
-    if not any(rows.values()):
+    if not any(rows.values()) or not dataset.attrs.get("source_catalogue"):
         return []
     names = [str(name) for name in catalogue["file_name"].values]
     expected = [(row := rows.get(name)) is not None and row.observed for name in names]
@@ -337,7 +359,8 @@ def _check_manifest(dataset: Any, catalogue: Any, manifest: Manifest) -> list[Ch
 
 def _state(found: Sequence[Check]) -> str:
     kinds = {check.test for check in found if not check.passed}
-    for kind, state in (("complete", "incomplete"), ("metadata", "stale")):
-        if kinds == {kind}:
-            return state
+    if "complete" in kinds and kinds.isdisjoint(("shard", "array", "blank", "open", "source")):
+        return "incomplete"  # its small arrays may be half-written
+    if kinds == {"metadata"}:
+        return "stale"
     return "damaged" if kinds else "sound"

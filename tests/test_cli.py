@@ -237,7 +237,7 @@ def test_interrupt_ends_cleanly_and_says_how_to_go_on(archive: Path, tmp_path: P
         gz3d_zarr.open_store(tmp_path / "g.zarr")
     again = command(*arguments, "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert f"Built {300 - 2 * done} subjects" in again.stdout
+    assert f"Read {300 - 2 * done} subjects" in again.stdout
     assert gz3d_zarr.open_store(tmp_path / "g.zarr").sizes["subject"] == len(subject_files(source))
 
 

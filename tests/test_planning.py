@@ -12,8 +12,20 @@ from distributed import Client
 
 import gz3d_zarr
 from gz3d_zarr import BuildError, PlanError, UsageError, cluster
-from gz3d_zarr.planning import MEMORY_SHARE, PlanOptions, Resources, make_plan, worker_bytes
+from gz3d_zarr.planning import (
+    MEMORY_SHARE,
+    WORKER_BYTES,
+    Plan,
+    PlanOptions,
+    Resources,
+    make_plan,
+    task_bytes,
+)
 from gz3d_zarr.schema import SEGMENTATION_BYTES
+
+
+def worker_bytes(shard_size: int, at_a_time: int = 1) -> int:
+    return WORKER_BYTES + at_a_time * task_bytes(shard_size)
 
 
 def resources(memory: int | None, threads: int = 1) -> Resources:
@@ -72,7 +84,7 @@ def test_small_workers_get_smaller_shards(simulated: Path, tmp_path: Path) -> No
 
     assert size(None) == size(need) == 64
     assert size(need - 1) == 32
-    assert size(worker_bytes(64, 4) - 1, threads=4) == 32
+    assert size(worker_bytes(64, 4) - 1, threads=4) == 64  # three at a time
     assert size(worker_bytes(1)) == 1
     with pytest.raises(PlanError, match="even shards of one subject need"):
         size(worker_bytes(1) - 1)
@@ -86,6 +98,17 @@ def test_shard_size_that_is_asked_for_fits_or_is_refused(simulated: Path, tmp_pa
     plan = make_plan(simulated, tmp_path / "g", bounded, resources(10**12))
     assert plan.layout.shard_size == 16
     assert plan.resources.memory == bounded.memory_bound
+
+
+def test_threads_take_as_many_shards_as_fit(simulated: Path, tmp_path: Path) -> None:
+    def plan(memory: int | None) -> Plan:
+        return make_plan(simulated, tmp_path / "g", PlanOptions(), resources(memory, 4))
+
+    assert plan(None).slots == plan(worker_bytes(64, 4)).slots == 4
+    few = plan(worker_bytes(64, 4) - 1)
+    assert few.slots == 3
+    assert "build 3 shards at a time, not one on each of its 4 threads" in " ".join(few.notes)
+    assert few.summary()["shards_at_a_time_per_worker"] == 3
 
 
 def test_fingerprint_covers_what_decides_the_bytes(simulated: Path, tmp_path: Path) -> None:

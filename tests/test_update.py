@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import threading
 import time
 from pathlib import Path
@@ -160,7 +159,7 @@ def test_readers_see_the_old_store_until_the_update_ends(
     xr.testing.assert_identical(gz3d_zarr.open_store(target).compute(), expected)
     report = gz3d_zarr.verify(target, client=client)
     assert report.state == "incomplete"
-    assert "update has begun and not ended" in report.failures[0].detail
+    assert "an update or a retry has begun and not ended" in report.failures[0].detail
     with pytest.raises(StoreError, match="begun with another plan: subjects is 10, there it is 18"):
         gz3d_zarr.build(simulated, target, client, shard_size=4, limit=10, resume=True)
     gz3d_zarr.build(simulated, target, client, shard_size=4, resume=True)
@@ -284,8 +283,8 @@ def test_lease_of_a_dead_builder_does_not_hold(
         "not a lease",
     ):
         folder.put(LEASE_KEY, json.dumps(holder).encode())
-        with hold_lease(folder) as build_id:
-            assert json.loads(folder.get(LEASE_KEY) or b"")["build_id"] == build_id
+        with hold_lease(folder) as held:
+            assert json.loads(folder.get(LEASE_KEY) or b"")["build_id"] == held.build_id
         assert folder.get(LEASE_KEY) is None
 
 
@@ -293,27 +292,56 @@ def test_lease_of_a_builder_elsewhere_holds_while_it_is_renewed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = ObjectFolder(str(tmp_path / "g.zarr"))
-    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
+    there = {"build_id": "theirs", "host": "elsewhere", "pid": 7}
+    monkeypatch.setattr(lease, "LAPSE_SECONDS", 10)
     ended = threading.Event()
-    monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
 
-    def hold() -> None:
-        with hold_lease(folder):
-            ended.wait(20)
+    def renew() -> None:
+        renewed = 0
+        while not ended.wait(0.05):
+            renewed += 1
+            folder.put(LEASE_KEY, json.dumps({**there, "renewed": renewed}).encode())
 
-    holder = threading.Thread(target=hold)
-    holder.start()
-    while folder.get(LEASE_KEY) is None:
-        time.sleep(0.01)
-    monkeypatch.setattr(socket, "gethostname", lambda: "here")
+    renewing = threading.Thread(target=renew)
+    renewing.start()
     try:
-        with pytest.raises(StoreError, match="is being built by process .* on elsewhere"):
+        while folder.get(LEASE_KEY) is None:
+            time.sleep(0.01)
+        with pytest.raises(StoreError, match="is being built by process 7 on elsewhere"):
             hold_lease(folder).__enter__()
     finally:
-        monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
         ended.set()
-        holder.join()
-    assert folder.get(LEASE_KEY) is None
+        renewing.join()
+
+
+def test_lease_is_renewed_until_somebody_else_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ObjectFolder(str(tmp_path / "g.zarr"))
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)
+    with hold_lease(folder):
+        first = folder.get(LEASE_KEY)
+        while folder.get(LEASE_KEY) == first:
+            time.sleep(0.01)
+        folder.put(LEASE_KEY, b'{"build_id": "a successor"}')  # this builder was suspended
+        time.sleep(0.1)
+        assert json.loads(folder.get(LEASE_KEY) or b"") == {"build_id": "a successor"}
+    assert folder.get(LEASE_KEY) is not None
+
+
+def test_two_that_come_at_once_do_not_both_hold_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ObjectFolder(str(tmp_path / "g.zarr"))
+    is_ours = lease.Lease.is_ours
+
+    def late(self: lease.Lease) -> bool:
+        folder.put(LEASE_KEY, b'{"build_id": "theirs", "pid": 7, "host": "here"}')
+        return is_ours(self)
+
+    monkeypatch.setattr(lease.Lease, "is_ours", late)
+    with pytest.raises(StoreError, match="is being built by process 7 on here"):
+        hold_lease(folder).__enter__()
 
 
 def test_unfinished_build_can_be_looked_at(

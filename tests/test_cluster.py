@@ -1,0 +1,149 @@
+"""Clusters: slots for shards, workers that come and go, other versions, a scheduler that dies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client, LocalCluster
+from files import link_many
+from stores import shards
+
+import gz3d_zarr
+from gz3d_zarr import BuildError, GZ3DError, cluster, shard
+from gz3d_zarr.planning import MEMORY_SHARE, WORKER_BYTES, task_bytes
+from gz3d_zarr.progress import Progress
+
+
+@contextmanager
+def local_cluster(folder: Path, **options: Any) -> Iterator[LocalCluster]:
+    with LocalCluster(
+        processes=False,
+        dashboard_address="127.0.0.1:0",
+        local_directory=str(folder / "dask"),
+        **options,
+    ) as running:
+        yield running
+
+
+def test_worker_with_many_threads_takes_as_many_shards_as_fit(
+    simulated: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, most = [0], [0]
+    lock = threading.Lock()
+    read_files = shard.read_files
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        with lock:
+            busy[0] += 1
+            most[0] = max(most[0], busy[0])
+        time.sleep(0.05)
+        try:
+            yield from read_files(*args, **kwargs)
+        finally:
+            with lock:
+                busy[0] -= 1
+
+    monkeypatch.setattr(shard, "read_files", watched)
+    limit = int((WORKER_BYTES + 2.5 * task_bytes(4)) / MEMORY_SHARE)
+    with (
+        local_cluster(tmp_path, n_workers=1, threads_per_worker=4, memory_limit=limit) as running,
+        Client(running, set_as_default=False) as client,
+    ):
+        gz3d_zarr.build(simulated, tmp_path / "g.zarr", client, shard_size=4)
+        left = client.run(lambda dask_worker: "gz3d-shards" in dask_worker.plugins)
+        assert not any(left.values())
+    assert most[0] == 2
+    assert shards(tmp_path / "g.zarr") == shards(store)
+
+
+def test_workers_come_and_go_during_a_build(
+    simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = link_many(simulated, tmp_path / "many", 60)
+    names: set[str] = set()
+    with local_cluster(tmp_path, n_workers=1, threads_per_worker=1) as running:
+
+        def scale(state: Progress) -> None:
+            names.update(str(name) for name in running.workers)
+            if state.done == 0:
+                running.scale(2)
+            elif state.done > 30 and len(running.workers) == 2:
+                running.scale(1)
+
+        with Client(running, set_as_default=False) as client:
+            report = gz3d_zarr.build(
+                source, tmp_path / "g.zarr", client, shard_size=2, progress=scale
+            )
+    assert report.ok == 60
+    assert len(names) == 2
+
+
+def test_other_versions_are_told(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = cluster.find_versions()
+    assert set(here) >= {"gz3d-zarr", "zarr", "python"}
+    plan = gz3d_zarr.plan(simulated, tmp_path / "g.zarr", client=client)
+    assert not [note for note in plan.notes if "workers have" in note]
+    monkeypatch.setattr(client, "run", lambda _: {"tcp://a": {**here, "zarr": "3.0.0"}})
+    plan = gz3d_zarr.plan(simulated, tmp_path / "g.zarr", client=client)
+    assert f"workers have zarr 3.0.0, here it is {here['zarr']}" in plan.notes
+
+
+def test_workers_without_the_package_are_named(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: Any) -> Any:
+        raise ModuleNotFoundError("No module named 'gz3d_zarr'")
+
+    monkeypatch.setattr(client, "run", lacking)
+    with pytest.raises(BuildError, match="lack a package: No module named 'gz3d_zarr'. Install"):
+        gz3d_zarr.build(simulated, tmp_path / "g.zarr", client)
+
+
+SCHEDULER = """
+import sys, time
+from distributed import LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, protocol="tcp://",
+                      host="127.0.0.1", dashboard_address="127.0.0.1:0",
+                      local_directory=sys.argv[1]) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        time.sleep(120)
+"""
+
+
+def test_scheduler_that_goes_away_is_named(simulated: Path, tmp_path: Path) -> None:
+    source = link_many(simulated, tmp_path / "many", 300)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCHEDULER, str(tmp_path / "dask")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+
+        def kill(state: Progress) -> None:
+            if state.done > 20:
+                process.kill()
+
+        began = time.monotonic()
+        with pytest.raises(GZ3DError, match=f"the scheduler {address} went away.*--resume goes on"):
+            gz3d_zarr.build(
+                source, tmp_path / "g.zarr", scheduler=address, shard_size=2, progress=kill
+            )
+        assert time.monotonic() - began < 30
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+    with pytest.raises(gz3d_zarr.IncompleteStoreError):
+        gz3d_zarr.open_store(tmp_path / "g.zarr")
