@@ -157,6 +157,7 @@ def run_tasks(
     from distributed import as_completed
 
     waiting = enumerate(tasks)
+    address = str(client.scheduler.address) if client.scheduler is not None else ""
     pending: set[Future[Result]] = set()
 
     def submit(number: int, task: Task) -> Future[Result]:
@@ -172,13 +173,14 @@ def run_tasks(
         try:
             for future in running:
                 pending.discard(future)
-                result = _result(future, hint)
+                result = _result(future, address, hint)
                 future.release()
                 yield result
                 for task in itertools.islice(waiting, 1):
                     running.add(submit(*task))
         finally:
-            client.cancel(list(pending))
+            if client.status == "running":
+                client.cancel(list(pending))
 
 
 def share_connections(
@@ -199,13 +201,17 @@ def share_connections(
         return Semaphore(max_leases=options.connections, name=name)
 
 
-def _result(future: Future[Result], hint: str) -> Result:
+def _result(future: Future[Result], address: str, hint: str) -> Result:
+    from distributed.client import FutureCancelledError
+
     try:
         result: Result = future.result()
     except SubjectError as error:
         raise _stopped_at(str(error)) from error
     except GZ3DError:
         raise
+    except FutureCancelledError as error:
+        raise BuildError(f"the scheduler {address} went away{hint}") from error
     except Exception as error:
         raise BuildError(
             f"the task {future.key} failed with {type(error).__name__}: {error}{hint}"
