@@ -28,8 +28,8 @@ class GZ3DAccessor:
     than one row is refused with the Zooniverse ids to choose from. Without a subject, the Dataset
     itself must hold a single one: ``ds.isel(subject=7).gz3d.wcs()``.
 
-    Every method raises StoreError where the Dataset is not of Galaxy Zoo: 3D, or lacks a variable
-    that is needed.
+    Every method raises StoreError where the Dataset is not of Galaxy Zoo: 3D or lacks a variable,
+    and UsageError where an argument has no sense, or a selection would have no subject.
 
     Parameters
     ----------
@@ -101,11 +101,6 @@ class GZ3DAccessor:
         -------
         xarray.Dataset
             Lazy, in the order of the store.
-
-        Raises
-        ------
-        UsageError
-            No subject is there, or there are no such pixels.
         """
         return selection.select_pixels(self._dataset, pixels, nside)
 
@@ -122,11 +117,6 @@ class GZ3DAccessor:
         -------
         xarray.Dataset
             Lazy, in the order of the store.
-
-        Raises
-        ------
-        UsageError
-            No subject reaches it, or the fraction is none.
         """
         return selection.select_votes(self._dataset, {"spiral": spiral, "bar": bar})
 
@@ -185,24 +175,14 @@ class GZ3DAccessor:
         return masks.class_mask(self._dataset, cls, threshold)
 
     def other(self, threshold: float = masks.THRESHOLD) -> xr.DataArray:
-        """Where no class is marked by more than `threshold` volunteers.
+        """Where no class is marked by more than `threshold` volunteers, as for `mask`.
 
         Marvin's ``other_mask_spaxel`` leaves stars out of account; here all four classes count.
-
-        Parameters
-        ----------
-        threshold : float
-            From 0 to 254.
 
         Returns
         -------
         xarray.DataArray
             Boolean (subject, y, x), over dask; True where the status is not ok.
-
-        Raises
-        ------
-        UsageError
-            The threshold is out of range.
         """
         return masks.no_class_mask(self._dataset, threshold)
 
@@ -225,11 +205,6 @@ class GZ3DAccessor:
         -------
         xarray.DataArray
             float32 (subject, [class,] y, x), over dask.
-
-        Raises
-        ------
-        UsageError
-            There is no such class, or no such whole.
         """
         return masks.marked_fraction(self._dataset, cls, of)
 
@@ -245,7 +220,7 @@ class GZ3DAccessor:
         -------
         xarray.DataArray
             float64 (subject, [class]) in square arcsec, over dask; NaN where the status is not
-            ok. A pixel is `scale` squared: over 52 arcsec the projection changes that by 1e-8.
+            ok. A pixel is `scale` squared: over 52 arcsec the projection changes that by 1e-7.
 
         Raises
         ------
@@ -259,7 +234,7 @@ class GZ3DAccessor:
 
         Parameters
         ----------
-        subject : str or int, optional
+        subject
             See `GZ3DAccessor`.
 
         Returns
@@ -279,7 +254,7 @@ class GZ3DAccessor:
 
         Parameters
         ----------
-        subject : str or int, optional
+        subject
             See `GZ3DAccessor`.
 
         Returns
@@ -288,11 +263,6 @@ class GZ3DAccessor:
             The subject alone, with lazy coordinates ``ra`` and ``dec`` (y, x; degrees, ICRS) by
             xarray's CoordinateTransformIndex: ``sel(ra=..., dec=..., method="nearest")`` takes
             points on the sky. The subject's own position is ``subject_ra, subject_dec``.
-
-        Raises
-        ------
-        UsageError
-            As for `wcs`.
         """
         return sky.with_sky(self._one(subject))
 
@@ -308,7 +278,7 @@ class GZ3DAccessor:
 
         Parameters
         ----------
-        subject : str, int or None
+        subject
             See `GZ3DAccessor`.
         target : astropy.wcs.WCS or astropy.io.fits.Header
             Of a cube, the two axes on the sky are used.
@@ -342,7 +312,7 @@ class GZ3DAccessor:
 
         Parameters
         ----------
-        subject : str or int, optional
+        subject
             See `GZ3DAccessor`.
         ifu_size : {7, 19, 37, 61, 91, 127}, optional
             Fibres in the bundle, by default ``ifu_design_size``; the observation may have used
@@ -382,7 +352,7 @@ class GZ3DAccessor:
 
         Parameters
         ----------
-        subject : str or int, optional
+        subject
             See `GZ3DAccessor`.
         ax : matplotlib Axes, or two of them, optional
             One: the masks only. Two: picture and masks. By default a new figure with axes in sky
@@ -449,18 +419,11 @@ class GZ3DAccessor:
         LeftOutWarning
             Subjects whose status is not ok are left out; how many.
         """
-        chosen = (
-            self._dataset if subjects is None else selection.select_any(self._dataset, subjects)
-        )
-        return plotting.plot_sheet(
-            chosen,
-            ax,
-            columns=columns,
-            classes=classes,
-            threshold=threshold,
-            hexagon=hexagon,
-            title=title,
-        )
+        chosen = self._dataset
+        if subjects is not None:
+            chosen = selection.select_any(chosen, subjects)
+        style: Any = {"classes": classes, "threshold": threshold, "hexagon": hexagon}
+        return plotting.plot_sheet(chosen, ax, columns=columns, title=title, **style)
 
     def _one(self, subject: str | int | None) -> xr.Dataset:
         return selection.one_subject(self._dataset, subject)

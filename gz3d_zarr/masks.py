@@ -27,16 +27,14 @@ _MOST = 254
 
 def class_mask(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.DataArray:
     """Where a class is marked, as `GZ3DAccessor.mask` documents."""
-    level = whole_threshold(threshold)
-    marked = _counts(dataset, cls) > np.uint8(level)
-    return _named(marked, "mask", f"marked by more than {level} volunteers")
+    marked = _above(_counts(dataset, cls), threshold)
+    return _named(marked, "mask", f"marked by more than {threshold:g} volunteers")
 
 
 def no_class_mask(dataset: xr.Dataset, threshold: float) -> xr.DataArray:
     """Where no class is marked, as `GZ3DAccessor.other` documents."""
-    level = whole_threshold(threshold)
-    free = ~(_counts(dataset, None) > np.uint8(level)).any("class")
-    return _named(free, "other", f"no class is marked by more than {level} volunteers")
+    free = ~_above(_counts(dataset, None), threshold).any("class")
+    return _named(free, "other", f"no class is marked by more than {threshold:g} volunteers")
 
 
 def marked_fraction(
@@ -93,6 +91,13 @@ def check_class(dataset: xr.Dataset, cls: str) -> int:
             + (f"; is {near[0]} meant?" if near and near[0] != cls else "")
         )
     return names.index(cls)
+
+
+def _above(counts: xr.DataArray, threshold: float) -> xr.DataArray:
+    level = whole_threshold(threshold)
+    if counts.dtype.kind == "f":  # averages, such as those of spaxels
+        return counts > threshold
+    return counts > np.uint8(level)
 
 
 def whole_threshold(threshold: float) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import xarray as xr
@@ -17,6 +17,7 @@ from gz3d_zarr.selection import select_any
 from gz3d_zarr.sky import bundle_hexagon, subject_wcs
 
 if TYPE_CHECKING:
+    from astropy.wcs import WCS
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
@@ -30,7 +31,7 @@ CLASS_COLOURS: Mapping[str, str] = {
 HEXAGON_COLOUR = "#ffffff"
 SHEET_MOST = 200
 """Subjects on one contact sheet at the most."""
-_DIM = 0.55
+_DIM = 0.7
 _OPAQUE = 0.8
 _NEEDED = ("image", "segmentation", "class", "status", "ifu_design_size", "scale")
 
@@ -46,39 +47,32 @@ def plot_subject(
     """Draw one row, as `GZ3DAccessor.plot` documents."""
     require(row, *_NEEDED, "ra", "dec")
     _need_matplotlib()
-    from matplotlib.figure import Figure
-
     level = whole_threshold(threshold)
     names = _classes(row, classes)
     status = int(row["status"].values)
     if status != Status.OK:
         raise UsageError(f"subject {_title(row)} has no picture: its status is "
                          f"{status_label(status)}")  # fmt: skip
+    bars: list[Axes | None] = [None] * len(names)
     if ax is None:
-        wcs = subject_wcs(row)
-        figure = Figure(figsize=(11.6, 5.2), layout="constrained")
-        left, right = figure.subplots(1, 2, subplot_kw={"projection": wcs}, sharey=True)
-        panels = [left, right]
-        for panel in panels:
-            _label_sky(panel, with_dec=panel is left)
+        figure, panels, bars = _new_figure(subject_wcs(row), len(names))
     else:
         panels = list(np.atleast_1d(np.asarray(ax, object)))
         if len(panels) not in (1, 2):
             raise UsageError(f"plot takes one or two axes, not {len(panels)}")
-        figure = panels[0].figure
+        figure = cast("Figure", panels[0].figure)
     image, counts = _pixels(row, names)
     if len(panels) == 2:
         _show(panels[0], image)
         panels[0].set_title(_title(row))
     right = panels[-1]
     _overlay(right, image, counts, level)
-    right.set_title("volunteers' marks" if len(panels) == 2 else _title(row))
+    right.set_title("volunteers' counts" if len(panels) == 2 else _title(row))
     if hexagon:
         for panel in panels:
             _draw_hexagon(panel, row)
-    for name, values in counts.items():
-        if values.any():
-            _count_bar(figure, right, name, int(values.max()))
+    for bar, (name, values) in zip(bars, counts.items(), strict=True):
+        _count_bar(figure, right, bar, name, int(values.max()))
     _legend(right, counts, level, hexagon)
     return figure
 
@@ -123,7 +117,7 @@ def plot_sheet(
         panels = list(np.atleast_1d(np.asarray(ax, object)).flat)
         if len(panels) < number:
             raise UsageError(f"{number} subjects need as many axes, not {len(panels)}")
-        figure = panels[0].figure
+        figure = cast("Figure", panels[0].figure)
     for i in range(number):
         row = rows.isel(subject=i)
         image, counts = _pixels(row, names)
@@ -202,6 +196,24 @@ def _pixels(
     return image, {name: segmentation[order.index(name)] for name in names}
 
 
+def _new_figure(wcs: WCS, bars: int) -> tuple[Figure, list[Axes], list[Axes | None]]:
+    """Two square panels in sky coordinates, and thin axes of their height for colour bars."""
+    from matplotlib.figure import Figure
+
+    left, bottom, side, gap, pitch = 1.15, 0.65, 4.4, 0.15, 0.55  # inches
+    width, height = left + 2 * side + gap + 0.2 + bars * pitch, bottom + side + 0.45
+    figure = Figure(figsize=(width, height))
+
+    def box(x: float, across: float) -> tuple[float, float, float, float]:
+        return x / width, bottom / height, across / width, side / height
+
+    panels = [figure.add_axes(box(left + i * (side + gap), side), projection=wcs) for i in range(2)]
+    for panel in panels:
+        _label_sky(panel, with_dec=panel is panels[0])
+    first = left + 2 * side + gap + 0.2
+    return figure, panels, [figure.add_axes(box(first + i * pitch, 0.15)) for i in range(bars)]
+
+
 def _label_sky(axes: Any, *, with_dec: bool) -> None:
     ra, dec = axes.coords
     ra.set_axislabel("right ascension (ICRS)")
@@ -258,23 +270,22 @@ def _colours(name: str) -> Colormap:
     )
 
 
-def _count_bar(figure: Figure, axes: Axes, name: str, most: int) -> None:
+def _count_bar(figure: Figure, axes: Axes, place: Axes | None, name: str, most: int) -> None:
+    """What the depth of a colour stands for, at `place` or beside the axes."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-
-    scale = ScalarMappable(Normalize(0, _full(most)), _colours(name))
-    bar = figure.colorbar(scale, ax=axes, location="right", fraction=0.04, pad=0.01, aspect=32)
-    bar.ax.set_facecolor("#444444")  # the bar is as transparent as the marks
-    bar.set_label(f"{name}: count", size="small")
-    bar.ax.tick_params(labelsize="small")
-    bar.locator = _whole_numbers()
-    bar.update_ticks()
-
-
-def _whole_numbers() -> Any:
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(5, integer=True)
+    scale = ScalarMappable(Normalize(0, _full(most)), _colours(name))
+    if place is None:
+        bar = figure.colorbar(scale, ax=axes, location="right", fraction=0.05, pad=0.04)
+    else:
+        bar = figure.colorbar(scale, cax=place)
+    bar.ax.set_facecolor("black")  # the bar is as transparent as the marks
+    bar.ax.set_title(name, fontsize="small")
+    bar.ax.tick_params(labelsize="x-small")
+    bar.locator = MaxNLocator(5, integer=True)
+    bar.update_ticks()
 
 
 def _draw_hexagon(axes: Axes, row: xr.Dataset) -> None:

@@ -156,7 +156,7 @@ def reprojected(
 
     picture = onto(np.moveaxis(row["image"].values, -1, 0))
     counts = onto(row["segmentation"].transpose("class", "y", "x").values)
-    moved = row.drop_vars(["image", "segmentation"]).assign(
+    moved = row.drop_vars(["image", "segmentation", "scale"]).assign(
         image=(("y", "x", "channel"), np.moveaxis(picture, 0, -1), _kept(row["image"])),
         segmentation=(("class", "y", "x"), counts, _kept(row["segmentation"])),
     )
@@ -227,8 +227,11 @@ def spaxels(row: xr.Dataset, ifu_size: int | None) -> xr.Dataset:
         "wcs_cdelt": (np.diag(wcs.wcs.pc) * wcs.wcs.cdelt).tolist(),
         "wcs_crval": wcs.wcs.crval.tolist(),
     }
-    rest = row.drop_vars(["segmentation", "image"], errors="ignore")
-    return _on_sky(rest.assign(segmentation=averaged), wcs)
+    rest = row.drop_vars(["segmentation", "image", "channel"], errors="ignore")
+    moved = rest.assign(segmentation=averaged).assign_coords(
+        scale=((), SPAXEL_ARCSEC / 3600, row["scale"].attrs)
+    )
+    return _on_sky(moved, wcs)
 
 
 def _shares(side: int, step: float) -> FloatArray:
