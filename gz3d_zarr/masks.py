@@ -27,13 +27,15 @@ _MOST = 254
 
 def class_mask(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.DataArray:
     """Where a class is marked, as `GZ3DAccessor.mask` documents."""
-    marked = _above(_counts(dataset, cls), threshold)
+    counts = _counts(dataset, cls)
+    marked = counts > _level(counts, threshold)
     return _named(marked, "mask", f"marked by more than {threshold:g} volunteers")
 
 
 def no_class_mask(dataset: xr.Dataset, threshold: float) -> xr.DataArray:
     """Where no class is marked, as `GZ3DAccessor.other` documents."""
-    free = ~_above(_counts(dataset, None), threshold).any("class")
+    counts = _counts(dataset, None)
+    free = ~(counts > _level(counts, threshold)).any("class")
     return _named(free, "other", f"no class is marked by more than {threshold:g} volunteers")
 
 
@@ -53,21 +55,27 @@ def marked_fraction(
         output_dtypes=[np.float32],
     )
     whole = "15 volunteers" if of == "volunteers" else "the most marked pixel"
-    return _named(share, "fraction", f"counts over those of {whole}", units="1")
+    return _named(share, "fraction", f"counts over those of {whole}", "1")
 
 
 def class_area(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.DataArray:
     """Marked area, as `GZ3DAccessor.area` documents."""
     require(dataset, "scale", "status")
-    marked = class_mask(dataset, cls, threshold)
-    pixel = (dataset["scale"] * 3600) ** 2
-    area = (marked.sum(("y", "x")) * pixel).where(dataset["status"] == Status.OK)
-    return _named(
-        area.transpose("subject", ..., missing_dims="ignore"),
-        "area",
-        str(marked.attrs["long_name"]),
-        units="arcsec2",
+    counts = _counts(dataset, cls)
+    pixel = ((dataset["scale"] * 3600) ** 2).where(dataset["status"] == Status.OK)
+    if pixel.chunks is None and "subject" in pixel.dims:
+        # Cut as the counts are: dask would else do that in two more tasks a shard.
+        pixel = pixel.chunk({"subject": counts.chunksizes["subject"]})
+    area = xr.apply_ufunc(
+        _area,
+        counts,
+        pixel,
+        input_core_dims=[["y", "x"], []],
+        kwargs={"level": _level(counts, threshold)},
+        dask="parallelized",
+        output_dtypes=[np.float64],
     )
+    return _named(area, "area", f"area marked by more than {threshold:g} volunteers", "arcsec2")
 
 
 def _counts(dataset: xr.Dataset, cls: str | None) -> xr.DataArray:
@@ -93,11 +101,11 @@ def check_class(dataset: xr.Dataset, cls: str) -> int:
     return names.index(cls)
 
 
-def _above(counts: xr.DataArray, threshold: float) -> xr.DataArray:
-    level = whole_threshold(threshold)
-    if counts.dtype.kind == "f":  # averages, such as those of spaxels
-        return counts > threshold
-    return counts > np.uint8(level)
+def _level(counts: xr.DataArray, threshold: float) -> Any:
+    """The threshold in a type that leaves the counts in theirs."""
+    whole = np.uint8(whole_threshold(threshold))
+    # Averages, such as those of spaxels, are not whole.
+    return threshold if counts.dtype.kind == "f" else whole
 
 
 def whole_threshold(threshold: float) -> int:
@@ -106,6 +114,11 @@ def whole_threshold(threshold: float) -> int:
     if not number or isinstance(threshold, bool) or not 0 <= threshold <= _MOST:
         raise UsageError(f"threshold is {threshold!r}, expected a number from 0 to {_MOST}")
     return math.floor(threshold)
+
+
+def _area(counts: NDArray[Any], pixel: NDArray[Any], level: Any) -> NDArray[np.float64]:
+    area: NDArray[np.float64] = (counts > level).sum(axis=(-2, -1), dtype=np.float64) * pixel
+    return area
 
 
 def _of_volunteers(counts: NDArray[Any]) -> NDArray[np.float32]:
@@ -118,7 +131,7 @@ def _of_marks(counts: NDArray[Any]) -> NDArray[np.float32]:
     return share
 
 
-def _named(array: xr.DataArray, name: str, meaning: str, **attrs: str) -> xr.DataArray:
+def _named(array: xr.DataArray, name: str, meaning: str, unit: str | None = None) -> xr.DataArray:
     named: xr.DataArray = array.rename(name)
-    named.attrs = {"long_name": meaning, **attrs}
+    named.attrs = {"long_name": meaning, **({} if unit is None else {"units": unit})}
     return named

@@ -30,6 +30,8 @@ FIBRE_ARCSEC = 2.5
 """Distance between the centres of neighbouring fibres; the light-collecting core has 2.0."""
 FIBRES_ACROSS: Mapping[int, int] = {7: 3, 19: 5, 37: 7, 61: 9, 91: 11, 127: 13}
 METHODS = ("exact", "interp", "adaptive")
+_SAME = 1e-11
+"""By how much numbers of a WCS may differ: pickling one rounds them to twelve digits."""
 
 FloatArray = NDArray[np.float64]
 
@@ -72,7 +74,7 @@ class SkyTransform(CoordinateTransform):
         return (
             isinstance(other, SkyTransform)
             and self.dim_size == other.dim_size
-            and bool(self.wcs.wcs.compare(other.wcs.wcs))
+            and bool(self.wcs.wcs.compare(other.wcs.wcs, tolerance=_SAME))
         )
 
 
