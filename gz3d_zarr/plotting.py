@@ -181,10 +181,12 @@ def _need_matplotlib() -> None:
 
 
 def _classes(dataset: xr.Dataset, classes: Sequence[str] | None) -> list[str]:
-    names = list(CLASS_COLOURS) if classes is None else list(classes)
-    for name in names:
+    if classes is None:
+        held = np.atleast_1d(dataset["class"].values).tolist()
+        return [name for name in CLASS_COLOURS if name in held]
+    for name in classes:
         check_class(dataset, name)
-    return names
+    return list(classes)
 
 
 def _pixels(
@@ -192,8 +194,8 @@ def _pixels(
 ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]:
     """Picture (y, x, channel), and counts (y, x) of each class; read together."""
     image, segmentation = read(row.transpose(..., "y", "x", "channel"), "image", "segmentation")
-    order = [str(name) for name in row["class"].values]
-    return image, {name: segmentation[order.index(name)] for name in names}
+    planes = segmentation.reshape(-1, *segmentation.shape[-2:])  # also where one was selected
+    return image, {name: planes[check_class(row, name)] for name in names}
 
 
 def _new_figure(wcs: WCS, bars: int) -> tuple[Figure, list[Axes], list[Axes | None]]:

@@ -18,7 +18,7 @@ from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
 
 from gz3d_zarr.dataset import in_chunks, require, status_label
 from gz3d_zarr.errors import StoreError, UsageError
-from gz3d_zarr.subject import CRPIX, SIDE
+from gz3d_zarr.subject import BUNDLE_ARCSEC, CRPIX, SIDE
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 SPAXEL_ARCSEC = 0.5
 SPAXEL_GRIDS: Mapping[int, int] = {7: 24, 19: 34, 37: 44, 61: 54, 91: 64, 127: 74}
 """Fibres in a bundle, and spaxels along each side of its cubes."""
-FIBRE_ARCSEC = 2.5
-"""Distance between the centres of neighbouring fibres; the light-collecting core has 2.0."""
-FIBRES_ACROSS: Mapping[int, int] = {7: 3, 19: 5, 37: 7, 61: 9, 91: 11, 127: 13}
 METHODS = ("exact", "interp", "adaptive")
 _SAME = 1e-11
 """By how much numbers of a WCS may differ: pickling one rounds them to twelve digits."""
@@ -258,8 +255,7 @@ def _average(counts: NDArray[Any], up: FloatArray, across: FloatArray) -> FloatA
 def bundle_hexagon(row: xr.Dataset) -> FloatArray | None:
     """Corners of the bundle on the picture: the true ones, not those that volunteers saw.
 
-    A bundle of n fibres across is a hexagon 2.5 n arcsec wide from corner to corner, with corners
-    to the east and west. The outline in the picture is too small by 2 sqrt(3) / 5, a mistake of
+    The hexagon has corners to the east and west, and its middle is the subject. The outline in the picture is too small by 2 sqrt(3) / 5, a mistake of
     the project that its own code (C. Krawczyk, GZ3D_production) and Marvin tell of.
 
     Returns
@@ -268,12 +264,12 @@ def bundle_hexagon(row: xr.Dataset) -> FloatArray | None:
         Positions (x, y) in pixels, from 0; None where the bundle's size is not known.
     """
     require(row, "ifu_design_size", "scale")
-    fibres = FIBRES_ACROSS.get(int(row["ifu_design_size"].values))
+    width = BUNDLE_ARCSEC.get(int(row["ifu_design_size"].values))
     scale = float(row["scale"].values)
-    if fibres is None or not np.isfinite(scale):
+    if width is None or not np.isfinite(scale):
         return None
     angles = np.radians(np.arange(0, 360, 60))
-    radius = fibres * FIBRE_ARCSEC / 2 / (scale * 3600)
+    radius = width / 2 / (scale * 3600)
     corners: FloatArray = CRPIX - 1 + radius * np.column_stack([np.cos(angles), np.sin(angles)])
     return corners
 

@@ -78,10 +78,10 @@ def test_it_works_however_a_store_is_opened(store: Path, simulated: Path) -> Non
         assert mask.chunks is not None, name
         np.testing.assert_array_equal(mask.transpose("subject", "y", "x").values[0], expected)
         assert row.gz3d.wcs().wcs.crval[0] == row["ra"].values[0]
-        xr.testing.assert_identical(
-            row.isel(subject=0).gz3d.sel(zooniverse_subject_id=int(ids[2]))["spiral_votes"].load(),
-            row["spiral_votes"].load(),
-        )
+        again = row.isel(subject=0).gz3d.sel(object_id=row["subject"].item())
+        assert again["spiral_votes"].dims == ("subject",)
+        assert again["spiral_votes"].values == row["spiral_votes"].values
+        assert again["subject"].values.tolist() == row["subject"].values.tolist()
 
 
 def test_other_datasets_are_refused_when_a_method_is_called(store: Path) -> None:

@@ -100,6 +100,8 @@ def test_plots_go_into_axes_that_are_given(ds: xr.Dataset) -> None:
     assert [image.get_cmap().name for image in one.images[1:]] == ["center"]
     assert not one.patches
     assert len(figure.axes) == 2
+    figure = row.sel({"class": "center"}).gz3d.plot()
+    assert [image.get_cmap().name for image in figure.axes[1].images[1:]] == ["center"]
     figure = Figure()
     two = figure.subplots(1, 2)
     assert row.gz3d.plot(ax=two) is figure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +37,10 @@ class Counting(WrapperStore[LocalStore]):
         self.keys.add(key)
         return await super().get(key, *args, **kwargs)
 
-    async def get_partial_values(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
-
-    def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        return super().list_dir(prefix)
+    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
+        wanted = list(key_ranges)
+        self.keys.update(key for key, _ in wanted)
+        return await super().get_partial_values(prototype, wanted)
 
     def shards(self, name: str) -> set[int]:
         head = f"{name}/c/"
