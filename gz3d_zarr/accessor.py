@@ -286,7 +286,7 @@ class GZ3DAccessor:
             Rows and columns; by default those of the target.
         method : {'exact', 'interp', 'adaptive'}
             Function of the package ``reproject``. Exact averages over the pixel's area on the
-            sky, so that counts stay counts of volunteers.
+            sky, so that counts stay counts of volunteers, and takes seconds; interp does not.
 
         Returns
         -------

@@ -255,8 +255,9 @@ def _average(counts: NDArray[Any], up: FloatArray, across: FloatArray) -> FloatA
 def bundle_hexagon(row: xr.Dataset) -> FloatArray | None:
     """Corners of the bundle on the picture: the true ones, not those that volunteers saw.
 
-    The hexagon has corners to the east and west, and its middle is the subject. The outline in the picture is too small by 2 sqrt(3) / 5, a mistake of
-    the project that its own code (C. Krawczyk, GZ3D_production) and Marvin tell of.
+    The hexagon has corners to the east and west, and its middle is the subject. The outline in
+    the picture is smaller, by the factor 2 sqrt(3) / 5: a mistake of the project, of which its own
+    code (C. Krawczyk, GZ3D_production) and Marvin tell.
 
     Returns
     -------
