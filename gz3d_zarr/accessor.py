@@ -334,7 +334,7 @@ class GZ3DAccessor:
         -----
         Marvin's ``galaxyzoo3d`` samples a cubic spline at the middle of each spaxel, sets what is
         under 0.5 to 0, and puts the position at pixel 262.5 from 0 and between spaxels, not at
-        261.5 and on one: its grid lies 0.35 arcsec to the west and 0.15 to the south of this one.
+        261.5 and on one: its grid lies 0.35 arcsec to the west and 0.15 to the north of this one.
         Where a cube was not observed about `ra` and `dec`, use `reproject` with the cube's WCS.
         """
         return sky.spaxels(self._one(subject), ifu_size)
