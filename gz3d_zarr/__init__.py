@@ -8,14 +8,19 @@ every value of a store.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
     from gz3d_zarr.building import build, plan
     from gz3d_zarr.errors import (
         BuildError,
         GZ3DError,
         IncompleteStoreError,
+        LeftOutWarning,
         PlanError,
         SourceError,
         Status,
@@ -48,6 +53,7 @@ _HOMES = {
     "StoreError": "errors",
     "IncompleteStoreError": "errors",
     "BuildError": "errors",
+    "LeftOutWarning": "errors",
     "Status": "errors",
 }
 
@@ -55,6 +61,7 @@ __all__ = [
     "BuildError",
     "GZ3DError",
     "IncompleteStoreError",
+    "LeftOutWarning",
     "PlanError",
     "SourceError",
     "Status",
@@ -79,3 +86,39 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _RegisterWithXarray:
+    """Import the accessor ``ds.gz3d`` as soon as somebody imports xarray.
+
+    Importing xarray here would cost every dask worker and ``gz3d-zarr --help`` 0.7 s. So this
+    waits in ``sys.meta_path``, has xarray found by the others and loaded as ever, and then lets
+    the accessor register itself and goes. Being looked for alone, as by programs that ask whether
+    xarray is installed, is no reason to go.
+    """
+
+    def find_spec(
+        self, name: str, path: Any = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "xarray":
+            return None
+        others = [finder for finder in sys.meta_path if finder is not self]
+        specs = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in specs if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_both(module: ModuleType) -> None:
+                load(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                importlib.import_module(f"{__name__}.accessor")
+
+            setattr(spec.loader, "exec_module", load_both)  # noqa: B010 - of this one alone
+        return spec
+
+
+if "xarray" in sys.modules:
+    importlib.import_module(f"{__name__}.accessor")
+else:
+    sys.meta_path.insert(0, _RegisterWithXarray())

@@ -11,6 +11,7 @@ import json
 import logging
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import click
 
 import gz3d_zarr
-from gz3d_zarr.errors import GZ3DError, UsageError
+from gz3d_zarr.errors import GZ3DError, LeftOutWarning, UsageError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -298,6 +299,40 @@ def info(store: str, as_json: bool, **options: Any) -> None:
     from gz3d_zarr.info import read_info
 
     _print(read_info(store, **_gather(options)), as_json)
+
+
+@main.command()
+@click.argument("store")
+@click.argument("object_ids", metavar="OBJECT_ID...", nargs=-1, required=True)
+@click.option(
+    "-o", "--output", metavar="FILE", required=True, help="Picture: .png, .pdf, .svg, .jpg."
+)
+@click.option(
+    "--threshold",
+    type=float,
+    metavar="N",
+    default=3,
+    show_default=True,
+    help="Outline what more volunteers than N marked.",
+)
+@_store_options
+@_guarded
+def plot(
+    store: str, object_ids: tuple[str, ...], output: str, threshold: float, **options: Any
+) -> None:
+    """Draw a subject of STORE, picture beside masks, or several on a contact sheet.
+
+    OBJECT_ID is a MaNGA id, of which all rows are drawn, or a Zooniverse subject id.
+    """
+    from gz3d_zarr.plotting import save_picture
+
+    dataset = gz3d_zarr.open_store(store, **_gather(options))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", LeftOutWarning)
+        save_picture(dataset, object_ids, output, threshold=threshold)
+    for warning in told:
+        click.echo(f"Warning: {warning.message}", err=True)
+    click.echo(output)
 
 
 @main.command()

@@ -11,7 +11,7 @@ from dask.utils import format_bytes
 
 from gz3d_zarr.building import build
 from gz3d_zarr.opening import open_store
-from gz3d_zarr.plotting import plot_subjects
+from gz3d_zarr.plotting import plot_sheet
 from gz3d_zarr.progress import show_progress
 from gz3d_zarr.report import BuildReport
 from gz3d_zarr.simulate import simulate_archive
@@ -55,7 +55,7 @@ def run_demo(folder: Path, say: Callable[[str], None], *, subjects: int = SUBJEC
     began = time.monotonic()
     best.isel(subject=0)["image"].values  # noqa: B018 - read for its time
     read = time.monotonic() - began
-    plot_subjects(best, title="The most voted spirals of a simulated archive").savefig(picture)
+    plot_sheet(best, title="The most voted spirals of a simulated archive").savefig(picture)
     stored = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
     source = sum(path.stat().st_size for path in archive.glob("*.fits.gz"))
     say(

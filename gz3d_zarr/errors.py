@@ -53,6 +53,10 @@ class BuildError(GZ3DError):
     """A build was stopped before its end."""
 
 
+class LeftOutWarning(UserWarning):
+    """Rows whose status is not ok were left out of what was asked for."""
+
+
 class SubjectError(GZ3DError):
     """One subject file cannot be turned into a record.
 

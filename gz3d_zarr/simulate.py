@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from gz3d_zarr.errors import SourceError
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.source import CATALOGUE_NAME, parse_name
-from gz3d_zarr.subject import CRPIX, SIDE, SubjectMetadata
+from gz3d_zarr.subject import BUNDLE_ARCSEC, CRPIX, SIDE, SubjectMetadata
 from gz3d_zarr.volunteers import (
     Cluster,
     FloatArray,
@@ -45,8 +45,8 @@ ASKED_FRACTION = 0.2
 CYCLE = 16
 FIRST_ID = 14_000_000
 """Zooniverse id of subject 0."""
-BUNDLES = {19: 12.5, 37: 17.5, 61: 22.5, 91: 27.5, 127: 32.5}
-"""Fibres in a bundle, and the width of its hexagon in arcsec."""
+BUNDLES = {fibres: width for fibres, width in BUNDLE_ARCSEC.items() if fibres > 7}
+"""The bundles for galaxies; those of 7 fibres are for calibration stars."""
 GRAIN_STEPS = (1, 2, 2, 3)
 GRAIN_COUNTS = np.float32(2.4)
 """Smoothing and strength of the sky's noise: a file then has 350 KB, of which zstd and differences

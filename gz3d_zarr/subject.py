@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import deflate
@@ -26,6 +27,9 @@ CLASSES = ("center", "star", "spiral", "bar")
 CHANNELS = ("red", "green", "blue")
 CRPIX = 262.5
 """Reference pixel of every file's WCS, on both axes (FITS convention, first pixel is 1)."""
+BUNDLE_ARCSEC: Mapping[int, float] = {7: 7.5, 19: 12.5, 37: 17.5, 61: 22.5, 91: 27.5, 127: 32.5}
+"""Fibres in a MaNGA bundle, and the width of its hexagon from corner to corner in arcsec: 2.5 for
+each fibre across, of which the core that takes in light has 2.0 (Drory et al. 2015, AJ 149, 77)."""
 HDU_COUNT = 11
 MAX_UNPACKED = 32 * 2**20
 """Bytes beyond which a file is refused, not unpacked; real ones have 9.7 to 9.9 MB."""

@@ -1,0 +1,429 @@
+"""The accessor ``ds.gz3d``: selection, masks, sky and pictures of a Dataset.
+
+Registered by ``import gz3d_zarr``. Its methods check that the Dataset is of Galaxy Zoo: 3D when
+they are called, so that looking at the attributes of any other Dataset does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import xarray as xr
+
+from gz3d_zarr import masks, matching, plotting, selection, sky
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@xr.register_dataset_accessor("gz3d")
+class GZ3DAccessor:
+    """What people do with a Dataset of Galaxy Zoo: 3D.
+
+    Where a method takes a ``subject``, text such as ``"1-603114"`` is a MaNGA id, and a number,
+    or text of digits only, is a Zooniverse subject id, never a position. A MaNGA id that has more
+    than one row is refused with the Zooniverse ids to choose from. Without a subject, the Dataset
+    itself must hold a single one: ``ds.isel(subject=7).gz3d.wcs()``.
+
+    Every method raises StoreError where the Dataset is not of Galaxy Zoo: 3D or lacks a variable,
+    and UsageError where an argument has no sense, or a selection would have no subject.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        From `open_store`, `open_source` or ``xr.open_zarr``, or a selection of it.
+    """
+
+    def __init__(self, dataset: xr.Dataset) -> None:
+        self._dataset = dataset
+
+    def sel(self, object_id: Any = None, zooniverse_subject_id: Any = None) -> xr.Dataset:
+        """Select subjects by id.
+
+        Parameters
+        ----------
+        object_id : str or sequence of str, optional
+            MaNGA ids. One that is repeated in the catalogue gives all its rows.
+        zooniverse_subject_id : int or sequence of int, optional
+            Unique. With both, a row must match both.
+
+        Returns
+        -------
+        xarray.Dataset
+            Lazy, with the dimension ``subject`` also for one row; in the order asked for, each
+            row once.
+
+        Raises
+        ------
+        UsageError
+            An id is unknown; the message has near matches.
+        """
+        return selection.select_ids(self._dataset, object_id, zooniverse_subject_id)
+
+    def cone(self, ra: Any, dec: Any = None, radius: Any = None) -> xr.Dataset:
+        """Select the subjects within a radius of a position.
+
+        Parameters
+        ----------
+        ra, dec : float or Quantity
+            Degrees, ICRS. Instead of both, one SkyCoord: ``cone(position, radius=...)``.
+        radius : float or Quantity
+            Arcseconds where it is a number; a subject at exactly this distance is in.
+
+        Returns
+        -------
+        xarray.Dataset
+            Lazy, in the order of the store; distances are on the sphere, also across ra 0 and at
+            the poles.
+
+        Raises
+        ------
+        UsageError
+            No subject is there; the message says how far the nearest is. Or an argument is not a
+            position or an angle.
+        """
+        return selection.select_cone(self._dataset, ra, dec, radius)
+
+    def healpix(self, pixels: Any, nside: int | None = None) -> xr.Dataset:
+        """Select the subjects in HEALPix pixels, nested order.
+
+        Parameters
+        ----------
+        pixels : int or sequence of int
+        nside : int, optional
+            A power of two; by default that of the coordinate ``healpix``. Coarser pixels are
+            derived from it, finer ones from the positions.
+
+        Returns
+        -------
+        xarray.Dataset
+            Lazy, in the order of the store.
+        """
+        return selection.select_pixels(self._dataset, pixels, nside)
+
+    def votes(self, spiral: float | None = None, bar: float | None = None) -> xr.Dataset:
+        """Select the subjects whose share of Galaxy Zoo votes reaches a fraction.
+
+        Parameters
+        ----------
+        spiral, bar : float, optional
+            From 0 to 1; with both, both must be reached. 0.2 is where the project asked
+            volunteers to draw the structure. The flags -1.0 and -0.5 and NaN never pass.
+
+        Returns
+        -------
+        xarray.Dataset
+            Lazy, in the order of the store.
+        """
+        return selection.select_votes(self._dataset, {"spiral": spiral, "bar": bar})
+
+    def crossmatch(
+        self, table: Any, radius: Any, *, ra: str = "ra", dec: str = "dec", prefix: str = "table_"
+    ) -> xr.Dataset:
+        """Join each subject with its nearest row of another catalogue.
+
+        Parameters
+        ----------
+        table : astropy.table.Table, pandas.DataFrame or SkyCoord
+            Positions are in a SkyCoord column, or in the columns `ra` and `dec`.
+        radius : float or Quantity
+            Arcseconds where it is a number; subjects with no row within it are left out.
+        ra, dec : str
+            Names of columns, whatever their case; degrees, ICRS, unless they have a unit.
+        prefix : str
+            Put before the name of a column that the Dataset has already.
+
+        Returns
+        -------
+        xarray.Dataset
+            Lazy, the matched subjects in the order of the store, and along ``subject`` the
+            columns of the table, ``separation`` (float64, arcsec) and ``table_row`` (int64, the
+            position of the row). A row may match several subjects, such as those that share a
+            MaNGA id. Masked values become NaN, or empty text.
+
+        Raises
+        ------
+        UsageError
+            Nothing matches, or the table has no positions.
+        """
+        return matching.crossmatch(self._dataset, table, radius, ra=ra, dec=dec, prefix=prefix)
+
+    def mask(self, cls: str | None = None, threshold: float = masks.THRESHOLD) -> xr.DataArray:
+        """Where more than `threshold` volunteers marked a class.
+
+        Parameters
+        ----------
+        cls : {'center', 'star', 'spiral', 'bar'}, optional
+            By default all, along the dimension ``class``.
+        threshold : float
+            From 0 to 254. Counts must exceed it, as in the analysis of Masters et al. 2021; with
+            0, any mark counts.
+
+        Returns
+        -------
+        xarray.DataArray
+            Boolean (subject, y, x), over dask; False where the status is not ok.
+
+        Raises
+        ------
+        UsageError
+            There is no such class, or the threshold is out of range.
+        """
+        return masks.class_mask(self._dataset, cls, threshold)
+
+    def other(self, threshold: float = masks.THRESHOLD) -> xr.DataArray:
+        """Where no class is marked by more than `threshold` volunteers, as for `mask`.
+
+        Marvin's ``other_mask_spaxel`` leaves stars out of account; here all four classes count.
+
+        Returns
+        -------
+        xarray.DataArray
+            Boolean (subject, y, x), over dask; True where the status is not ok.
+        """
+        return masks.no_class_mask(self._dataset, threshold)
+
+    def fraction(
+        self, cls: str | None = None, of: Literal["volunteers", "marks"] = "volunteers"
+    ) -> xr.DataArray:
+        """Counts as a share.
+
+        Parameters
+        ----------
+        cls : {'center', 'star', 'spiral', 'bar'}, optional
+            By default all, along the dimension ``class``.
+        of : {'volunteers', 'marks'}
+            Of the 15 volunteers that were asked, as a rule; it exceeds 1 where counts exceed 15.
+            Or of the marks actually made, as far as the masks tell: the count in the most marked
+            pixel of the subject and class, which those marks number at least. The share is then
+            from 0 to 1, and 0 where nothing was marked.
+
+        Returns
+        -------
+        xarray.DataArray
+            float32 (subject, [class,] y, x), over dask.
+        """
+        return masks.marked_fraction(self._dataset, cls, of)
+
+    def area(self, cls: str | None = None, threshold: float = masks.THRESHOLD) -> xr.DataArray:
+        """Area of a class's mask.
+
+        Parameters
+        ----------
+        cls, threshold
+            As for `mask`.
+
+        Returns
+        -------
+        xarray.DataArray
+            float64 (subject, [class]) in square arcsec, over dask; NaN where the status is not
+            ok. A pixel is `scale` squared: over 52 arcsec the projection changes that by 1e-7.
+
+        Raises
+        ------
+        UsageError
+            As for `mask`.
+        """
+        return masks.class_area(self._dataset, cls, threshold)
+
+    def wcs(self, subject: str | int | None = None) -> WCS:
+        """Rebuild the WCS of a subject's picture and masks.
+
+        Parameters
+        ----------
+        subject
+            See `GZ3DAccessor`.
+
+        Returns
+        -------
+        astropy.wcs.WCS
+            Of two axes, equal to that in the header of the subject's file.
+
+        Raises
+        ------
+        UsageError
+            The id is unknown, or the file was never read and its scale is not known.
+        """
+        return sky.subject_wcs(self._one(subject))
+
+    def sky(self, subject: str | int | None = None) -> xr.Dataset:
+        """Give every pixel of a subject its position on the sky.
+
+        Parameters
+        ----------
+        subject
+            See `GZ3DAccessor`.
+
+        Returns
+        -------
+        xarray.Dataset
+            The subject alone, with lazy coordinates ``ra`` and ``dec`` (y, x; degrees, ICRS) by
+            xarray's CoordinateTransformIndex: ``sel(ra=..., dec=..., method="nearest")`` takes
+            points on the sky. The subject's own position is ``subject_ra, subject_dec``.
+        """
+        return sky.with_sky(self._one(subject))
+
+    def reproject(
+        self,
+        subject: str | int | None,
+        target: Any,
+        shape: tuple[int, int] | None = None,
+        *,
+        method: Literal["exact", "interp", "adaptive"] = "exact",
+    ) -> xr.Dataset:
+        """Put a subject on the grid of another image, such as a MaNGA cube.
+
+        Parameters
+        ----------
+        subject
+            See `GZ3DAccessor`.
+        target : astropy.wcs.WCS or astropy.io.fits.Header
+            Of a cube, the two axes on the sky are used.
+        shape : tuple of int, optional
+            Rows and columns; by default those of the target.
+        method : {'exact', 'interp', 'adaptive'}
+            Function of the package ``reproject``. Exact averages over the pixel's area on the
+            sky, so that counts stay counts of volunteers, and takes seconds; interp does not.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``image`` and ``segmentation`` as float64, computed, NaN outside the picture, with
+            lazy coordinates ``ra`` and ``dec`` as from `sky`.
+
+        Raises
+        ------
+        UsageError
+            ``reproject`` is not installed (extra ``sky``), or the target has no shape.
+        """
+        return sky.reprojected(self._one(subject), target, shape, method)
+
+    def to_spaxels(
+        self, subject: str | int | None = None, ifu_size: int | None = None
+    ) -> xr.Dataset:
+        """Put a subject's counts on the grid of MaNGA's cubes and maps.
+
+        Each spaxel gets the mean of the counts over its area of 0.5 arcsec squared, so that it
+        still says how many volunteers marked it, in fractions at edges; sums would depend on the
+        pixels' size. Compare with ``> 3`` for a mask.
+
+        Parameters
+        ----------
+        subject
+            See `GZ3DAccessor`.
+        ifu_size : {7, 19, 37, 61, 91, 127}, optional
+            Fibres in the bundle, by default ``ifu_design_size``; the observation may have used
+            another. The grid has 24, 34, 44, 54, 64, 74 spaxels along each side.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``segmentation`` float64 (class, y, x), over dask, row 0 at the bottom (south) as in
+            the cubes, with lazy coordinates ``ra`` and ``dec``. The subject's position is the
+            centre of spaxel (n/2, n/2), counted from 0: CRPIX is n/2 + 1 in the cubes.
+
+        Raises
+        ------
+        UsageError
+            There is no bundle of that size.
+
+        Notes
+        -----
+        Marvin's ``galaxyzoo3d`` samples a cubic spline at the middle of each spaxel, sets what is
+        under 0.5 to 0, and puts the position at pixel 262.5 from 0 and between spaxels, not at
+        261.5 and on one: its grid lies 0.35 arcsec to the west and 0.15 to the north of this one.
+        Where a cube was not observed about `ra` and `dec`, use `reproject` with the cube's WCS.
+        """
+        return sky.spaxels(self._one(subject), ifu_size)
+
+    def plot(
+        self,
+        subject: str | int | None = None,
+        ax: Axes | Sequence[Axes] | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        threshold: float = masks.THRESHOLD,
+        hexagon: bool = True,
+    ) -> Figure:
+        """Draw a subject: its picture, and beside it the same with the masks in colour.
+
+        Parameters
+        ----------
+        subject
+            See `GZ3DAccessor`.
+        ax : matplotlib Axes, or two of them, optional
+            One: the masks only. Two: picture and masks. By default a new figure with axes in sky
+            coordinates.
+        classes : sequence of str, optional
+            By default all four.
+        threshold : float
+            Where more volunteers than this marked a class, an outline says so.
+        hexagon : bool
+            Draw the true outline of the bundle; that in the picture is too small by a third.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            Made without a display; ``savefig`` it, or let a notebook show it.
+
+        Raises
+        ------
+        UsageError
+            matplotlib is not installed (extra ``plot``), or the subject's status is not ok.
+        """
+        return plotting.plot_subject(
+            self._one(subject), ax, classes=classes, threshold=threshold, hexagon=hexagon
+        )
+
+    def contact_sheet(
+        self,
+        subjects: Any = None,
+        ax: Sequence[Axes] | None = None,
+        *,
+        columns: int | None = None,
+        classes: Sequence[str] | None = None,
+        threshold: float = masks.THRESHOLD,
+        hexagon: bool = True,
+        title: str | None = None,
+    ) -> Figure:
+        """Draw many subjects, small: pictures with the masks in colour.
+
+        Parameters
+        ----------
+        subjects : sequence of str or int, optional
+            MaNGA and Zooniverse ids; by default all of the Dataset, at most 200.
+        ax : sequence of matplotlib Axes, optional
+            One for each subject that is drawn; by default a new figure.
+        columns : int, optional
+            By default about as many as rows.
+        classes, threshold, hexagon
+            As for `plot`.
+        title : str, optional
+            Above all.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        UsageError
+            matplotlib is not installed (extra ``plot``), or there is no subject to draw, or there
+            are too many.
+
+        Warns
+        -----
+        LeftOutWarning
+            Subjects whose status is not ok are left out; how many.
+        """
+        chosen = self._dataset
+        if subjects is not None:
+            chosen = selection.select_any(chosen, subjects)
+        style: Any = {"classes": classes, "threshold": threshold, "hexagon": hexagon}
+        return plotting.plot_sheet(chosen, ax, columns=columns, title=title, **style)
+
+    def _one(self, subject: str | int | None) -> xr.Dataset:
+        return selection.one_subject(self._dataset, subject)

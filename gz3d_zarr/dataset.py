@@ -1,0 +1,125 @@
+"""What the accessor's functions ask of a Dataset, and how they take rows from it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gz3d_zarr.errors import LeftOutWarning, Status, StoreError, UsageError, count
+from gz3d_zarr.schema import BIG_ARRAYS, SCHEMA, SHARD_SIZE, VARIABLES
+
+IDENTITY = ("subject", "zooniverse_subject_id")
+"""Coordinates that every Dataset of Galaxy Zoo: 3D has, also after selections."""
+
+
+def require(dataset: xr.Dataset, *names: str) -> None:
+    """Make sure that this is a Dataset of Galaxy Zoo: 3D, and that it has these variables.
+
+    Attributes get lost in arithmetic, so what counts is the variables; an attribute ``schema``
+    that names something else is refused.
+
+    Raises
+    ------
+    StoreError
+        It is not, or lacks one.
+    """
+    missing = [name for name in (*IDENTITY, *names) if name not in dataset.variables]
+    schema = dataset.attrs.get("schema", SCHEMA if not missing else None)
+    if schema != SCHEMA:
+        lacks = f": it lacks {', '.join(missing)}" if missing else f": its schema is {schema!r}"
+        raise StoreError(
+            f"this is not a Dataset of Galaxy Zoo: 3D{lacks}; open one with gz3d_zarr.open_store, "
+            "gz3d_zarr.open_source or xr.open_zarr"
+        )
+    if missing:
+        raise StoreError(
+            f"this Dataset of Galaxy Zoo: 3D lacks {', '.join(missing)}; keep them where variables "
+            "or coordinates are dropped"
+        )
+
+
+def as_rows(dataset: xr.Dataset) -> xr.Dataset:
+    """Give a Dataset of one subject, such as ``ds.isel(subject=0)``, its dimension again."""
+    if "subject" in dataset.dims:
+        return dataset
+    names = ("subject", "object_id", *VARIABLES, *BIG_ARRAYS)
+    rows = {
+        name: variable.set_dims(("subject", *variable.dims))
+        for name in names
+        if (variable := dataset.variables.get(name)) is not None
+    }
+    coordinates = {name: rows.pop(name) for name in list(rows) if name in dataset.coords}
+    whole: xr.Dataset = dataset.drop_vars(list(coordinates)).assign(rows)
+    return whole.assign_coords(coordinates)
+
+
+def read(dataset: xr.Dataset, *names: str) -> list[NDArray[Any]]:
+    """Values of small variables, computed together: a file is then read once for all of them."""
+    small = xr.Dataset({f"{name}_": dataset.variables[name].to_base_variable() for name in names})
+    computed = small.compute()
+    return [computed[f"{name}_"].values for name in names]
+
+
+def take(dataset: xr.Dataset, rows: Sequence[int] | NDArray[np.intp]) -> xr.Dataset:
+    """Rows of a Dataset by position, in this order; nothing is read."""
+    chosen = np.asarray(rows, np.intp)
+    if len(chosen) and np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
+        # Dask reads a part of a shard for a slice, and all of it for a list.
+        return dataset.isel(subject=slice(int(chosen[0]), int(chosen[0]) + len(chosen)))
+    return dataset.isel(subject=chosen)
+
+
+def in_chunks(array: xr.DataArray) -> xr.DataArray:
+    """The array over dask, in whole shards where it was opened without chunks."""
+    if array.chunks is not None:
+        return array
+    shards = array.encoding.get("shards") or (SHARD_SIZE,)
+    return array.chunk({"subject": shards[0]} if "subject" in array.dims else {})
+
+
+def status_label(value: int) -> str:
+    """Name of a value of ``status``."""
+    return Status(value).label if value in set(Status) else f"status {value}"
+
+
+def keep_ok(dataset: xr.Dataset, purpose: str) -> xr.Dataset:
+    """Leave out the rows whose status is not ok, and say how many in a warning.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        With the dimension ``subject``.
+    purpose : str
+        Of what they are left out, for the message.
+
+    Raises
+    ------
+    UsageError
+        No row is left.
+
+    Warns
+    -----
+    LeftOutWarning
+        With the count.
+    """
+    (status,) = read(dataset, "status")
+    bad = status != Status.OK
+    if not bad.any():
+        return dataset
+    kinds, numbers = np.unique(status[bad], return_counts=True)
+    told = ", ".join(
+        f"{number} {status_label(int(kind))}" for kind, number in zip(kinds, numbers, strict=True)
+    )
+    if bad.all():
+        raise UsageError(f"no subject is left for {purpose}: {count(len(bad), 'row')}, {told}")
+    warnings.warn(
+        f"{count(int(bad.sum()), 'subject')} left out of {purpose}: {told}",
+        LeftOutWarning,
+        stacklevel=4,
+    )
+    return take(dataset, np.flatnonzero(~bad))
