@@ -25,7 +25,7 @@ from gz3d_zarr.errors import (
     count,
 )
 from gz3d_zarr.objects import ObjectFolder, object_folder
-from gz3d_zarr.planning import Plan, PlanOptions, make_plan
+from gz3d_zarr.planning import Plan, PlanOptions, Resources, make_plan
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.receipts import Receipt
 from gz3d_zarr.report import BuildReport, Failure
@@ -197,43 +197,25 @@ class _Rules:
 @contextlib.contextmanager
 def _client(client: Client | None, scheduler: str | None) -> Iterator[Client | None]:
     """The client to run on, or None where a local cluster is to be started."""
-    from distributed import default_client  # slow to import
+    from gz3d_zarr.cluster import use_client  # slow to import
 
-    from gz3d_zarr.cluster import connect
-
-    if client is not None and scheduler is not None:
-        raise UsageError("client and scheduler both say where to run: give one")
-    if scheduler is not None:
-        with connect(scheduler) as connected:
-            yield connected
-        return
-    if client is None:
-        with contextlib.suppress(ValueError):  # there is no current client
-            client = default_client()
-    yield client
+    with use_client(client, scheduler) as running:
+        yield running
 
 
-def _resources(client: Client | None, workers: int | None, options: PlanOptions) -> Any:
-    from gz3d_zarr.cluster import client_resources, local_resources
+def _resources(client: Client | None, workers: int | None, options: PlanOptions) -> Resources:
+    from gz3d_zarr.cluster import find_resources
 
-    if client is None:
-        return local_resources(workers, options.memory_bound)
-    if workers is not None:
-        raise UsageError("workers is for a local cluster; the client or scheduler has its own")
-    return client_resources(client)
+    return find_resources(client, workers, options.memory_bound)
 
 
 @contextlib.contextmanager
 def _workers(client: Client | None, made: Plan, shards: int) -> Iterator[Client]:
     """The given client, or that of a local cluster no larger than there are shards to build."""
-    from gz3d_zarr.cluster import start_local
+    from gz3d_zarr.cluster import use_workers
 
-    if client is not None:
-        yield client
-        return
-    needed = replace(made.resources, workers=min(made.resources.workers, shards))
-    with start_local(needed) as started:
-        yield started
+    with use_workers(client, made.resources, shards) as running:
+        yield running
 
 
 def _failed(receipts: Iterable[Receipt]) -> int:

@@ -11,11 +11,12 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import dask
 from dask.system import CPU_COUNT
 from dask.utils import format_bytes
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, default_client
 from distributed.system import MEMORY_LIMIT
 
 from gz3d_zarr.errors import BuildError, UsageError, describe
@@ -81,6 +82,63 @@ def client_resources(client: Client) -> Resources:
         memory,
         f"{len(workers)} workers of up to {threads} threads at {_address(client)}",
     )
+
+
+@contextlib.contextmanager
+def use_client(client: Client | None, scheduler: str | None) -> Iterator[Client | None]:
+    """The client to run on: the one given, a scheduler's, or dask's current one.
+
+    Yields
+    ------
+    distributed.Client or None
+        None where there is none, and a local cluster is to be started.
+
+    Raises
+    ------
+    UsageError
+        Both are given.
+    BuildError
+        The scheduler does not answer.
+    """
+    if client is not None and scheduler is not None:
+        raise UsageError("client and scheduler both say where to run: give one")
+    if scheduler is not None:
+        with connect(scheduler) as connected:
+            yield connected
+        return
+    if client is None:
+        with contextlib.suppress(ValueError):  # there is no current client
+            client = default_client()
+    yield client
+
+
+def find_resources(
+    client: Client | None, workers: int | None, max_memory: int | None = None
+) -> Resources:
+    """What a client has, or where there is none, a local cluster of so many workers.
+
+    Raises
+    ------
+    UsageError
+        `workers` is given beside a client, or is below 1.
+    BuildError
+        The client has no workers after a while.
+    """
+    if client is None:
+        return local_resources(workers, max_memory)
+    if workers is not None:
+        raise UsageError("workers is for a local cluster; the client or scheduler has its own")
+    return client_resources(client)
+
+
+@contextlib.contextmanager
+def use_workers(client: Client | None, resources: Resources, tasks: int) -> Iterator[Client]:
+    """The given client, or that of a local cluster no larger than there are tasks."""
+    if client is not None:
+        yield client
+        return
+    with start_local(replace(resources, workers=min(resources.workers, tasks))) as started:
+        yield started
 
 
 @contextlib.contextmanager
