@@ -107,6 +107,7 @@ def select_rows(
         raise UsageError("no subject is selected")
     small = ["subject", *(name for name in VARIABLES if name not in BIG_ARRAYS)]
     table = {name: dataset[name].values[wanted] for name in small}
+    table["subject"] = table["subject"].astype(object)
     ok = table["status"] == Status.OK
     if not ok.any():
         what = "it" if len(wanted) == 1 else f"none of the {len(wanted)} subjects"

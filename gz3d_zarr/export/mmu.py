@@ -142,7 +142,7 @@ def _plan(selection: Selection, destination: ObjectFolder) -> Iterator[_Task]:
     pixels = np.asarray(
         healpy.ang2pix(MMU_NSIDE, table["ra"], table["dec"], nest=True, lonlat=True), np.int64
     )
-    labels = table["subject"].astype(str)
+    labels = np.array(table["subject"].tolist(), str)
     order = np.lexsort((table["zooniverse_subject_id"], labels, pixels))
     starts = np.flatnonzero(np.diff(pixels[order], prepend=-1))
     sizes = np.diff(starts, append=len(order))
