@@ -111,7 +111,8 @@ class PixelReader:
         Returns
         -------
         ndarray of uint8
-            Shape (525, 525, 3) or (4, 525, 525).
+            Shape (525, 525, 3) or (4, 525, 525); a view of another order in memory where the
+            store has one.
 
         Raises
         ------
@@ -247,5 +248,4 @@ def _decode(
         return pixels.reshape(shape)
     rows, columns, channels = shape  # stored as (y, channel, x), each the difference to the last
     np.add.accumulate(pixels, out=pixels)
-    planes = pixels.reshape(rows, channels, columns)
-    return np.ascontiguousarray(planes.transpose(0, 2, 1))
+    return pixels.reshape(rows, channels, columns).transpose(0, 2, 1)
