@@ -156,6 +156,43 @@ def find_ids(dataset: xr.Dataset, ids: Sequence[str | int]) -> NDArray[np.int64]
     return np.unique(np.array([row for i in ids for row in rows[str(i)]], np.int64))
 
 
+def resolve_rows(
+    store: str | Path,
+    *,
+    ids: Sequence[str | int] | None = None,
+    cone: tuple[float, float, float] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> NDArray[np.int64] | None:
+    """Rows with one of the ids and within the cone (ra, dec, radius in arcseconds).
+
+    Returns
+    -------
+    ndarray of int64, or None
+        None where neither is given: all rows.
+
+    Raises
+    ------
+    UsageError
+        An id is not there, or no subject is selected.
+    StoreError
+        As `open_store`.
+    """
+    if ids is None and cone is None:
+        return None
+    dataset = open_store(store, storage_options=storage_options)
+    rows = np.arange(dataset.sizes["subject"])
+    if ids is not None:
+        rows = find_ids(dataset, ids)
+    if cone is not None:
+        from gz3d_zarr.selection import find_cone
+
+        ra, dec, radius = cone
+        rows = np.intersect1d(rows, find_cone(dataset, ra, dec, radius))
+    if not len(rows):
+        raise UsageError("no subject is selected: none has one of the ids and lies in the cone")
+    return rows
+
+
 def _positions(
     dataset: xr.Dataset, rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None
 ) -> NDArray[np.int64]:
