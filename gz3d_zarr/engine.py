@@ -121,9 +121,11 @@ def _open(entry: Entry, drop_variables: str | Iterable[str] | None) -> xr.Datase
     dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
     kept = {name: xr.Variable(*parts) for name, parts in variables.items() if name not in dropped}
     coordinates = {name for name, variable in VARIABLES.items() if variable.is_coordinate}
-    return xr.Dataset(kept, attrs=describe(entry.file.path, None, "")).set_coords(
+    dataset = xr.Dataset(kept, attrs=describe(entry.file.path, None, "")).set_coords(
         sorted((coordinates | {"object_id"}) & set(kept))
     )
+    dataset.set_close(record.close)
+    return dataset
 
 
 class _Record:
@@ -136,6 +138,11 @@ class _Record:
 
     def __reduce__(self) -> tuple[type[_Record], tuple[Entry]]:
         return _Record, (self._entry,)
+
+    def close(self) -> None:
+        """Forget the pixels."""
+        with self._lock:
+            self._read = None
 
     def values(self, name: str, layout: Layout) -> np.ndarray[Any, Any]:
         """Values of one variable, with the dimension ``subject``."""

@@ -189,7 +189,8 @@ def resolve_rows(
         ra, dec, radius = cone
         rows = np.intersect1d(rows, find_cone(dataset, ra, dec, radius))
     if not len(rows):
-        raise UsageError("no subject is selected: none has one of the ids and lies in the cone")
+        also = "" if ids is None else " and has one of the ids"
+        raise UsageError(f"no subject is selected: none lies in the cone{also}")
     return rows
 
 

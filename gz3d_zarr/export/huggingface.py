@@ -33,9 +33,8 @@ def iterable_dataset(
     """Stream a store's subjects, shard by shard.
 
     Shuffle with ``.shuffle(seed=, buffer_size=)``; a DataLoader's workers and
-    ``datasets.distributed.split_by_node`` share out the store's shards. Where their number is no
-    multiple of the nodes', every node reads all and keeps its part: that is how ``datasets`` does
-    it.
+    ``datasets.distributed.split_dataset_by_node`` share out the store's shards. Where their
+    number is no multiple of the nodes', ``datasets`` lets every node read all and keep its part.
 
     Parameters
     ----------
