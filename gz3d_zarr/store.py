@@ -22,8 +22,15 @@ from zarr.buffer import cpu
 from zarr.storage import MemoryStore
 
 from gz3d_zarr.catalogue import Entry
-from gz3d_zarr.errors import IncompleteStoreError, StoreError, access_errors, describe
+from gz3d_zarr.errors import (
+    IncompleteStoreError,
+    StoreError,
+    UsageError,
+    access_errors,
+    describe,
+)
 from gz3d_zarr.objects import ObjectFolder, object_folder
+from gz3d_zarr.pixels import PixelReader
 from gz3d_zarr.receipts import (
     PLAN_KEY,
     RECEIPTS_PREFIX,
@@ -234,6 +241,7 @@ def open_store(
     store: str | Path,
     *,
     storage_options: Mapping[str, Any] | None = None,
+    chunks: str | None = "shards",
 ) -> xr.Dataset:
     """Open a complete store as a lazy Dataset.
 
@@ -243,6 +251,9 @@ def open_store(
         A path, or a URL of any fsspec file system.
     storage_options : mapping, optional
         For fsspec.
+    chunks : {'shards', None}
+        None: no dask, each subject is read when its values are needed; the quickest way to look
+        at one subject after another.
 
     Returns
     -------
@@ -253,6 +264,8 @@ def open_store(
 
     Raises
     ------
+    UsageError
+        `chunks` is something else.
     IncompleteStoreError
         A build of it has begun and not ended.
     StoreError
@@ -260,6 +273,8 @@ def open_store(
     """
     import xarray as xr  # slow to import, and workers do without
 
+    if chunks not in ("shards", None):
+        raise UsageError(f"chunks is {chunks!r}, expected 'shards' or None")
     folder = object_folder(store, storage_options)
     try:
         with _quiet():
@@ -278,9 +293,16 @@ def open_store(
         raise StoreError(f"{folder.url} lacks {' or '.join(BIG_ARRAYS)}: it was changed since")
     # A copy that xarray has written may have no shards.
     size = (dataset["image"].encoding.get("shards") or (dataset.attrs["shard_size"],))[0]
-    for name in BIG_ARRAYS:
-        with _quiet():
-            dataset[name] = dataset[name].chunk(subject=size)
+    if chunks is None:
+        from gz3d_zarr.lazy_pixels import make_lazy
+
+        reader = PixelReader(folder)
+        for name in BIG_ARRAYS:
+            dataset[name] = make_lazy(reader, name, dataset[name])
+    else:
+        for name in BIG_ARRAYS:
+            with _quiet():
+                dataset[name] = dataset[name].chunk(subject=size)
     known = [name for name in (*BIG_ARRAYS, *VARIABLES) if name in dataset.data_vars]
     dataset = dataset[[*known, *(name for name in dataset.data_vars if name not in known)]]
     object_id = ("subject", dataset["subject"].data, OBJECT_ID_ATTRS)

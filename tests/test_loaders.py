@@ -124,7 +124,6 @@ def test_the_order_changes_with_the_epoch_and_can_be_had_again(
     windows = [shards[:8], shards[8:16]] if 4 not in shards[:16] else [shards[:6]]
     assert all(len(set(window)) == 2 for window in windows)
     assert any(window != sorted(window) != window[::-1] for window in windows)
-    print(shards)
 
 
 def test_an_epoch_fetches_shards_and_decodes_subjects_once(

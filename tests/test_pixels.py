@@ -151,3 +151,29 @@ def test_a_changed_store_is_named(damaged: Path, tmp_path: Path) -> None:
     xr.Dataset().to_zarr(tmp_path / "other.zarr", zarr_format=3, consolidated=True)
     with pytest.raises(StoreError, match="not of Galaxy Zoo"):
         select_rows(tmp_path / "other.zarr")
+
+
+def test_a_store_opened_without_dask(store: Path) -> None:
+    quick, chunked = gz3d_zarr.open_store(store, chunks=None), gz3d_zarr.open_store(store)
+    assert quick["image"].chunks is None
+    assert quick["image"].encoding["shards"] == chunked["image"].encoding["shards"]
+    for select in (
+        {"subject": 5},
+        {"subject": [7, 3, 7], "y": [5, 1], "x": slice(500, None, -200)},
+        {"subject": slice(16, 2, -6), "y": 4},
+        {"subject": slice(0, 0), "x": [1]},
+        {"subject": np.arange(18) > 15, "x": -1},
+    ):
+        xr.testing.assert_identical(quick.isel(select).compute(), chunked.isel(select).compute())
+    points = xr.DataArray([1, 4, 9], dims="point")
+    for dataset in (quick, pickle.loads(pickle.dumps(quick))):
+        np.testing.assert_array_equal(
+            dataset["image"].isel(subject=points, y=points * 20, x=3),
+            chunked["image"].compute().isel(subject=points, y=points * 20, x=3),
+        )
+    np.testing.assert_array_equal(
+        quick["segmentation"].chunk(subject=4).sum(("y", "x")),
+        chunked["segmentation"].sum(("y", "x")),
+    )
+    with pytest.raises(UsageError, match="chunks is 'auto'"):
+        gz3d_zarr.open_store(store, chunks="auto")
