@@ -17,6 +17,7 @@ from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.pixels import PixelReader
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.rows import Selection, read_texts, select_rows
+from gz3d_zarr.source import base_name
 from gz3d_zarr.subject import CRPIX
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _write_shard(task: _Task) -> Done:
         buffer = io.BytesIO()
         make_hdus(values, image, segmentation).writeto(buffer)
         data = bytes(deflate.gzip_compress(buffer.getbuffer(), COMPRESSION))
-        task.destination.put(values["file_name"], data)
+        task.destination.put(base_name(values["file_name"]), data)
         size += len(data)
     return Done(len(task.selection), len(task.selection), size)
 
