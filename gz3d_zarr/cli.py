@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import signal
 import sys
 import warnings
@@ -184,6 +185,23 @@ def _gather(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def _numbers(
+    _: click.Context, param: click.Parameter, text: str | None
+) -> tuple[float, float, float] | None:
+    """RA,DEC,RADIUS to three numbers on the sky."""
+    if text is None:
+        return None
+    try:
+        ra, dec, radius = (float(part) for part in text.split(","))
+    except ValueError:
+        ra = dec = radius = math.nan
+    if not (math.isfinite(ra) and -90 <= dec <= 90 and 0 < radius <= 180 * 3600):
+        raise click.BadParameter(
+            f"{text!r} is not RA,DEC,RADIUS: degrees, degrees, arcseconds", param=param
+        )
+    return ra, dec, radius
+
+
 def _print(result: Any, as_json: bool) -> None:
     click.echo(json.dumps(result.summary(), indent=1) if as_json else result.to_text())
 
@@ -299,6 +317,79 @@ def info(store: str, as_json: bool, **options: Any) -> None:
     from gz3d_zarr.info import read_info
 
     _print(read_info(store, **_gather(options)), as_json)
+
+
+_export_options = _all(
+    [
+        click.option(
+            "--ids",
+            type=click.File("r"),
+            metavar="FILE",
+            help="Only these MaNGA or Zooniverse ids, one a line; - for standard input.",
+        ),
+        click.option(
+            "--cone",
+            metavar="RA,DEC,RADIUS",
+            callback=_numbers,
+            help="Only subjects within RADIUS arcseconds of a position in degrees.",
+        ),
+        click.option("--workers", type=int, metavar="N", help="Local processes. [default: cores]"),
+        click.option(
+            "--scheduler", metavar="ADDRESS", help="Run on this dask scheduler: tcp://host:8786."
+        ),
+        click.option("--overwrite", is_flag=True, help="Replace files of the same names."),
+        _store_options,
+        _json_option,
+    ]
+)
+
+
+@main.group()
+def export() -> None:
+    """Write the subjects of a complete store in another format."""
+
+
+@export.command("fits")
+@click.argument("store")
+@click.argument("dest")
+@_export_options
+@_guarded
+def export_fits_files(store: str, dest: str, as_json: bool, **options: Any) -> None:
+    """Write subject files with HDUs 0 to 5 into the folder DEST, under the source's names."""
+    from gz3d_zarr.export.fits import export_fits
+
+    _export(export_fits, store, dest, as_json, options)
+
+
+@export.command("mmu")
+@click.argument("store")
+@click.argument("dest")
+@_export_options
+@_guarded
+def export_mmu_files(store: str, dest: str, as_json: bool, **options: Any) -> None:
+    """Write the Multimodal Universe's HDF5 files, DEST/healpix=N/001-of-001.hdf5."""
+    from gz3d_zarr.export.mmu import export_mmu
+
+    _export(export_mmu, store, dest, as_json, options)
+
+
+def _export(
+    function: Command, store: str, dest: str, as_json: bool, options: dict[str, Any]
+) -> None:
+    """Run an export on the subjects that the options select."""
+    from gz3d_zarr.progress import show_progress
+    from gz3d_zarr.rows import resolve_rows
+
+    options = _gather(options)
+    rows = resolve_rows(
+        store,
+        ids=options.pop("ids"),
+        cone=options.pop("cone"),
+        storage_options=options["storage_options"],
+    )
+    with show_progress(sys.stderr) as progress:
+        report = function(store, dest, rows=rows, progress=progress, **options)
+    _print(report, as_json)
 
 
 @main.command()

@@ -24,6 +24,10 @@ PARTIAL_SUFFIX = ".partial"
 """Ending of a local file that is still being written; never a name in a store."""
 
 
+S3_DEFAULTS: Mapping[str, Any] = {"max_concurrency": 1, "use_listings_cache": False}
+"""With more, s3fs asks for an object's size before every GET; a cached listing goes stale."""
+
+
 @dataclass(frozen=True)
 class ObjectFolder:
     """A place that holds objects by key; cheap to make and to send to a worker.
@@ -69,7 +73,9 @@ class ObjectFolder:
                 return Path(self.url, key).read_bytes()
             fs, root = self._remote()
             data: bytes = fs.cat_file(f"{root}/{key}")
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if _lacks_bucket(error):
+                raise self._failed("read", key, error) from error
             return None
         except access_errors(TypeError) as error:
             raise self._failed("read", key, error) from error
@@ -91,7 +97,9 @@ class ObjectFolder:
             fs, root_path = self._remote()
             start = f"{root_path}/{prefix}".rstrip("/")
             found_there = fs.find(start, detail=True, refresh=True)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if _lacks_bucket(error):
+                raise self._failed("listed", prefix, error) from error
             return {}
         except access_errors(TypeError) as error:
             raise self._failed("listed", prefix, error) from error
@@ -179,7 +187,21 @@ class ObjectFolder:
             raise
 
     def _failed(self, what: str, key: str, error: Exception) -> StoreError:
-        return StoreError(f"{self.url}/{key} cannot be {what}: {describe(error)}")
+        where = self.url if key.startswith(".") or not key else f"{self.url}/{key}"
+        said = describe(error)
+        if not self.is_local and isinstance(error, PermissionError):
+            said = (
+                f"access is denied ({said}). Check key, secret or profile, and what they may do "
+                "with the bucket; without the right to list, what is not there is denied too"
+            )
+        elif _lacks_bucket(error):
+            said = f"there is no such bucket ({said}). Make it, or check its name and the endpoint"
+        return StoreError(f"{where} cannot be {what}: {said}")
+
+
+def _lacks_bucket(error: Exception) -> bool:
+    """Whether it is the bucket that is not there: s3fs keeps only S3's words for that."""
+    return isinstance(error, FileNotFoundError) and "bucket does not exist" in str(error)
 
 
 def object_folder(url: str | Path, storage_options: Mapping[str, Any] | None) -> ObjectFolder:
@@ -196,4 +218,5 @@ def object_folder(url: str | Path, storage_options: Mapping[str, Any] | None) ->
             f"{text} is a local path, and storage options ({', '.join(storage_options)}) are for "
             "URLs such as s3://bucket/gz3d.zarr"
         )
-    return ObjectFolder(text.rstrip("/") or "/", dict(storage_options or {}))
+    defaults = S3_DEFAULTS if text.startswith(("s3://", "s3a://")) else {}
+    return ObjectFolder(text.rstrip("/") or "/", {**defaults, **(storage_options or {})})

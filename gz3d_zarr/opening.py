@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 import zarr
 
-from gz3d_zarr.errors import IncompleteStoreError, StoreError, access_errors, count, describe
+from gz3d_zarr.errors import (
+    IncompleteStoreError,
+    StoreError,
+    UsageError,
+    access_errors,
+    count,
+    describe,
+)
+from gz3d_zarr.lazy_pixels import make_lazy
 from gz3d_zarr.objects import ObjectFolder, object_folder
+from gz3d_zarr.pixels import PixelReader
 from gz3d_zarr.receipts import PLAN_KEY, RECEIPTS_PREFIX
-from gz3d_zarr.schema import BIG_ARRAYS, OBJECT_ID_ATTRS, SCHEMA, VARIABLES
+from gz3d_zarr.schema import BIG_ARRAYS, LABELS, OBJECT_ID_ATTRS, SCHEMA, VARIABLES
 from gz3d_zarr.store import CATALOGUE_GROUP, ROOT_KEY, quiet
 from gz3d_zarr.unfinished import open_unfinished
 
@@ -33,9 +45,11 @@ def open_store(
     store: str | Path,
     *,
     storage_options: Mapping[str, Any] | None = None,
+    anon: bool = False,
+    chunks: str | None = "shards",
     incomplete: bool = False,
 ) -> xr.Dataset:
-    """Open a complete store as a lazy Dataset.
+    """Open a complete store as a lazy Dataset; over a network that takes three requests.
 
     Parameters
     ----------
@@ -43,6 +57,11 @@ def open_store(
         A path, or a URL of any fsspec file system.
     storage_options : mapping, optional
         For fsspec.
+    anon : bool
+        Without credentials: for public buckets.
+    chunks : {'shards', None}
+        None: no dask, each subject is read when its values are needed; the quickest way to look
+        at one subject after another.
     incomplete : bool
         Where a build has not ended, open what it has built so far; other subjects are left out.
 
@@ -55,12 +74,25 @@ def open_store(
 
     Raises
     ------
+    UsageError
+        `chunks` is something else.
     IncompleteStoreError
         A build of it has begun and not ended.
     StoreError
         There is no store, it cannot be read, or it is not of Galaxy Zoo: 3D.
     """
+    if chunks not in ("shards", None):
+        raise UsageError(f"chunks is {chunks!r}, expected 'shards' or None")
     folder = object_folder(store, storage_options)
+    if anon and folder.url.startswith("s3"):
+        folder = replace(folder, storage_options={**folder.storage_options, "anon": True})
+    root = folder.get(ROOT_KEY)
+    if root is None:
+        found = _not_open(folder, FileNotFoundError(), None)
+        if incomplete and isinstance(found, IncompleteStoreError):
+            return open_unfinished(folder)
+        raise found
+    known = _known_labels(root)
     try:
         with quiet():
             dataset = xr.open_zarr(
@@ -68,32 +100,52 @@ def open_store(
                 zarr_format=3,
                 consolidated=True,
                 chunks=None,
+                drop_variables=list(known),
                 storage_options=dict(folder.storage_options) or None,
             )
     except access_errors(*DAMAGE) as error:
-        found = _not_open(folder, error)
-        if incomplete and isinstance(found, IncompleteStoreError):
-            return open_unfinished(folder)
-        raise found from error
+        raise _not_open(folder, error, root) from error
     if dataset.attrs.get("schema") != SCHEMA:
         raise StoreError(f"{folder.url} is a Zarr store, but not of Galaxy Zoo: 3D")
     if not set(BIG_ARRAYS) <= set(dataset.data_vars):
         raise StoreError(f"{folder.url} lacks {' or '.join(BIG_ARRAYS)}: it was changed since")
+    dataset = dataset.assign_coords(
+        {name: (name, np.array(labels, np.dtypes.StringDType())) for name, labels in known.items()}
+    )
     # A copy that xarray has written may have no shards.
     size = (dataset["image"].encoding.get("shards") or (dataset.attrs["shard_size"],))[0]
+    reader = PixelReader(folder) if chunks is None else None
     for name in BIG_ARRAYS:
         with quiet():
-            dataset[name] = dataset[name].chunk(subject=size)
-    known = [name for name in (*BIG_ARRAYS, *VARIABLES) if name in dataset.data_vars]
-    dataset = dataset[[*known, *(name for name in dataset.data_vars if name not in known)]]
+            dataset[name] = (
+                dataset[name].chunk(subject=size)
+                if reader is None
+                else make_lazy(reader, name, dataset[name])
+            )
+    named = [name for name in (*BIG_ARRAYS, *VARIABLES) if name in dataset.data_vars]
+    dataset = dataset[[*named, *(name for name in dataset.data_vars if name not in named)]]
     object_id = ("subject", dataset["subject"].data, OBJECT_ID_ATTRS)
-    named: xr.Dataset = dataset.assign_coords(object_id=object_id)
-    return named
+    whole: xr.Dataset = dataset.assign_coords(object_id=object_id)
+    return whole
 
 
-def _not_open(folder: ObjectFolder, error: Exception) -> StoreError:
+def _known_labels(root: bytes) -> Mapping[str, tuple[str, ...]]:
+    """Labels that need not be read: those of a store that a build, and no other program, wrote.
+
+    What xarray writes of a selection may have them in another order, and has no group catalogue.
+    """
+    try:
+        members = json.loads(root)["consolidated_metadata"]["metadata"]
+        whole = CATALOGUE_GROUP in members and all(
+            members[name]["shape"] == [len(labels)] for name, labels in LABELS.items()
+        )
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return LABELS if whole else {}
+
+
+def _not_open(folder: ObjectFolder, error: Exception, root: bytes | None) -> StoreError:
     """Say why a store does not open: nothing there, incomplete, something else, or damaged."""
-    root = folder.get(ROOT_KEY)
     if root is not None and b'"inline"' not in root:  # the kind of consolidated metadata
         return StoreError(
             f"{folder.url} has no consolidated metadata: it is not of Galaxy Zoo: 3D, or was "
@@ -168,8 +220,14 @@ def read_build(folder: ObjectFolder) -> tuple[dict[str, Any], xr.Dataset]:
                     for name, array in _group(root, CATALOGUE_GROUP).arrays()
                 }
             )
-        return dict(dataset.attrs), catalogue.assign(status=dataset["status"].variable).load()
+        table = catalogue.assign(status=dataset["status"].variable).load()
     except access_errors(*DAMAGE) as error:
         raise StoreError(
             f"the group {CATALOGUE_GROUP} of {folder.url} cannot be read: {describe(error)}"
         ) from error
+    if not all(table["file_name"].values.tolist()):  # zarr fills in what is not there
+        raise StoreError(
+            f"the group {CATALOGUE_GROUP} of {folder.url} has lost objects; gz3d-zarr verify tells "
+            "which"
+        )
+    return dict(dataset.attrs), table

@@ -1,0 +1,93 @@
+"""Measure epochs of the PyTorch loaders over a store of hard-linked reference files.
+
+    python benchmarks/loader.py [--count 1024] [--batch 32] [--workers 2] [--source DIR]
+
+Subjects a second, from the first batch on (workers are running by then) and start included, of
+the best of some epochs. Every batch is looked at in the main process: one picture's mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from measuring import describe_machine, find_originals, link
+
+import gz3d_zarr
+from gz3d_zarr.export.torch import GZ3DDataset, GZ3DIterableDataset
+
+
+def main() -> None:
+    """Run the benchmark and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--source", type=Path, help="a folder of subject files")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="gz3d-benchmark-") as scratch:
+        folder = Path(scratch)
+        source = link(find_originals(options.source, folder), folder / "source", options.count)
+        print(f"{describe_machine()}, torch {torch.__version__}; {options.count} subjects")
+        print()
+        print("| codec | dataset | workers | start | subjects/s | with the start |")
+        print("|" + " --- |" * 6)
+        for codec in ("portable", "compact"):
+            store = folder / f"{codec}.zarr"
+            gz3d_zarr.build(source, store, codec=codec, workers=2)
+            for workers, start in (
+                (0, None),
+                (options.workers, "fork"),
+                (options.workers, "spawn"),
+            ):
+                iterable = GZ3DIterableDataset(store)
+                print_row(codec, "iterable", iterable, options, workers, start)
+            by_row = GZ3DDataset(store)
+            print_row(codec, "map-style, shuffled", by_row, options, options.workers, "fork")
+
+
+def print_row(
+    codec: str,
+    name: str,
+    dataset: GZ3DDataset | GZ3DIterableDataset,
+    options: argparse.Namespace,
+    workers: int,
+    start: str | None,
+) -> None:
+    """Run some epochs and print the best."""
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=options.batch,
+        num_workers=workers,
+        multiprocessing_context=start,
+        persistent_workers=workers > 0,
+        shuffle=True if isinstance(dataset, GZ3DDataset) else None,
+    )
+    steady, whole = 0.0, 0.0
+    for epoch in range(options.epochs):
+        if isinstance(dataset, GZ3DIterableDataset):
+            dataset.set_epoch(epoch)
+        began = time.perf_counter()
+        seen, first, after_first = set(), 0, began
+        for batch in loader:
+            batch["image"][0].float().mean()
+            if not seen:
+                first, after_first = len(batch["image"]), time.perf_counter()
+            seen.update(batch["zooniverse_subject_id"].tolist())
+        ended = time.perf_counter()
+        if len(seen) != options.count:
+            raise SystemExit(f"{len(seen)} of {options.count} subjects came")
+        steady = max(steady, (len(seen) - first) / (ended - after_first))
+        whole = max(whole, len(seen) / (ended - began))
+    print(
+        f"| {codec} | {name} | {workers} | {start or ''} | {steady:.0f} | {whole:.0f} |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Measure how one subject, picture and masks, is read: store, HDF5 and FITS in one run.
+
+    python benchmarks/reading.py [--count 256] [--rounds 3] [--source DIR]
+
+The HDF5 file is that of ``gz3d-zarr export mmu`` (uncompressed, a dataset a mask) with all subjects
+in one file, held open; the FITS files are the source's, each read by astropy from HDUs 0 to 4. All
+ways read the same subjects in the same random order, one after the other and in turns, so that all
+feel the same load; files are in the page cache. Medians of milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xarray as xr
+import zarr
+from astropy.io import fits
+from measuring import describe_machine, find_originals, link
+
+import gz3d_zarr
+from gz3d_zarr.objects import object_folder
+from gz3d_zarr.pixels import PixelReader
+from gz3d_zarr.subject import CLASSES
+
+Read = Callable[[int], Any]
+
+
+def main() -> None:
+    """Run the benchmark and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--source", type=Path, help="a folder of subject files")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory(prefix="gz3d-benchmark-") as scratch:
+        folder = Path(scratch)
+        source = link(find_originals(options.source, folder), folder / "source", options.count)
+        for codec in ("portable", "compact"):
+            store = folder / f"{codec}.zarr"
+            gz3d_zarr.build(source, store, codec=codec, workers=2, order="name")
+        print(f"{describe_machine()}, h5py {h5py.__version__}; {options.count} subjects")
+        print()
+        with h5py.File(make_hdf5(folder / "portable.zarr", folder / "all.hdf5")) as file:
+            ways = make_ways(folder, file)
+            check(ways)
+            print_table(measure(ways, options.count, options.rounds))
+
+
+def make_hdf5(store: Path, path: Path) -> Path:
+    """All subjects of a store in one HDF5 file of the Multimodal Universe's datasets."""
+    group = zarr.open_group(store, mode="r")
+    with h5py.File(path, "w") as file:
+        file["false_color"] = group["image"][:]
+        for i, name in enumerate(CLASSES):
+            file[name] = group["segmentation"][:, i]
+    return path
+
+
+def make_ways(folder: Path, file: h5py.File) -> dict[str, Read]:
+    """Name of each way to read a subject, and a function of its row."""
+    store = folder / "portable.zarr"
+    files = [
+        folder / "source" / str(name)
+        for name in xr.open_zarr(store, group="catalogue", chunks=None)["file_name"].values
+    ]
+    names = ("false_color", *CLASSES)
+
+    def by_astropy(row: int) -> Any:
+        with fits.open(files[row]) as hdus:
+            return hdus[0].data, np.stack([hdu.data for hdu in hdus[1:5]])
+
+    def by_xarray(dataset: xr.Dataset) -> Read:
+        def read(row: int) -> Any:
+            subject = dataset.isel(subject=row)
+            return subject["image"].values, subject["segmentation"].values
+
+        return read
+
+    def by_reader(place: Path) -> Read:
+        reader = PixelReader(object_folder(place, None))
+        return lambda row: (reader.read("image", row), reader.read("segmentation", row))
+
+    group = zarr.open_group(store, mode="r")
+    arrays = group["image"], group["segmentation"]
+    return {
+        "HDF5, uncompressed": lambda row: [file[name][row] for name in names],
+        "FITS by astropy": by_astropy,
+        "store, PixelReader": by_reader(store),
+        "store, compact, PixelReader": by_reader(folder / "compact.zarr"),
+        "store, zarr arrays": lambda row: (arrays[0][row], arrays[1][row]),
+        "store, xr.open_zarr(chunks=None)": by_xarray(xr.open_zarr(store, chunks=None)),
+        "store, open_store(chunks=None)": by_xarray(gz3d_zarr.open_store(store, chunks=None)),
+        "store, open_store (dask)": by_xarray(gz3d_zarr.open_store(store)),
+        "store, compact, open_store (dask)": by_xarray(
+            gz3d_zarr.open_store(folder / "compact.zarr")
+        ),
+    }
+
+
+def check(ways: dict[str, Read]) -> None:
+    """All ways give the same values."""
+    expected = ways["FITS by astropy"](7)
+    for name, read in ways.items():
+        image, *masks = read(7)
+        if not (np.array_equal(image, expected[0]) and (np.squeeze(masks) == expected[1]).all()):
+            raise SystemExit(f"{name} reads other values")
+
+
+def measure(ways: dict[str, Read], count: int, rounds: int) -> dict[str, float]:
+    """Median milliseconds of each way."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    order = random.Random(0)
+    for _ in range(rounds):
+        rows = order.sample(range(count), min(count, 100))
+        for name, read in ways.items():
+            for row in rows:
+                began = time.perf_counter()
+                read(row)
+                times[name].append(1e3 * (time.perf_counter() - began))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def print_table(medians: dict[str, float]) -> None:
+    """Print milliseconds, and how they compare to HDF5 and astropy."""
+    print("| way | ms a subject | of HDF5's time | times faster than astropy |")
+    print("|" + " --- |" * 4)
+    hdf5, astropy = medians["HDF5, uncompressed"], medians["FITS by astropy"]
+    for name, median in medians.items():
+        print(f"| {name} | {median:.2f} | {median / hdf5:.1f} | {astropy / median:.0f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a store is turned into: FITS, Multimodal Universe HDF5, PyTorch, Hugging Face."""

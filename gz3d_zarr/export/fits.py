@@ -1,0 +1,198 @@
+"""Subject files again, from a store: the HDUs that it has the values of."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import deflate
+import numpy as np
+from numpy.typing import NDArray
+
+from gz3d_zarr.export.tasks import Done, ExportReport, Runner, open_destination, read_subjects
+from gz3d_zarr.objects import ObjectFolder
+from gz3d_zarr.pixels import PixelReader
+from gz3d_zarr.progress import Progress
+from gz3d_zarr.rows import Selection, read_texts, select_rows
+from gz3d_zarr.source import base_name
+from gz3d_zarr.subject import CRPIX
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from astropy.io.fits import BinTableHDU, HDUList, Header
+    from distributed import Client
+
+COMPRESSION = 6
+HISTORY = (
+    "Written from a Zarr store by gz3d_zarr: HDUs 0 to 5 only. The store",
+    "has none of HDUs 6 to 10 (clusters and the volunteers' raw marks).",
+)
+
+# Name, FITS format, and where the value comes from: a variable, or a column of the catalogue. The
+# order and the formats are those of the release v4_0_0.
+_COLUMNS = (
+    ("ra", "E", "ra"),
+    ("dec", "E", "dec"),
+    ("MANGAID", "11A", "manga_id"),
+    ("IAUNAME", "19A", "iauname"),
+    ("IFUDESIGNSIZE", "D", "ifu_design_size"),
+    ("MANGA_TILEID", "D", "manga_tile_id"),
+    ("nsa_id", "K", "nsa_id"),
+    ("explorer_link", "90A", "explorer_link"),
+    ("GZ_total_classifications", "I", "total_classifications"),
+    ("GZ_bar_votes", "I", "bar_votes"),
+    ("GZ_spiral_votes", "I", "spiral_votes"),
+    ("sample", "70A", "sample_name"),
+)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The subjects of one shard; `texts` has a value for each."""
+
+    selection: Selection
+    texts: Mapping[str, list[str]]
+    destination: ObjectFolder
+
+
+def export_fits(
+    store: str | Path,
+    dest: str | Path,
+    client: Client | None = None,
+    *,
+    rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None = None,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> ExportReport:
+    """Write subject files, gzipped, under the names that the source had.
+
+    HDUs 0 to 5 have the source's values, types and WCS. The store has none of HDUs 6 to 10; the
+    header of HDU 0 says so in HISTORY cards. A ``MANGA_TILEID`` of -1 in the store becomes the NaN
+    that it came from.
+
+    Parameters
+    ----------
+    store : str or Path
+        A complete store.
+    dest : str or Path
+        Folder or fsspec URL; made where it is not there.
+    client : distributed.Client, optional
+        Where to run, as for `build`.
+    rows : sequence of int, or Dataset, optional
+        Positions along ``subject``, or a Dataset that was selected from the store; by default
+        all. Subjects whose status is not ok are left out, and counted.
+    scheduler, workers
+        As for `build`.
+    overwrite : bool
+        Replace files of the same names.
+    progress : callable, optional
+        Called with a `Progress` after every shard.
+    storage_options : mapping, optional
+        For fsspec: of the store, and of `dest`, where they are URLs.
+
+    Returns
+    -------
+    ExportReport
+
+    Raises
+    ------
+    UsageError
+        Nothing is selected, or none of it is ok.
+    StoreError
+        The store cannot be read, or `dest` holds files or cannot be written.
+    BuildError
+        A task failed otherwise; files that are there are whole.
+    """
+    selection = select_rows(store, rows, storage_options=storage_options)
+    destination = open_destination(dest, selection.folder, storage_options, overwrite=overwrite)
+    texts = read_texts(selection)
+    tasks = [
+        _Task(
+            selection.take(positions),
+            {name: values[positions].tolist() for name, values in texts.items()},
+            destination,
+        )
+        for positions in selection.shards()
+    ]
+    runner = Runner(
+        _write_shard, "gz3d-export-fits", selection.left_out, selection.shard_size, progress
+    )
+    done, seconds = runner.run(tasks, len(selection), client, scheduler, workers)
+    return ExportReport(
+        destination.url, done.subjects, done.files, selection.left_out, done.stored_bytes, seconds
+    )
+
+
+def _write_shard(task: _Task) -> Done:
+    size = 0
+    reader = PixelReader(task.selection.folder)
+    for i, image, segmentation in read_subjects(reader, task.selection):
+        values = {name: column[i] for name, column in task.selection.table.items()}
+        values |= {name: column[i] for name, column in task.texts.items()}
+        buffer = io.BytesIO()
+        make_hdus(values, image, segmentation).writeto(buffer)
+        data = bytes(deflate.gzip_compress(buffer.getbuffer(), COMPRESSION))
+        task.destination.put(base_name(values["file_name"]), data)
+        size += len(data)
+    return Done(len(task.selection), len(task.selection), size)
+
+
+def make_hdus(
+    values: Mapping[str, Any], image: NDArray[np.uint8], segmentation: NDArray[np.uint8]
+) -> HDUList:
+    """HDUs 0 to 5 of a subject file.
+
+    Parameters
+    ----------
+    values : mapping
+        Small variables of the store and `TEXTS` of its catalogue, of this subject.
+    image : ndarray of uint8, shape (525, 525, 3)
+    segmentation : ndarray of uint8, shape (4, 525, 525)
+        Becomes float64, as the source has it.
+
+    Returns
+    -------
+    astropy.io.fits.HDUList
+    """
+    from astropy.io import fits
+
+    header = _wcs_header(float(values["ra"]), float(values["dec"]), float(values["scale"]))
+    primary = fits.PrimaryHDU(image, header)
+    for line in HISTORY:
+        primary.header.add_history(line)
+    masks = [fits.ImageHDU(mask.astype(np.float64), header) for mask in segmentation]
+    return fits.HDUList([primary, *masks, _table(values)])
+
+
+def _wcs_header(ra: float, dec: float, scale: float) -> Header:
+    from astropy.wcs import WCS
+
+    wcs = WCS(naxis=2)
+    wcs.wcs.crpix = [CRPIX, CRPIX]
+    wcs.wcs.crval = [ra, dec]
+    wcs.wcs.cd = [[-scale, 0], [0, -scale]]
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.cunit = ["deg", "deg"]
+    return wcs.to_header()
+
+
+def _table(values: Mapping[str, Any]) -> BinTableHDU:
+    from astropy.io import fits
+
+    columns = []
+    for name, form, key in _COLUMNS:
+        value = values[key]
+        if name == "MANGA_TILEID" and value == -1:
+            value = np.nan
+        if form == "I" and value > np.iinfo(np.int16).max:
+            form = "J"
+        if form.endswith("A"):
+            form = f"{max(int(form[:-1]), len(value))}A"
+        columns.append(fits.Column(name, form, array=np.array([value])))
+    return fits.BinTableHDU.from_columns(columns)

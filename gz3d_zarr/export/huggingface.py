@@ -1,0 +1,123 @@
+"""A store as a streaming dataset of the library ``datasets``, with the published features.
+
+Names and types are those of the Multimodal Universe's data model and loader for GZ3D
+(https://github.com/MultimodalUniverse/MultimodalUniverse, ``scripts/gz3d``), except that `image`
+has its three channels: the loader declares it without them, which no picture fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gz3d_zarr.export.tasks import missing_extra, read_subjects
+from gz3d_zarr.pixels import PixelReader
+from gz3d_zarr.rows import Selection, select_rows
+from gz3d_zarr.subject import CLASSES, SIDE
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from datasets import Features, IterableDataset
+
+
+def iterable_dataset(
+    store: str | Path,
+    *,
+    rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> IterableDataset:
+    """Stream a store's subjects, shard by shard.
+
+    Shuffle with ``.shuffle(seed=, buffer_size=)``; a DataLoader's workers and
+    ``datasets.distributed.split_dataset_by_node`` share out the store's shards. Where their
+    number is no multiple of the nodes', ``datasets`` lets every node read all and keep its part.
+
+    Parameters
+    ----------
+    store : str or Path
+        A complete store.
+    rows : sequence of int, or Dataset, optional
+        Positions along ``subject``, or a Dataset that was selected from the store; by default
+        all. Subjects whose status is not ok are left out; ``info.description`` counts them.
+    storage_options : mapping, optional
+        For fsspec.
+
+    Returns
+    -------
+    datasets.IterableDataset
+        Of dicts: ``object_id``, ``ra``, ``dec`` (degrees), ``healpix``, ``scale`` (degrees a
+        pixel), ``total_classifications``, ``image`` (uint8, (525, 525, 3)), and ``segmentation``:
+        for the four classes ``class``, ``vote_fraction`` and ``array`` (uint8, (525, 525)).
+
+    Raises
+    ------
+    UsageError
+        ``datasets`` is not installed, or nothing that is ok is selected.
+    StoreError
+        The store cannot be opened or, later, read.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise missing_extra("gz3d_zarr.export.huggingface", error, "huggingface") from error
+    selection = select_rows(store, rows, storage_options=storage_options)
+    # A list is what datasets shares out: here the selections of the single shards.
+    shards = [selection.take(positions) for positions in selection.shards()]
+    made = datasets.IterableDataset.from_generator(
+        _examples, features=make_features(selection), gen_kwargs={"shards": shards}
+    )
+    made.info.description = "Galaxy Zoo: 3D. " + selection.note
+    return made
+
+
+def make_features(selection: Selection) -> Features:
+    """Names and types of the published dataset.
+
+    ``total_classifications`` is uint8 there, and int32 here where a number does not fit that.
+    """
+    from datasets import Array2D, Array3D, Features, Sequence, Value
+
+    fits = selection.table["total_classifications"].max() <= np.iinfo(np.uint8).max
+    return Features(
+        {
+            "object_id": Value("string"),
+            "ra": Value("float64"),
+            "dec": Value("float64"),
+            "healpix": Value("int64"),
+            "scale": Value("float32"),
+            "total_classifications": Value("uint8" if fits else "int32"),
+            "image": Array3D((SIDE, SIDE, 3), "uint8"),
+            "segmentation": Sequence(
+                {
+                    "class": Value("string"),
+                    "vote_fraction": Value("float32"),
+                    "array": Array2D((SIDE, SIDE), "uint8"),
+                }
+            ),
+        }
+    )
+
+
+def _examples(shards: Sequence[Selection]) -> Iterator[dict[str, Any]]:
+    for selection in shards:
+        table = selection.table
+        reader = PixelReader(selection.folder)
+        for i, image, segmentation in read_subjects(reader, selection):
+            yield {
+                "object_id": table["subject"][i],
+                "ra": float(table["ra"][i]),
+                "dec": float(table["dec"][i]),
+                "healpix": int(table["healpix"][i]),
+                "scale": float(table["scale"][i]),
+                "total_classifications": int(table["total_classifications"][i]),
+                "image": image,
+                "segmentation": {
+                    "class": list(CLASSES),
+                    "vote_fraction": table["vote_fraction"][i].tolist(),
+                    "array": list(segmentation),
+                },
+            }

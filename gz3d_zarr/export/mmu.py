@@ -1,0 +1,216 @@
+"""The layout of the Multimodal Universe: one HDF5 file a HEALPix pixel.
+
+Names, types and shapes are those that its scripts for GZ3D write and read
+(https://github.com/MultimodalUniverse/MultimodalUniverse, ``scripts/gz3d``): the columns of HDU 5
+in lower case, the picture as ``false_color``, a column a mask, ``object_id`` and ``healpix``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gz3d_zarr.export.tasks import (
+    Done,
+    ExportReport,
+    Runner,
+    missing_extra,
+    open_destination,
+    read_subjects,
+)
+from gz3d_zarr.objects import ObjectFolder
+from gz3d_zarr.pixels import PixelReader
+from gz3d_zarr.progress import Progress
+from gz3d_zarr.rows import Selection, read_texts, select_rows
+from gz3d_zarr.subject import CLASSES, SIDE
+
+if TYPE_CHECKING:
+    import h5py
+    import xarray as xr
+    from distributed import Client
+
+MMU_NSIDE = 16
+"""HEALPix resolution of the Multimodal Universe, in NESTED order, whatever the store has."""
+FILE = "001-of-001.hdf5"
+PICTURE = "false_color"
+
+# Column, type, and the variable of the store or column of its catalogue that it has.
+_NUMBERS = (
+    ("ra", "f4", "ra"),
+    ("dec", "f4", "dec"),
+    ("ifudesignsize", "f8", "ifu_design_size"),
+    ("manga_tileid", "f8", "manga_tile_id"),
+    ("nsa_id", "i8", "nsa_id"),
+    ("gz_total_classifications", "i2", "total_classifications"),
+    ("gz_bar_votes", "i2", "bar_votes"),
+    ("gz_spiral_votes", "i2", "spiral_votes"),
+)
+_TEXTS = (
+    ("object_id", "subject"),
+    ("mangaid", "manga_id"),
+    ("iauname", "iauname"),
+    ("explorer_link", "explorer_link"),
+    ("sample", "sample_name"),
+)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Some whole pixels: the file and the place in it of each selected subject."""
+
+    selection: Selection
+    pixels: NDArray[np.int64]
+    places: NDArray[np.int64]
+    texts: Mapping[str, NDArray[np.object_]]
+    destination: ObjectFolder
+
+
+def export_mmu(
+    store: str | Path,
+    dest: str | Path,
+    client: Client | None = None,
+    *,
+    rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None = None,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> ExportReport:
+    """Write ``DEST/healpix=N/001-of-001.hdf5``, with N NESTED at nside 16.
+
+    In a file, subjects are in order of ``object_id``, then of their Zooniverse id, so that the
+    order of the store does not matter. Text is in fixed-length bytes; pictures and masks are
+    uint8, not compressed.
+
+    Parameters
+    ----------
+    store : str or Path
+        A complete store.
+    dest : str or Path
+        Folder or fsspec URL; made where it is not there.
+    client : distributed.Client, optional
+        Where to run, as for `build`.
+    rows : sequence of int, or Dataset, optional
+        Positions along ``subject``, or a Dataset that was selected from the store; by default
+        all. Subjects whose status is not ok are left out, and counted.
+    scheduler, workers
+        As for `build`.
+    overwrite : bool
+        Replace files of the same names.
+    progress : callable, optional
+        Called with a `Progress` after every task, of a shard's worth of pixels.
+    storage_options : mapping, optional
+        For fsspec: of the store, and of `dest`, where they are URLs.
+
+    Returns
+    -------
+    ExportReport
+
+    Raises
+    ------
+    UsageError
+        h5py is not installed, nothing is selected, or none of it is ok.
+    StoreError
+        The store cannot be read, or `dest` holds files or cannot be written.
+    BuildError
+        A task failed otherwise; files that are there are whole.
+    """
+    _import_h5py()  # before any work
+    selection = select_rows(store, rows, storage_options=storage_options)
+    destination = open_destination(dest, selection.folder, storage_options, overwrite=overwrite)
+    tasks = list(_plan(selection, destination))
+    runner = Runner(
+        _write_pixels, "gz3d-export-mmu", selection.left_out, selection.shard_size, progress
+    )
+    done, seconds = runner.run(tasks, len(selection), client, scheduler, workers)
+    return ExportReport(
+        destination.url, done.subjects, done.files, selection.left_out, done.stored_bytes, seconds
+    )
+
+
+def _plan(selection: Selection, destination: ObjectFolder) -> Iterator[_Task]:
+    """Whole pixels, a shard's worth or more a task, those together that are so in the store."""
+    from astropy_healpix import healpy
+
+    table, texts = selection.table, read_texts(selection)
+    pixels = np.asarray(
+        healpy.ang2pix(MMU_NSIDE, table["ra"], table["dec"], nest=True, lonlat=True), np.int64
+    )
+    labels = np.array(table["subject"].tolist(), str)
+    order = np.lexsort((table["zooniverse_subject_id"], labels, pixels))
+    starts = np.flatnonzero(np.diff(pixels[order], prepend=-1))
+    sizes = np.diff(starts, append=len(order))
+    places = np.empty(len(order), np.int64)
+    places[order] = np.arange(len(order)) - np.repeat(starts, sizes)
+    members = np.split(order, starts[1:])
+    members.sort(key=lambda positions: int(positions.min()))
+    group: list[NDArray[np.intp]] = []
+    for i, positions in enumerate(members, 1):
+        group.append(positions)
+        if sum(map(len, group)) >= selection.shard_size or i == len(members):
+            taken = np.sort(np.concatenate(group))
+            yield _Task(
+                selection.take(taken),
+                pixels[taken],
+                places[taken],
+                {name: values[taken] for name, values in texts.items()},
+                destination,
+            )
+            group = []
+
+
+def _write_pixels(task: _Task) -> Done:
+    h5py = _import_h5py()
+    reader = PixelReader(task.selection.folder)
+    buffers = {pixel: io.BytesIO() for pixel in np.unique(task.pixels).tolist()}
+    with contextlib.ExitStack() as stack:
+        files = {}
+        for pixel, buffer in buffers.items():
+            files[pixel] = stack.enter_context(h5py.File(buffer, "w"))
+            _write_table(files[pixel], task, pixel)
+        for i, image, segmentation in read_subjects(reader, task.selection):
+            file, place = files[int(task.pixels[i])], int(task.places[i])
+            file[PICTURE][place] = image
+            for name, mask in zip(CLASSES, segmentation, strict=True):
+                file[name][place] = mask
+    size = 0
+    for pixel, buffer in buffers.items():
+        data = buffer.getvalue()
+        task.destination.put(f"healpix={pixel}/{FILE}", data)
+        size += len(data)
+    return Done(len(task.selection), len(buffers), size)
+
+
+def _write_table(file: h5py.File, task: _Task, pixel: int) -> None:
+    """Write the small columns of one pixel, and make room for the big ones."""
+    here = np.flatnonzero(task.pixels == pixel)
+    here = here[np.argsort(task.places[here])]
+    columns = {**task.selection.table, **task.texts}
+    for name, key in _TEXTS:
+        file[name] = np.array([str(value).encode() for value in columns[key][here]])
+    for name, dtype, key in _NUMBERS:
+        values = columns[key][here]
+        if name == "manga_tileid":
+            values = np.where(values == -1, np.nan, values)
+        wide = dtype == "i2" and values.max() > np.iinfo(np.int16).max
+        file[name] = values.astype("i4" if wide else dtype)
+    file["healpix"] = np.full(len(here), pixel, np.int64)
+    file.create_dataset(PICTURE, (len(here), SIDE, SIDE, 3), np.uint8)
+    for name in CLASSES:
+        file.create_dataset(name, (len(here), SIDE, SIDE), np.uint8)
+
+
+def _import_h5py() -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise missing_extra("export mmu", error, "mmu") from error
+    return h5py

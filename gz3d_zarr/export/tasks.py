@@ -1,0 +1,203 @@
+"""What exports share: where they go, their tasks over dask, their report."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from dask.utils import format_bytes
+
+from gz3d_zarr.errors import StoreError, UsageError, count
+from gz3d_zarr.objects import ObjectFolder, object_folder
+from gz3d_zarr.pixels import PixelReader
+from gz3d_zarr.progress import Progress
+from gz3d_zarr.rows import Selection
+from gz3d_zarr.running import run_tasks
+from gz3d_zarr.source import is_url
+
+if TYPE_CHECKING:
+    import numpy as np
+    from distributed import Client
+    from numpy.typing import NDArray
+
+    from gz3d_zarr.planning import Resources
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one task has written."""
+
+    subjects: int
+    files: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export has written.
+
+    Attributes
+    ----------
+    destination : str
+        Absolute path or URL.
+    subjects, files : int
+        Subjects that were written, into how many files.
+    left_out : int
+        Subjects that were selected and whose status is not ok.
+    stored_bytes : int
+    seconds : float
+        From the first task on.
+    """
+
+    destination: str
+    subjects: int
+    files: int
+    left_out: int
+    stored_bytes: int
+    seconds: float
+
+    def summary(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """What the command prints."""
+        text = (
+            f"Wrote {count(self.subjects, 'subject')} into {count(self.files, 'file')}, "
+            f"{format_bytes(self.stored_bytes)}, in {self.seconds:.1f} s: {self.destination}"
+        )
+        if self.left_out:
+            verb = "was" if self.left_out == 1 else "were"
+            text += (
+                f"\n{count(self.left_out, 'subject')} whose status is not ok {verb} left out; "
+                "gz3d-zarr info STORE counts them"
+            )
+        return text
+
+
+def open_destination(
+    dest: str | Path,
+    store: ObjectFolder,
+    storage_options: Mapping[str, Any] | None,
+    *,
+    overwrite: bool,
+) -> ObjectFolder:
+    """The folder to write to.
+
+    Raises
+    ------
+    StoreError
+        It cannot be written to, lies in the store, or holds files and may not be written over.
+    """
+    text = str(dest)
+    folder = object_folder(text, storage_options if is_url(text) else None)
+    if f"{folder.url}/".startswith(f"{store.url}/"):
+        raise StoreError(f"{folder.url} lies in the store {store.url}; choose another folder")
+    if folder.is_writable() is False:
+        raise StoreError(f"{folder.url} cannot be written to")
+    if not overwrite:
+        there = len(folder.sizes())
+        if there:
+            raise StoreError(
+                f"{folder.url} holds {count(there, 'file')} already; choose an empty folder, or "
+                "write over those of the same names with --overwrite (overwrite=True)"
+            )
+    return folder
+
+
+def read_subjects(
+    reader: PixelReader, selection: Selection
+) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Position, picture and masks of each selected subject, shard by shard, in order.
+
+    A shard of which at least half is wanted is fetched whole.
+    """
+    for positions in selection.shards():
+        shards = None
+        if 2 * len(positions) >= selection.shard_size:
+            shards = reader.fetch(int(selection.rows[positions[0]]) // selection.shard_size)
+        for position in positions.tolist():
+            row = int(selection.rows[position])
+            image = reader.read("image", row, shards)
+            yield position, image, reader.read("segmentation", row, shards)
+
+
+@dataclass
+class Runner(Generic[T]):
+    """Runs the tasks of one export on a client.
+
+    Attributes
+    ----------
+    function : callable
+        Run on a worker with one task; returns `Done`.
+    name : str
+        Beginning of the tasks' keys, which dask's dashboard shows.
+    left_out : int
+        Shown as subjects that are not ok.
+    shard_size : int
+        Subjects that a task has in memory at the most.
+    progress : callable, optional
+        Called at the start and after every task.
+    """
+
+    function: Callable[[T], Done]
+    name: str
+    left_out: int
+    shard_size: int
+    progress: Callable[[Progress], None] | None
+
+    def run(
+        self,
+        tasks: Sequence[T],
+        subjects: int,
+        client: Client | None,
+        scheduler: str | None,
+        workers: int | None,
+    ) -> tuple[Done, float]:
+        """Run all tasks; give their sum and the seconds that they took.
+
+        Raises
+        ------
+        UsageError, BuildError
+            As `use_client` and `find_resources`.
+        GZ3DError
+            What a task raised, or BuildError where one failed in another way.
+        """
+        from gz3d_zarr.cluster import find_resources, use_client, use_workers  # slow to import
+
+        with use_client(client, scheduler) as running:
+            resources: Resources = find_resources(running, workers)
+            with use_workers(running, resources, len(tasks)) as worker:
+                began = time.monotonic()
+                done = self._run(worker, tasks, subjects)
+                return done, time.monotonic() - began
+
+    def _run(self, client: Client, tasks: Sequence[T], subjects: int) -> Done:
+        total = Done(0, 0, 0)
+        self._tell(Progress(0, subjects, 0, self.left_out))
+        hint = ". What is written is whole; run it again with --overwrite (overwrite=True)"
+        results = run_tasks(client, self.function, tasks, self.name, self.shard_size, hint)
+        with contextlib.closing(results):
+            for done in results:
+                total = Done(
+                    total.subjects + done.subjects,
+                    total.files + done.files,
+                    total.stored_bytes + done.stored_bytes,
+                )
+                self._tell(Progress(total.subjects, subjects, done.subjects, self.left_out))
+        return total
+
+    def _tell(self, progress: Progress) -> None:
+        if self.progress is not None:
+            self.progress(progress)
+
+
+def missing_extra(what: str, error: ImportError, extra: str) -> UsageError:
+    """The error to raise where a package of an extra is not installed."""
+    return UsageError(f"{what} needs {error.name}: python3 -m pip install 'gz3d-zarr[{extra}]'")

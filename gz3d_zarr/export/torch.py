@@ -1,0 +1,250 @@
+"""Datasets for PyTorch: map-style, and iterable for whole epochs over many workers and ranks.
+
+Neither holds anything open: every process that reads opens the store for itself, so both go to
+workers that are forked or spawned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gz3d_zarr.errors import UsageError
+from gz3d_zarr.export.tasks import missing_extra
+from gz3d_zarr.pixels import PixelReader
+from gz3d_zarr.rows import Selection, select_rows
+
+try:
+    import torch
+    from torch.utils.data import Dataset, IterableDataset, get_worker_info
+except ImportError as error:
+    raise missing_extra("gz3d_zarr.export.torch", error, "torch") from error
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Sample = dict[str, Any]
+Transform = Callable[[Sample], Any]
+WINDOW = 4
+"""Shards whose subjects are shuffled among each other; compressed, about 23 MB each."""
+_SCALARS = (
+    "ra",
+    "dec",
+    "scale",
+    "total_classifications",
+    "spiral_votes",
+    "bar_votes",
+    "zooniverse_subject_id",
+)
+
+
+class _Samples:
+    """Makes samples of a selection; what both datasets share."""
+
+    def __init__(
+        self, selection: Selection, channels_first: bool, transform: Transform | None
+    ) -> None:
+        self.selection = selection
+        self._reader = PixelReader(selection.folder)
+        self._channels_first = channels_first
+        self._transform = transform
+
+    def make(self, position: int, shards: Mapping[str, bytes] | None = None) -> Any:
+        table, row = self.selection.table, int(self.selection.rows[position])
+        image = self._reader.read("image", row, shards)
+        if self._channels_first:
+            image = image.transpose(2, 0, 1)
+        sample: Sample = {
+            "image": torch.from_numpy(np.ascontiguousarray(image)),
+            "segmentation": torch.from_numpy(self._reader.read("segmentation", row, shards)),
+            "vote_fraction": torch.from_numpy(table["vote_fraction"][position].copy()),
+            "object_id": str(table["subject"][position]),
+        }
+        sample.update({name: table[name][position].item() for name in _SCALARS})
+        return sample if self._transform is None else self._transform(sample)
+
+    def fetch(self, shard: int) -> Mapping[str, bytes]:
+        return self._reader.fetch(shard)
+
+
+class GZ3DDataset(Dataset[Any]):
+    """Subjects by position, each read and decoded when it is asked for.
+
+    A sample is a dict: ``image`` (uint8, (3, 525, 525)), ``segmentation`` (uint8 counts,
+    (4, 525, 525), classes center, star, spiral, bar), ``vote_fraction`` (float32, (4,)),
+    ``object_id`` (str), ``zooniverse_subject_id``, ``ra`` and ``dec`` (degrees), ``scale`` (degrees
+    a pixel), ``total_classifications``, ``spiral_votes``, ``bar_votes``.
+
+    Parameters
+    ----------
+    store : str or Path
+        A complete store; a path, or a URL of any fsspec file system.
+    rows : sequence of int, or Dataset, optional
+        Positions along ``subject``, or a Dataset that was selected from the store; by default
+        all. Samples are in the order of the store; subjects whose status is not ok are left out.
+    channels_first : bool
+        False gives pictures as (525, 525, 3).
+    transform : callable, optional
+        Of a sample; what it returns is the item.
+    storage_options : mapping, optional
+        For fsspec.
+
+    Attributes
+    ----------
+    left_out : int
+        Subjects that were selected and whose status is not ok.
+
+    Raises
+    ------
+    UsageError
+        PyTorch is not installed, or nothing that is ok is selected.
+    StoreError
+        The store cannot be opened or, later, read.
+    """
+
+    def __init__(
+        self,
+        store: str | Path,
+        *,
+        rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None = None,
+        channels_first: bool = True,
+        transform: Transform | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        selection = select_rows(store, rows, storage_options=storage_options)
+        self.left_out = selection.left_out
+        self._samples = _Samples(selection, channels_first, transform)
+
+    def __len__(self) -> int:
+        return len(self._samples.selection)
+
+    def __getitem__(self, index: int) -> Any:
+        """Sample at a position; IndexError beyond the last."""
+        length = len(self)
+        if not -length <= index < length:
+            raise IndexError(f"index {index} is beyond the {length} subjects")
+        return self._samples.make(index % length)
+
+
+class GZ3DIterableDataset(IterableDataset[Any]):
+    """An epoch over the subjects, shared out to ranks and workers; samples as of `GZ3DDataset`.
+
+    Shards come in a random order, and within a window of some shards subjects do. Every subject
+    comes once an epoch: each worker of each rank takes a part of that order, of equal length but
+    for one subject. Each reads its shards whole, and decodes each subject once.
+
+    Parameters
+    ----------
+    store, rows, channels_first, transform, storage_options
+        As of `GZ3DDataset`.
+    shuffle : bool
+        False gives the order of the store.
+    seed : int
+        With the epoch, decides the order; must be the same on all ranks.
+    window : int
+        Shards whose subjects are shuffled among each other; kept compressed in memory.
+    rank, world_size : int, optional
+        By default those of ``torch.distributed``, if it is initialised by now, else 0 of 1.
+
+    Attributes
+    ----------
+    left_out : int
+        Subjects that were selected and whose status is not ok.
+
+    Raises
+    ------
+    UsageError
+        PyTorch is not installed, nothing that is ok is selected, or a number cannot be.
+    StoreError
+        The store cannot be opened or, later, read.
+    """
+
+    def __init__(
+        self,
+        store: str | Path,
+        *,
+        rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None = None,
+        channels_first: bool = True,
+        transform: Transform | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        window: int = WINDOW,
+        rank: int | None = None,
+        world_size: int | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if window < 1:
+            raise UsageError(f"window is {window}, expected at least 1")
+        if seed < 0:
+            raise UsageError(f"seed is {seed}, expected 0 or more")
+        self._rank, self._world_size = _place(rank, world_size)
+        selection = select_rows(store, rows, storage_options=storage_options)
+        self.left_out = selection.left_out
+        self._samples = _Samples(selection, channels_first, transform)
+        self._shuffle, self._seed, self._window = shuffle, seed, window
+        # Shared with workers, so that those that outlive an epoch learn of the next.
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call, unused-ignore]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass; call it on every rank before each epoch."""
+        if epoch < 0:
+            raise UsageError(f"epoch is {epoch}, expected 0 or more")
+        self._epoch.fill_(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        part = self._rank * workers + number
+        key = [self._seed, int(self._epoch)]
+        shards = self._share(part, self._world_size * workers, np.random.default_rng(key))
+        rng = np.random.default_rng([*key, part])
+        for i in range(0, len(shards), self._window):
+            yield from self._read(shards[i : i + self._window], rng)
+
+    def _share(self, part: int, parts: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+        """Positions of one part of all, an array a shard."""
+        shards = self._samples.selection.shards()
+        if self._shuffle:
+            shards = [shards[i] for i in rng.permutation(len(shards))]
+        total = len(self._samples.selection)
+        first, last = part * total // parts, (part + 1) * total // parts
+        mine, begin = [], 0
+        for positions in shards:
+            taken = positions[max(first - begin, 0) : max(last - begin, 0)]
+            begin += len(positions)
+            if len(taken):
+                mine.append(taken)
+        return mine
+
+    def _read(self, window: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> Iterator[Any]:
+        """The samples of some shards."""
+        selection = self._samples.selection
+        of_shard, fetched = selection.rows // selection.shard_size, {}
+        for positions in window:
+            if 2 * len(positions) >= selection.shard_size:  # else only what is wanted is read
+                shard = int(of_shard[positions[0]])
+                fetched[shard] = self._samples.fetch(shard)
+        positions = np.concatenate(window)
+        if self._shuffle:
+            rng.shuffle(positions)
+        for position in positions.tolist():
+            yield self._samples.make(position, fetched.get(int(of_shard[position])))
+
+
+def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Rank and world size: as given, as of torch.distributed, or 0 of 1."""
+    if (rank is None) != (world_size is None):
+        raise UsageError("rank and world_size go together: give both or none")
+    if rank is None or world_size is None:
+        distributed = torch.distributed
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return 0, 1
+        return distributed.get_rank(), distributed.get_world_size()
+    if not 0 <= rank < world_size:
+        raise UsageError(f"rank is {rank} of {world_size}, expected one from 0 to {world_size - 1}")
+    return rank, world_size
