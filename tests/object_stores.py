@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import getpass
 import http.client
 import json
+import logging
 import os
 import select
 import socket
@@ -29,6 +31,9 @@ from urllib.parse import unquote, urlsplit
 import boto3
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
+from fsspec.implementations.http import HTTPFileSystem
+from s3fs import S3FileSystem
+from zarr.core.sync import _get_loop as zarr_loop
 
 REGION = "us-east-1"
 PIECE = 1 << 20
@@ -74,16 +79,26 @@ class S3Server:
         finally:
             client.close()
 
-    def objects(self, folder: str = "") -> dict[str, bytes]:
-        """All objects of the bucket, or of a folder in it, by key below it."""
+    def digests(self, folder: str = "") -> dict[str, str]:
+        """MD5 of all objects of the bucket, or of a folder in it, by key below it.
+
+        S3 lists them: the ETag of an object that came in one PUT.
+        """
         prefix = f"{folder}/" if folder else ""
         with self.client() as s3:
             pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-            keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
-            return {
-                key.removeprefix(prefix): s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
-                for key in keys
-            }
+            listed = [item for page in pages for item in page.get("Contents", [])]
+        return {item["Key"].removeprefix(prefix): item["ETag"].strip('"') for item in listed}
+
+    def objects(self, folder: str = "") -> dict[str, bytes]:
+        """The same with their bytes."""
+        prefix = f"{folder}/" if folder else ""
+        return {key: self.get(f"{prefix}{key}") for key in self.digests(folder)}
+
+    def get(self, key: str) -> bytes:
+        with self.client() as s3:
+            data: bytes = s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        return data
 
     def put(self, key: str, data: bytes) -> None:
         with self.client() as s3:
@@ -93,8 +108,9 @@ class S3Server:
         """As a public bucket does it: by policy, for its objects and its listing."""
         arn = f"arn:aws:s3:::{self.bucket}"
         allow = {"Effect": "Allow", "Principal": "*"}
+        # Moto asks for s3:HeadObject where S3 is content with s3:GetObject.
         statements = [
-            {**allow, "Action": "s3:GetObject", "Resource": f"{arn}/*"},
+            {**allow, "Action": ["s3:GetObject", "s3:HeadObject"], "Resource": f"{arn}/*"},
             {**allow, "Action": "s3:ListBucket", "Resource": arn},
         ]
         policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
@@ -111,9 +127,9 @@ def fresh_bucket(server: S3Server) -> Iterator[S3Server]:
         try:
             yield fresh
         finally:
-            pages = s3.get_paginator("list_objects_v2").paginate(Bucket=fresh.bucket)
-            for key in [item["Key"] for page in pages for item in page.get("Contents", [])]:
-                s3.delete_object(Bucket=fresh.bucket, Key=key)
+            keys = [{"Key": key} for key in fresh.digests()]
+            if keys:
+                s3.delete_objects(Bucket=fresh.bucket, Delete={"Objects": keys, "Quiet": True})
             s3.delete_bucket(Bucket=fresh.bucket)
 
 
@@ -122,8 +138,8 @@ def run_moto() -> Iterator[S3Server]:
     """Moto in this process; it believes every key and secret."""
     from moto.server import ThreadedMotoServer  # a second to import
 
-    # Moto puts made-up AWS credentials into the environment when it is set up.
-    with mock.patch.dict(os.environ):
+    # Moto may put made-up AWS credentials into the environment; its server logs every request.
+    with mock.patch.dict(os.environ), _quiet("werkzeug"):
         running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         running.start()
         host, port = running.get_host_and_port()
@@ -167,8 +183,21 @@ def add_user(server: S3Server, name: str, *actions: str) -> S3Server:
     return replace(server, key=made["AccessKeyId"], secret=made["SecretAccessKey"])
 
 
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _post(url: str, data: bytes = b"") -> None:
-    with urllib.request.urlopen(urllib.request.Request(url, data, method="POST"), timeout=10):
+    headers = {"Content-Type": "text/plain"}  # a form, which is the default, is taken apart
+    request = urllib.request.Request(url, data, headers, method="POST")
+    with urllib.request.urlopen(request, timeout=10):
         pass
 
 
@@ -241,7 +270,7 @@ def run_swift(python: str | Path) -> Iterator[S3Server]:
         except OSError as error:
             pytest.skip(f"Swift needs extended attributes, {folder} has none: {error}")
         names = ("account", "container", "object", "proxy")
-        ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
         _configure(folder, ports)
         log = stack.enter_context((folder / "log").open("w+b"))
         rings = [str(ports[name]) for name in names[:3]]
@@ -269,7 +298,7 @@ def _configure(folder: Path, ports: dict[str, int]) -> None:
         (folder / f"{name}.conf").write_text(text)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that were free just now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -565,3 +594,22 @@ def run_proxy(upstream: S3Server) -> Iterator[Proxy]:
             listening.shutdown()
             thread.join()
             listening.hang_up()
+
+
+def close_sessions() -> None:
+    """Close what s3fs and fsspec's HTTP hold open, each in the event loop that it lives in.
+
+    They keep every instance that was made; dropped with open sockets, one warns at some later time.
+    """
+    for kind in (S3FileSystem, HTTPFileSystem):
+        for instance in list(kind._cache.values()):
+            loop = zarr_loop() if instance.asynchronous else instance.loop
+            asyncio.run_coroutine_threadsafe(_close(instance), loop).result(10)
+        kind.clear_instance_cache()
+
+
+async def _close(instance: Any) -> None:
+    if getattr(instance, "_s3", None) is not None:
+        await instance._s3creator.__aexit__(None, None, None)
+    if getattr(instance, "_session", None) is not None:
+        await instance._session.close()
