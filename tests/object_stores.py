@@ -93,7 +93,11 @@ class S3Server:
     def objects(self, folder: str = "") -> dict[str, bytes]:
         """The same with their bytes."""
         prefix = f"{folder}/" if folder else ""
-        return {key: self.get(f"{prefix}{key}") for key in self.digests(folder)}
+        with self.client() as s3:
+            return {
+                key: s3.get_object(Bucket=self.bucket, Key=f"{prefix}{key}")["Body"].read()
+                for key in self.digests(folder)
+            }
 
     def get(self, key: str) -> bytes:
         with self.client() as s3:
