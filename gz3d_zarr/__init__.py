@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from gz3d_zarr.building import build, plan
+    from gz3d_zarr.copying import copy
     from gz3d_zarr.errors import (
         BuildError,
         GZ3DError,
@@ -44,6 +45,7 @@ _HOMES = {
     "open_store": "opening",
     "open_source": "lazy",
     "verify": "verification",
+    "copy": "copying",
     "decode": "subject",
     "GZ3DError": "errors",
     "UsageError": "errors",
@@ -70,6 +72,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "build",
+    "copy",
     "decode",
     "open_source",
     "open_store",

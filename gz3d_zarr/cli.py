@@ -21,6 +21,16 @@ from typing import Any
 import click
 
 import gz3d_zarr
+from gz3d_zarr.cli_options import (
+    all_of,
+    json_option,
+    nest,
+    plan_options,
+    rule_options,
+    source_options,
+    store_options,
+    worker_options,
+)
 from gz3d_zarr.errors import GZ3DError, LeftOutWarning, UsageError
 
 EXIT_FAILED = 1
@@ -31,150 +41,16 @@ EXIT_INTERRUPTED = 130
 Command = Callable[..., Any]
 
 
-def _nest(_: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
-    """KEY=VALUE pairs to a mapping; the value JSON where it is, dots in the key nest."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, separator, text = pair.partition("=")
-        *parents, last = key.split(".")
-        place = options
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        if not separator or not all((*parents, last)) or not isinstance(place, dict):
-            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param=param)
-        try:
-            place[last] = json.loads(text)
-        except ValueError:
-            place[last] = text
-    return options
-
-
-def _all(options: list[Command]) -> Callable[[Command], Command]:
-    """One decorator of several."""
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_store_options = _all(
-    [
-        click.option("--endpoint-url", metavar="URL", help="S3 endpoint of the store."),
-        click.option("--profile", metavar="NAME", help="Profile in the AWS credential files."),
-        click.option("--anon", is_flag=True, help="No credentials: for public buckets."),
-        click.option(
-            "--storage-option",
-            "storage_options",
-            metavar="KEY=VALUE",
-            multiple=True,
-            callback=_nest,
-            help="More for the store's file system; a dotted KEY nests. Repeatable.",
-        ),
-    ]
-)
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_worker_options = [
-    click.option("--workers", type=int, metavar="N", help="Local processes. [default: cores]"),
-    click.option(
-        "--scheduler", metavar="ADDRESS", help="Run on this dask scheduler: tcp://host:8786."
-    ),
-]
-_source_options = [
-    click.option(
-        "--catalogue",
-        metavar="FILE",
-        help="gz3d_metadata.fits, if not beside the files; 'none': do without.",
-    ),
-    click.option("--cache", metavar="DIR", help="Keep the files that are fetched in DIR."),
-    click.option(
-        "--connections",
-        type=int,
-        metavar="N",
-        default=8,
-        show_default=True,
-        help="To the source's server at the most, over all workers.",
-    ),
-    click.option(
-        "--source-option",
-        "source_options",
-        metavar="KEY=VALUE",
-        multiple=True,
-        callback=_nest,
-        help="For the source's file system; a dotted KEY nests. Repeatable.",
-    ),
-]
-_plan_options = _all(
-    [
-        click.option("--limit", type=int, metavar="N", help="Only the first N subjects."),
-        click.option("--tiny", is_flag=True, help="Only the first 5 subjects."),
-        click.option(
-            "--ids",
-            type=click.File("r"),
-            metavar="FILE",
-            help="Only these MaNGA or Zooniverse ids, one a line; - for standard input.",
-        ),
-        click.option(
-            "--min-vote-fraction",
-            type=float,
-            metavar="F",
-            help="Only subjects whose spiral or bar fraction reaches F.",
-        ),
-        click.option(
-            "--order",
-            type=click.Choice(["healpix", "name"]),
-            help="Order of subjects. [default: healpix where positions are known]",
-        ),
-        click.option("--shard-size", type=int, metavar="N", help="Subjects a shard. [default: 64]"),
-        click.option(
-            "--codec",
-            type=click.Choice(["portable", "compact"]),
-            help="portable: any Zarr 3 library reads it; compact: a quarter smaller. "
-            "[default: portable]",
-        ),
-        click.option(
-            "--nside",
-            type=int,
-            metavar="N",
-            help="HEALPix resolution of the coordinate healpix. [default: 16]",
-        ),
-        *_worker_options,
-        *_source_options,
-        click.option("--max-memory", metavar="SIZE", help="Of each worker, such as 2GB."),
-        _store_options,
-        click.option("--resume", is_flag=True, help="Go on with a build that has not ended."),
-        click.option("--overwrite", is_flag=True, help="Replace the store that stands there."),
-        click.option("--update", is_flag=True, help="Add new subjects to a complete store."),
-        click.option(
-            "--retry-failed", is_flag=True, help="Read again the subjects that are not ok."
-        ),
-        _json_option,
-    ]
-)
-_rule_options = _all(
-    [
-        click.option(
-            "--on-error",
-            type=click.Choice(["skip", "raise"]),
-            default="skip",
-            show_default=True,
-            help="skip: flag a subject that cannot be read; raise: stop at it.",
-        ),
-        click.option(
-            "--max-failures", type=int, metavar="N", help="Stop after more bad subjects than N."
-        ),
-    ]
-)
-
-
 def _gather(options: dict[str, Any]) -> dict[str, Any]:
     """Turn what click gives into keyword arguments of `plan` and `build`."""
+    storage = options["storage_options"]
     for name in ("endpoint_url", "profile", "anon"):
         value = options.pop(name)
         if value:
-            options["storage_options"][name] = value
+            storage[name] = value
+    region = options.pop("region")
+    if region:
+        storage["client_kwargs"] = {**storage.get("client_kwargs", {}), "region_name": region}
     file = options.get("ids")
     if file is not None:
         try:
@@ -239,8 +115,8 @@ def main() -> None:
 @main.command()
 @click.argument("source")
 @click.argument("store")
-@_plan_options
-@_rule_options
+@plan_options
+@rule_options
 @_guarded
 def build(source: str, store: str, as_json: bool, **options: Any) -> None:
     """Turn the subject files of SOURCE into the Zarr store STORE.
@@ -270,8 +146,8 @@ def build(source: str, store: str, as_json: bool, **options: Any) -> None:
 @main.command()
 @click.argument("source")
 @click.argument("store")
-@_plan_options
-@_rule_options
+@plan_options
+@rule_options
 @_guarded
 def plan(
     source: str,
@@ -290,9 +166,9 @@ def plan(
 @main.command()
 @click.argument("store")
 @click.option("--source", metavar="SOURCE", help="Compare every value with the files of SOURCE.")
-@_all([*_worker_options, *_source_options])
-@_store_options
-@_json_option
+@all_of([*worker_options, *source_options])
+@store_options
+@json_option
 @_guarded
 def verify(store: str, as_json: bool, **options: Any) -> None:
     """Read every chunk of STORE and check all that can be; with --source, every value.
@@ -309,8 +185,44 @@ def verify(store: str, as_json: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("store")
-@_store_options
-@_json_option
+@click.argument("destination")
+@all_of(worker_options)
+@store_options
+@click.option(
+    "--destination-option",
+    "destination_options",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=nest,
+    help="As --storage-option, and for DESTINATION only. Repeatable.",
+)
+@click.option("--resume", is_flag=True, help="Go on with a copy that was stopped.")
+@json_option
+@_guarded
+def copy(store: str, destination: str, as_json: bool, **options: Any) -> None:
+    """Copy the complete store STORE to DESTINATION, checked, its metadata last.
+
+    Both are paths or URLs; the options for S3 are for each of them that is a URL.
+    """
+    from gz3d_zarr.progress import show_progress
+    from gz3d_zarr.source import is_url
+
+    options = _gather(options)
+    shared = options["storage_options"]
+    for name, place, more in (
+        ("storage_options", store, {}),
+        ("destination_options", destination, options["destination_options"]),
+    ):
+        options[name] = {**shared, **more} if is_url(place) else more
+    with show_progress(sys.stderr) as progress:
+        report = gz3d_zarr.copy(store, destination, progress=progress, **options)
+    _print(report, as_json)
+
+
+@main.command()
+@click.argument("store")
+@store_options
+@json_option
 @_guarded
 def info(store: str, as_json: bool, **options: Any) -> None:
     """Show the arrays, bytes, status counts and provenance of a complete store."""
@@ -319,7 +231,7 @@ def info(store: str, as_json: bool, **options: Any) -> None:
     _print(read_info(store, **_gather(options)), as_json)
 
 
-_export_options = _all(
+_export_options = all_of(
     [
         click.option(
             "--ids",
@@ -338,8 +250,8 @@ _export_options = _all(
             "--scheduler", metavar="ADDRESS", help="Run on this dask scheduler: tcp://host:8786."
         ),
         click.option("--overwrite", is_flag=True, help="Replace files of the same names."),
-        _store_options,
-        _json_option,
+        store_options,
+        json_option,
     ]
 )
 
@@ -406,7 +318,7 @@ def _export(
     show_default=True,
     help="Outline what more volunteers than N marked.",
 )
-@_store_options
+@store_options
 @_guarded
 def plot(
     store: str, object_ids: tuple[str, ...], output: str, threshold: float, **options: Any

@@ -93,6 +93,9 @@ def access_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
 def describe(error: Exception) -> str:
     """What an exception of a file system says, in one line."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, ImportError):  # fsspec's, of a package that a URL needs
+        package = getattr(error.__cause__, "name", None) or error.name
+        words = f"{words}: python3 -m pip install {package.partition('.')[0]}" if package else words
     return " ".join(str(words).split())
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from fsspec.core import url_to_fs
 
 from gz3d_zarr.errors import StoreError, UsageError, access_errors, describe
-from gz3d_zarr.source import absolute, is_url
+from gz3d_zarr.source import absolute, is_url, origin
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of a local file that is still being written; never a name in a store."""
@@ -189,11 +189,14 @@ class ObjectFolder:
     def _failed(self, what: str, key: str, error: Exception) -> StoreError:
         where = self.url if key.startswith(".") or not key else f"{self.url}/{key}"
         said = describe(error)
+        endpoint = getattr(error, "kwargs", {}).get("endpoint_url")
         if not self.is_local and isinstance(error, PermissionError):
             said = (
                 f"access is denied ({said}). Check key, secret or profile, and what they may do "
                 "with the bucket; without the right to list, what is not there is denied too"
             )
+        elif endpoint:  # botocore's error has the whole key in it
+            said = f"could not connect to the endpoint {origin(str(endpoint))}"
         elif _lacks_bucket(error):
             said = f"there is no such bucket ({said}). Make it, or check its name and the endpoint"
         return StoreError(f"{where} cannot be {what}: {said}")

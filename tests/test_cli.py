@@ -146,7 +146,7 @@ def test_unreachable_s3_is_one_line(
         "--storage-option", "config_kwargs.retries.max_attempts=0",
     )  # fmt: skip
     assert result.exit_code == 1
-    assert "Could not connect to the endpoint URL" in result.stderr
+    assert "could not connect to the endpoint http://127.0.0.1:9" in result.stderr
     assert result.stderr.count("\n") == 1
     assert "made-up" not in result.stderr
 

@@ -1,0 +1,230 @@
+"""A complete store to another place, whole and checked, metadata last."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dask.utils import format_bytes
+
+from gz3d_zarr.errors import StoreError, UsageError, count
+from gz3d_zarr.lease import hold_lease
+from gz3d_zarr.objects import ObjectFolder, object_folder
+from gz3d_zarr.progress import Progress
+from gz3d_zarr.receipts import PLAN_KEY, WORK_PREFIX, check_build
+from gz3d_zarr.schema import SCHEMA
+from gz3d_zarr.store import ROOT_KEY
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+BYTES_A_TASK = 64 * 10**6
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """Result of `copy`.
+
+    Attributes
+    ----------
+    store, destination : str
+    objects, copied : int
+        Objects of the store, and those that this run copied.
+    copied_bytes : int
+    seconds : float
+    """
+
+    store: str
+    destination: str
+    objects: int
+    copied: int
+    copied_bytes: int
+    seconds: float
+
+    def summary(self) -> dict[str, Any]:
+        """What ``gz3d-zarr copy --json`` prints."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """What ``gz3d-zarr copy`` prints."""
+        return (
+            f"Copied {self.copied} of {count(self.objects, 'object')}, "
+            f"{format_bytes(self.copied_bytes)}, in {self.seconds:.1f} s: {self.destination}"
+        )
+
+
+@dataclass(frozen=True)
+class CopyTask:
+    """Objects that one worker copies.
+
+    Attributes
+    ----------
+    build_id : str
+        Of this run; tasks of another one write nothing.
+    objects : tuple of (key, size, SHA-256 or empty)
+    """
+
+    source: ObjectFolder
+    destination: ObjectFolder
+    build_id: str
+    objects: tuple[tuple[str, int, str], ...]
+
+
+def copy(
+    store: str | Path,
+    destination: str | Path,
+    client: Client | None = None,
+    *,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    destination_options: Mapping[str, Any] | None = None,
+) -> CopyReport:
+    """Copy a complete store between any two places over dask.
+
+    Shards are checked against their digests before they are written, and everything that stands
+    there at the end by its size; the root comes last, so that nobody sees half a store.
+
+    Parameters
+    ----------
+    store, destination : str or Path
+    client, scheduler, workers, progress
+        As for `build`.
+    resume : bool
+        Go on with a copy that was stopped.
+    storage_options, destination_options : mapping, optional
+        For fsspec: of the store, and of the destination.
+
+    Returns
+    -------
+    CopyReport
+
+    Raises
+    ------
+    StoreError
+        The store is not complete or damaged, or the destination holds something already.
+    """
+    from gz3d_zarr.cluster import find_resources, use_client, use_workers  # slow to import
+    from gz3d_zarr.restoring import restore_receipts
+    from gz3d_zarr.running import run_tasks
+
+    source = object_folder(store, storage_options)
+    target = object_folder(destination, destination_options)
+    if source.url == target.url:
+        raise UsageError(f"{source.url} cannot be copied to itself")
+    layout, receipts = restore_receipts(source)
+    root = source.get(ROOT_KEY) or b""
+    digests = {stored.key: stored.sha256 for r in receipts for stored in r.objects}
+    sizes = {k: n for k, n in source.sizes().items() if not k.startswith((".", ROOT_KEY))}
+    lost = sorted(set(digests) - set(sizes))
+    if lost:
+        raise StoreError(f"{source.url} has lost {lost[0]}: gz3d-zarr verify tells more")
+    identity = {"schema": SCHEMA, "copy_of": hashlib.sha256(root).hexdigest()}
+    began = time.monotonic()
+    with use_client(client, scheduler) as running, hold_lease(target) as lease:
+        there = _assess(target, identity, resume=resume)
+        target.put(PLAN_KEY, json.dumps({**identity, "build_id": lease.build_id}).encode())
+        todo = [(k, n, digests.get(k, "")) for k, n in sizes.items() if there.get(k) != n]
+        tasks = [
+            CopyTask(source, target, lease.build_id, group)
+            for group in _group(sorted(todo, key=lambda item: item[0]))
+        ]
+        done = len(sizes) - len(todo)
+        copied = 0
+        if tasks:
+            resources = find_resources(running, workers)
+            with use_workers(running, resources, len(tasks)) as worker:
+                hint = ". What is copied is kept; --resume goes on"
+                results = run_tasks(
+                    worker, copy_objects, tasks, "gz3d-copy", layout.shard_size, hint
+                )
+                with contextlib.closing(results):
+                    for objects, size in results:
+                        copied += size
+                        done += objects
+                        if progress is not None:
+                            progress(Progress(done, len(sizes), objects, 0))
+        _publish(source, target, sizes, root, lease.build_id)
+    seconds = time.monotonic() - began
+    return CopyReport(source.url, target.url, len(sizes) + 1, len(todo) + 1, copied, seconds)
+
+
+def copy_objects(task: CopyTask) -> tuple[int, int]:
+    """Copy some objects; their number and bytes.
+
+    Raises
+    ------
+    StoreError
+        One is not there, or not as it was written; or another build has taken the place over.
+    """
+    check_build(task.destination, task.build_id)
+    total = 0
+    for key, size, sha256 in task.objects:
+        data = task.source.get(key)
+        if data is None or len(data) != size:
+            raise StoreError(f"{task.source.url}/{key} changed while it was copied")
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+            raise StoreError(
+                f"{task.source.url}/{key} is not as it was written (SHA-256): the store is "
+                "damaged, and is not copied; gz3d-zarr verify tells more"
+            )
+        task.destination.put(key, data)
+        total += size
+    return len(task.objects), total
+
+
+def _assess(target: ObjectFolder, identity: Mapping[str, Any], *, resume: bool) -> dict[str, int]:
+    """What stands at the destination of a copy that may go on there."""
+    found = {k: n for k, n in target.sizes().items() if not k.startswith(WORK_PREFIX)}
+    begun = json.loads(target.get(PLAN_KEY) or b"{}")
+    if {name: begun.get(name) for name in identity} == identity and ROOT_KEY not in found:
+        if not resume:
+            raise StoreError(f"{target.url} holds a copy that has not ended; --resume goes on")
+        return found
+    if found or begun:
+        raise StoreError(
+            f"{target.url} holds something already, which is no unfinished copy of this store; "
+            "nothing was touched. Choose another place, or empty it yourself"
+        )
+    return {}
+
+
+def _group(
+    objects: Sequence[tuple[str, int, str]],
+) -> list[tuple[tuple[str, int, str], ...]]:
+    """Objects in groups that are worth a task."""
+    groups: list[list[tuple[str, int, str]]] = []
+    room = 0
+    for item in objects:
+        if item[1] > room or not groups:
+            groups.append([])
+            room = BYTES_A_TASK
+        groups[-1].append(item)
+        room -= item[1]
+    return [tuple(group) for group in groups]
+
+
+def _publish(
+    source: ObjectFolder, target: ObjectFolder, sizes: Mapping[str, int], root: bytes, build_id: str
+) -> None:
+    """See that all is there and the store is still the same; then put the root."""
+    found = target.sizes()
+    lost = sorted(key for key, size in sizes.items() if found.get(key) != size)
+    if lost:
+        raise StoreError(f"{target.url} lacks {len(lost)} objects that were copied ({lost[0]})")
+    if source.get(ROOT_KEY) != root:
+        raise StoreError(
+            f"{source.url} was updated while it was copied; empty {target.url} and copy it anew"
+        )
+    check_build(target, build_id)
+    target.put(ROOT_KEY, root)
+    target.delete([PLAN_KEY])
+    target.prune((WORK_PREFIX,))

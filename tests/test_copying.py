@@ -1,0 +1,130 @@
+"""Copies of stores: whole, checked, resumed, published last."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from click.testing import CliRunner
+from distributed import Client
+from stores import StopHereError, objects, stop_after
+
+import gz3d_zarr
+from gz3d_zarr import StoreError, UsageError, copying
+from gz3d_zarr.cli import main
+from gz3d_zarr.objects import ObjectFolder
+
+
+def test_copy_is_the_same_object_for_object(store: Path, client: Client, tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    url = "memory://test-copy/g.zarr"
+    try:
+        report = gz3d_zarr.copy(store, url, client)
+        assert report.copied == report.objects == len(objects(store))
+        names = {name.removeprefix("/test-copy/g.zarr/") for name in memory.find("/test-copy")}
+        assert names == set(objects(store))
+        with client.as_current():
+            back = CliRunner().invoke(main, ["copy", url, str(tmp_path / "back.zarr"), "--json"])
+        assert back.exit_code == 0, back.output
+        assert json.loads(back.stdout)["copied"] == report.objects
+    finally:
+        memory.rm("/test-copy", recursive=True)
+    assert objects(tmp_path / "back.zarr") == objects(store)
+    assert gz3d_zarr.verify(tmp_path / "back.zarr", client=client).passed
+
+
+def test_stopped_copy_is_no_store_and_resumes(
+    store: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "BYTES_A_TASK", 10**6)
+    monkeypatch.setattr("gz3d_zarr.running.IN_FLIGHT", 1)
+    target = tmp_path / "copy.zarr"
+    with pytest.raises(StopHereError):
+        gz3d_zarr.copy(store, target, client, progress=stop_after(2))
+    with pytest.raises(StoreError):
+        gz3d_zarr.open_store(target)
+    with pytest.raises(StoreError, match="a copy that has not ended; --resume goes on"):
+        gz3d_zarr.copy(store, target, client)
+    report = gz3d_zarr.copy(store, target, client, resume=True)
+    assert 1 < report.copied < report.objects
+    assert objects(target) == objects(store)
+    with pytest.raises(StoreError, match="holds something already"):
+        gz3d_zarr.copy(store, target, client, resume=True)
+
+
+def test_damaged_store_is_not_copied(store: Path, client: Client, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(store, tmp_path / "g.zarr"))
+    shard = damaged / "image/c/2/0/0/0"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(StoreError, match="image/c/2/0/0/0 is not as it was written"):
+        gz3d_zarr.copy(damaged, tmp_path / "copy.zarr", client)
+    with pytest.raises(StoreError):
+        gz3d_zarr.open_store(tmp_path / "copy.zarr")
+    shard.unlink()
+    with pytest.raises(StoreError, match="has lost image/c/2/0/0/0"):
+        gz3d_zarr.copy(damaged, tmp_path / "other.zarr", client)
+
+
+def test_store_that_changes_meanwhile_is_not_published(
+    store: Path, client: Client, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(store, tmp_path / "g.zarr"))
+
+    def change(_: Any) -> None:
+        (source / "zarr.json").write_bytes((store / "zarr.json").read_bytes() + b" ")
+
+    with pytest.raises(StoreError, match="was updated while it was copied"):
+        gz3d_zarr.copy(source, tmp_path / "copy.zarr", client, progress=change)
+    assert not (tmp_path / "copy.zarr" / "zarr.json").exists()
+
+
+def test_places_that_cannot_be_copied_to_are_refused(
+    store: Path, client: Client, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file.txt").write_text("mine")
+    with pytest.raises(StoreError, match="nothing was touched"):
+        gz3d_zarr.copy(store, tmp_path / "mine", client)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file.txt"]
+    with pytest.raises(UsageError, match="cannot be copied to itself"):
+        gz3d_zarr.copy(store, store, client)
+    with pytest.raises(StoreError, match="there is no Zarr 3 store"):
+        gz3d_zarr.copy(tmp_path / "nowhere", tmp_path / "copy.zarr", client)
+    assert not (tmp_path / "copy.zarr").exists()
+
+
+@pytest.mark.parametrize(("url", "package"), [("gs://b/g.zarr", "gcsfs"), ("abfs://b/g", "adlfs")])
+def test_scheme_without_its_package_is_told_how_to_get_it(
+    simulated: Path, client: Client, url: str, package: str
+) -> None:
+    pytest.importorskip("fsspec")
+    try:
+        __import__(package)
+    except ImportError:
+        pass
+    else:
+        pytest.skip(f"{package} is installed")
+    for action in (
+        lambda: gz3d_zarr.build(simulated, url, client),
+        lambda: gz3d_zarr.open_store(url),
+        lambda: gz3d_zarr.plan(url, "g.zarr", workers=1),
+    ):
+        with pytest.raises(gz3d_zarr.GZ3DError, match=f"python3 -m pip install {package}"):
+            action()
+
+
+def test_region_and_endpoint_reach_the_file_system(
+    monkeypatch: pytest.MonkeyPatch, simulated: Path
+) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(
+        gz3d_zarr, "open_store", lambda *_, **options: seen.update(options) or exit(7)
+    )
+    arguments = ["plot", "s3://b/g.zarr", "1-1", "-o", "x.png", "--region", "eu-west-1"]
+    CliRunner().invoke(main, [*arguments, "--storage-option", "client_kwargs.verify=false"])
+    assert seen["storage_options"]["client_kwargs"] == {"region_name": "eu-west-1", "verify": False}
+    assert ObjectFolder("s3://b/g").storage_options == {}
