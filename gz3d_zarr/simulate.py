@@ -9,33 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import deflate
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from gz3d_zarr.errors import SourceError
 from gz3d_zarr.progress import Progress
+from gz3d_zarr.simulated_hdus import Marks, flatten, make_hdus
 from gz3d_zarr.source import CATALOGUE_NAME, parse_name
 from gz3d_zarr.subject import BUNDLE_ARCSEC, CRPIX, SIDE, SubjectMetadata
 from gz3d_zarr.volunteers import (
-    Cluster,
     FloatArray,
-    Paths,
-    Points,
     cluster_marks,
     draw_marks,
     draw_outlines,
-    mark_mask,
-    path_mask,
 )
 
 SCALE_ARCSEC = 0.099
@@ -173,7 +166,7 @@ def simulate_subject(index: int, *, seed: int = 0) -> SimulatedSubject:
     metadata, observed = _draw_metadata(rng, index, case)
     galaxy = _draw_galaxy(rng, metadata)
     volunteers = 60 if case == EdgeCase.COUNTS_ABOVE_15 else int(rng.integers(12, 17))
-    marks = _Marks(
+    marks = Marks(
         draw_marks(rng, [np.full(2, CRPIX)], volunteers, 1.5),
         draw_marks(rng, [np.array(star[:2]) for star in galaxy.stars], volunteers, 1.0),
         None,
@@ -186,28 +179,18 @@ def simulate_subject(index: int, *, seed: int = 0) -> SimulatedSubject:
     if _asked(metadata.bar_votes, metadata.total_classifications):
         outlines = [_bar_outline(galaxy)] if galaxy.has_bar else []
         marks = replace(marks, bars=draw_outlines(rng, outlines, volunteers, repeats))
-    centers = cluster_marks(_flat(marks.centers))
-    stars = cluster_marks(_flat(marks.stars))
+    centers = cluster_marks(flatten(marks.centers))
+    stars = cluster_marks(flatten(marks.stars))
     metadata = replace(
         metadata, number_galaxy_centers=len(centers), number_foreground_stars=len(stars)
     )
-    hdus = _hdus(rng, metadata, galaxy, marks, (centers, stars), index)
+    hdus = make_hdus(_picture(rng, galaxy), metadata, marks, (centers, stars), index)
     buffer = io.BytesIO()
     hdus.writeto(buffer)
     subject_id = FIRST_ID + index
     name = f"gz3d_{metadata.manga_id}_{metadata.ifu_design_size}_{subject_id}.fits.gz"
     data = bytes(deflate.gzip_compress(buffer.getvalue(), 5))
     return SimulatedSubject(name, data, metadata, subject_id, observed)
-
-
-@dataclass(frozen=True)
-class _Marks:
-    """What each volunteer did; None where the structure was not asked about."""
-
-    centers: list[Points]
-    stars: list[Points]
-    spirals: list[Paths] | None
-    bars: list[Paths] | None
 
 
 def _asked(votes: int, total: int) -> bool:
@@ -341,108 +324,6 @@ def _hexagon(dx: FloatArray, dy: FloatArray, bundle: int) -> NDArray[np.bool_]:
     distance = np.maximum(np.abs(dy), slanted) - height
     outline: NDArray[np.bool_] = np.abs(distance) < 1.5
     return outline
-
-
-def _hdus(
-    rng: np.random.Generator,
-    metadata: SubjectMetadata,
-    galaxy: Galaxy,
-    marks: _Marks,
-    clusters: tuple[list[Cluster], list[Cluster]],
-    index: int,
-) -> fits.HDUList:
-    wcs = _wcs(metadata)
-    header = wcs.to_header()
-    masks = [
-        mark_mask(clusters[0]),
-        mark_mask(clusters[1]),
-        path_mask([path for paths in marks.spirals or [] for path in paths]),
-        path_mask([path for paths in marks.bars or [] for path in paths]),
-    ]
-    images = [fits.ImageHDU(mask, header) for mask in masks]
-    tables = [
-        Table(rows=[_hdu5_row(metadata)], names=list(_HDU5), dtype=list(_HDU5.values())),
-        _cluster_table(clusters[0], _flat(marks.centers), wcs),
-        _cluster_table(clusters[1], _flat(marks.stars), wcs),
-        _mark_table(index, 0, {"center_points": marks.centers, "star_points": marks.stars}),
-        _mark_table(index, 1, {"spiral_paths": marks.spirals}),
-        _mark_table(index, 2, {"bar_paths": marks.bars}),
-    ]
-    primary = fits.PrimaryHDU(_picture(rng, galaxy), header)
-    return fits.HDUList([primary, *images, *(fits.table_to_hdu(table) for table in tables)])
-
-
-def _wcs(metadata: SubjectMetadata) -> WCS:
-    wcs = WCS(naxis=2)
-    wcs.wcs.crpix = [CRPIX, CRPIX]
-    wcs.wcs.crval = [metadata.ra, metadata.dec]
-    wcs.wcs.cd = [[-metadata.scale, 0], [0, -metadata.scale]]
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.cunit = ["deg", "deg"]
-    return wcs
-
-
-_HDU5 = {
-    "ra": ">f4",
-    "dec": ">f4",
-    "MANGAID": "S11",
-    "IAUNAME": "S19",
-    "IFUDESIGNSIZE": ">f8",
-    "MANGA_TILEID": ">f8",
-    "nsa_id": ">i8",
-    "explorer_link": "S90",
-    "GZ_total_classifications": ">i2",
-    "GZ_bar_votes": ">i2",
-    "GZ_spiral_votes": ">i2",
-    "sample": "S70",
-}
-
-
-def _hdu5_row(m: SubjectMetadata) -> tuple[Any, ...]:
-    return (
-        m.ra, m.dec, m.manga_id, m.iauname, m.ifu_design_size, m.manga_tile_id, m.nsa_id,
-        m.explorer_link, m.total_classifications, m.bar_votes, m.spiral_votes, m.sample,
-    )  # fmt: skip
-
-
-def _flat(drawn: Sequence[Points]) -> FloatArray:
-    points = [point for points in drawn for point in points]
-    return np.array(points, float).reshape(-1, 2)
-
-
-def _cluster_table(clusters: Sequence[Cluster], marks: FloatArray, wcs: WCS) -> Table:
-    """Clusters in pixels and on the sky; where there are none, astropy makes every column D."""
-    rows: dict[str, list[float]] = {
-        name: []
-        for name in (
-            "x", "y", "var_x", "var_y", "var_x_y",
-            "ra", "dec", "var_ra", "var_dec", "var_ra_dec", "count",
-        )
-    }  # fmt: skip
-    sky = wcs.wcs_pix2world(marks, 1) if len(marks) else marks
-    for cluster in clusters:
-        members = sky[cluster.members]
-        spread = np.cov(members.T)
-        values = (
-            *cluster.mean, *cluster.covariance.diagonal(), cluster.covariance[0, 1],
-            *members.mean(axis=0), *spread.diagonal(), spread[0, 1], cluster.count,
-        )  # fmt: skip
-        for column, value in zip(rows.values(), values, strict=True):
-            column.append(value)
-    return Table(rows)
-
-
-def _mark_table(index: int, workflow: int, columns: dict[str, list[Any] | None]) -> Table:
-    """One row a volunteer, with JSON lists; no rows where nothing was asked."""
-    count = max(len(drawn or []) for drawn in columns.values())
-    first = 88_000_000 + index * 1000 + workflow * 300
-    table: dict[str, list[Any]] = {
-        "classification_id": [first + i for i in range(count)],
-        "time_stamp": [f"2018-02-{i % 28 + 1:02d} 04:05:{i % 60:02d} UTC" for i in range(count)],
-    }
-    for name, drawn in columns.items():
-        table[name] = [json.dumps(marks) for marks in drawn or []]
-    return Table(table)
 
 
 def _catalogue(subjects: Sequence[SimulatedSubject]) -> fits.HDUList:

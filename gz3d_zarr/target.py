@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from gz3d_zarr.errors import Status, StoreError, UsageError, count
+from gz3d_zarr.continuing import check_grown, check_same, check_unchanged, identify
+from gz3d_zarr.errors import StoreError, UsageError
 from gz3d_zarr.objects import PARTIAL_SUFFIX, ObjectFolder
 from gz3d_zarr.planning import Plan
 from gz3d_zarr.receipts import (
@@ -202,7 +203,7 @@ def assess(folder: ObjectFolder, made: Plan, mode: Mode) -> Work:
     if there.store is None:
         return _assess_unfinished(folder, made, there, mode)
     if deletes:  # an overwriting build was stopped before it had deleted the root
-        _check_same(folder, made, there.begun or {}, _names(folder))
+        check_same(folder, made, there.begun or {}, _names(folder))
         return Work(made, there, clears=True)
     return _assess_complete(folder, made, there, mode)
 
@@ -213,9 +214,9 @@ def _names(folder: ObjectFolder) -> list[str]:
 
 
 def _assess_unfinished(folder: ObjectFolder, made: Plan, there: Standing, mode: Mode) -> Work:
-    _check_same(folder, made, there.begun or {}, _names(folder))
+    check_same(folder, made, there.begun or {}, _names(folder))
     receipts = read_receipts(folder, made)
-    _check_unchanged(folder, made, receipts.values())
+    check_unchanged(folder, made, receipts.values())
     bases = {}
     if mode is Mode.RETRY_FAILED:
         bases = {i: receipts.pop(i) for i in [*receipts] if not receipts[i].is_ok}
@@ -235,17 +236,17 @@ def _assess_complete(folder: ObjectFolder, made: Plan, there: Standing, mode: Mo
     identity = {**attrs, **asdict(layout), "order": begun.get("base_order", attrs.get("order"))}
     retry, redo = mode is Mode.RETRY_FAILED, set(begun.get("redo") or [])
     if mode is Mode.UPDATE:
-        _check_grown(folder, made, identity, names)
+        check_grown(folder, made, identity, names)
         if made.layout.subjects > len(names):
             redo |= {*range(layout.subjects // layout.shard_size, made.layout.shards)}
     elif mode is Mode.RESUME and begun:
-        _check_same(folder, made, begun, _names(folder))
+        check_same(folder, made, begun, _names(folder))
         retry = bool(begun["retry"])
     else:
         identity["fingerprint"] = base[0].fingerprint
-        _check_same(folder, made, identity, names)
+        check_same(folder, made, identity, names)
         redo |= {receipt.shard for receipt in base if retry and not receipt.is_ok}
-    _check_unchanged(folder, made, base)
+    check_unchanged(folder, made, base)
     redo |= {r.shard for r in base if any(stored.size < 0 for stored in r.objects)}  # lost
     redo &= {*range(made.layout.shards)}
     receipts = {r.shard: r for r in base if r.shard not in redo}
@@ -355,16 +356,6 @@ def read_receipts(folder: ObjectFolder, made: Plan) -> dict[int, Receipt]:
     return receipts
 
 
-def identify(made: Plan) -> dict[str, Any]:
-    """What two builds must share for one to go on with the other's work."""
-    return {
-        "schema": SCHEMA,
-        "fingerprint": made.fingerprint,
-        "order": made.manifest.order,
-        **asdict(made.layout),
-    }
-
-
 def is_only_ours(folder: ObjectFolder) -> bool:
     """Whether nothing but a store, or what builds left, stands at a place."""
     return all(key == ROOT_KEY or _is_ours(key) for key in folder.sizes())
@@ -373,82 +364,6 @@ def is_only_ours(folder: ObjectFolder) -> bool:
 def _is_ours(key: str) -> bool:
     """Whether a key is named like ours, or like a partial file of the root."""
     return key.startswith(_OURS) or (key.startswith(".zarr.") and key.endswith(PARTIAL_SUFFIX))
-
-
-def _check_same(
-    folder: ObjectFolder, made: Plan, there: Mapping[str, Any], names: Sequence[str]
-) -> None:
-    """Refuse to go on with another plan, and say in words what differs."""
-    mine = identify(made)
-    if there.get("fingerprint") == mine["fingerprint"]:
-        return
-    differences = _differences(mine, there)
-    differences += _compare_names([e.file.name for e in made.manifest.entries], names)
-    raise StoreError(
-        f"{folder.url} was begun with another plan: {'; '.join(differences) or 'samples differ'}. "
-        "Give the options and the source that it was begun with, or use --overwrite"
-    )
-
-
-def _check_grown(
-    folder: ObjectFolder, made: Plan, there: Mapping[str, Any], names: Sequence[str]
-) -> None:
-    """Refuse an update that could not leave what stands there alone."""
-    differences = _differences(identify(made), there, without=("subjects",))
-    wanted = [entry.file.name for entry in made.manifest.entries]
-    gone = sorted(set(names) - set(wanted))
-    if gone:
-        differences.append(f"the source lacks {count(len(gone), 'file')} of it (first {gone[0]})")
-    elif not differences and wanted[: len(names)] != list(names):
-        first = next(i for i, name in enumerate(names) if wanted[i] != name)
-        differences.append(
-            f"in the order of {made.manifest.order}, {wanted[first]} comes before subjects that it "
-            "has, and an update can only add behind them"
-        )
-    if differences:
-        raise StoreError(
-            f"{folder.url} cannot be updated: {'; '.join(differences)}. Build it anew with "
-            "--overwrite"
-        )
-
-
-def _differences(
-    mine: Mapping[str, Any], there: Mapping[str, Any], without: Sequence[str] = ()
-) -> list[str]:
-    return [
-        f"{name} is {mine[name]}, there it is {there.get(name)}"
-        for name in ("subjects", "shard_size", "codec", "nside", "order")
-        if name not in without and there.get(name) != mine[name]
-    ]
-
-
-def _compare_names(wanted: Sequence[str], there: Sequence[str]) -> list[str]:
-    """How two lists of files differ, in words."""
-    new, gone = sorted(set(wanted) - set(there)), sorted(set(there) - set(wanted))
-    words = []
-    if new:
-        words.append(f"{count(len(new), 'file')} of the source not there (first {new[0]})")
-    if gone:
-        words.append(f"{count(len(gone), 'file')} there and not in the source (first {gone[0]})")
-    if not words and list(wanted) != list(there):
-        words.append("the files are in another order")
-    return words
-
-
-def _check_unchanged(folder: ObjectFolder, made: Plan, receipts: Iterable[Receipt]) -> None:
-    """Refuse to mix subjects that are stored with files that were replaced since."""
-    changed = []
-    for receipt in receipts:
-        entries = made.manifest.entries[made.layout.rows(receipt.shard)]
-        for entry, outcome in zip(entries, receipt.outcomes, strict=False):  # an update adds some
-            other = (entry.sha1 or outcome.sha1, entry.file.size or outcome.size)
-            if outcome.status is Status.OK and other != (outcome.sha1, outcome.size):
-                changed.append(entry.file.name)
-    if changed:
-        raise StoreError(
-            f"{count(len(changed), 'file')} of the source changed since {folder.url} was built "
-            f"from them (first {changed[0]}: another size or sha1). Build it anew with --overwrite"
-        )
 
 
 def _foreign(folder: ObjectFolder) -> StoreError:
