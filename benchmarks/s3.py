@@ -52,14 +52,17 @@ def main() -> None:
         folder = Path(scratch)
         source = link(find_originals(options.source, folder), folder / "source", options.count)
         slow = f"S3, {1e3 * options.delay:.0f} ms before each answer"
-        ways = {"disk": None, "S3": direct, slow: delayed}
+        ways = {
+            "disk": (None, "s3fs"), "S3": (direct, "s3fs"), slow: (delayed, "s3fs"),
+            "S3, obstore": (direct, "obstore"), f"{slow}, obstore": (delayed, "obstore"),
+        }  # fmt: skip
         print(f"{describe_machine()}; {options.count} subjects\n")
         print("| store | seconds | subjects/s | of the disk's | inside the build | peak MB |")
         print("|" + " --- |" * 6)
         best: dict[str, tuple[float, float, int]] = {}
         for _ in range(options.rounds):
-            for name, endpoint in ways.items():
-                found = build(source, folder / "g.zarr", endpoint, options)
+            for name, (endpoint, backend) in ways.items():
+                found = build(source, folder / "g.zarr", endpoint, backend, options)
                 best[name] = min(found, best.get(name, found))
         for name, (seconds, inside, peak) in best.items():
             print(
@@ -70,14 +73,14 @@ def main() -> None:
 
 
 def build(
-    source: Path, place: Path, endpoint: str | None, options: argparse.Namespace
+    source: Path, place: Path, endpoint: str | None, backend: str, options: argparse.Namespace
 ) -> tuple[float, float, int]:
     """Build once and delete it: seconds of the command, its own rate, peak bytes."""
     command = [sys.executable, "-m", "gz3d_zarr", "build", str(source)]
-    command += (
-        [str(place)] if endpoint is None else ["s3://gz3d/g.zarr", "--endpoint-url", endpoint]
-    )
-    measured, output = run([*command, "--workers", str(options.workers), "--json"])
+    there = [str(place)]
+    if endpoint is not None:
+        there = ["s3://gz3d/g.zarr", "--endpoint-url", endpoint, "--store-backend", backend]
+    measured, output = run([*command, *there, "--workers", str(options.workers), "--json"])
     report = json.loads(output)
     if report["ok"] != options.count:
         raise SystemExit(f"{report['failures']}")

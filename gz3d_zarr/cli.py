@@ -44,7 +44,7 @@ Command = Callable[..., Any]
 def _gather(options: dict[str, Any]) -> dict[str, Any]:
     """Turn what click gives into keyword arguments of `plan` and `build`."""
     storage = options["storage_options"]
-    for name in ("endpoint_url", "profile", "anon"):
+    for name in ("endpoint_url", "profile", "anon", "backend"):
         value = options.pop(name)
         if value:
             storage[name] = value

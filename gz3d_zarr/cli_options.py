@@ -45,6 +45,12 @@ store_options = all_of(
         click.option("--endpoint-url", metavar="URL", help="S3 endpoint of the store."),
         click.option("--profile", metavar="NAME", help="Profile in the AWS credential files."),
         click.option("--region", metavar="NAME", help="Region of the bucket."),
+        click.option(
+            "--store-backend",
+            "backend",
+            type=click.Choice(["s3fs", "obstore"]),
+            help="Client that writes to S3; obstore is quicker. [default: s3fs]",
+        ),
         click.option("--anon", is_flag=True, help="No credentials: for public buckets."),
         click.option(
             "--storage-option",

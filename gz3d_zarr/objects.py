@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from fsspec.core import url_to_fs
 
 from gz3d_zarr.errors import StoreError, UsageError, access_errors, describe
+from gz3d_zarr.obstore_backend import ObstoreBackend, obstore_backend
 from gz3d_zarr.source import absolute, is_url, origin
 
 PARTIAL_SUFFIX = ".partial"
@@ -26,6 +28,11 @@ PARTIAL_SUFFIX = ".partial"
 
 S3_DEFAULTS: Mapping[str, Any] = {"max_concurrency": 1, "use_listings_cache": False}
 """With more, s3fs asks for an object's size before every GET; a cached listing goes stale."""
+
+
+OBSTORE = "obstore"
+AT_A_TIME = 16
+"""Small objects that are written or deleted at a time where each waits for a network."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +45,13 @@ class ObjectFolder:
         An absolute local path, or an fsspec URL.
     storage_options : mapping
         For fsspec; never shown.
+    backend : {'fsspec', 'obstore'}
+        Which client writes to S3.
     """
 
     url: str
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    backend: str = "fsspec"
 
     def put(self, key: str, data: bytes) -> None:
         """Write one object, whole or not at all.
@@ -54,11 +64,29 @@ class ObjectFolder:
         try:
             if self.is_local:
                 self._put_file(Path(self.url, key), data)
+            elif self.backend == OBSTORE:
+                self._obstore().put(key, data)
             else:
                 fs, root = self._remote()
                 fs.pipe_file(f"{root}/{key}", data)
         except access_errors(TypeError) as error:
             raise self._failed("written", key, error) from error
+
+    def put_all(self, objects: Mapping[str, bytes]) -> None:
+        """Write objects, each whole or not at all; over a network many at a time.
+
+        Raises
+        ------
+        StoreError
+            Where one cannot be written; others may have been.
+        """
+        if self.is_local:
+            for key, data in objects.items():
+                self.put(key, data)
+            return
+        with ThreadPoolExecutor(min(AT_A_TIME, len(objects) or 1), "gz3d-put") as executor:
+            for future in [executor.submit(self.put, *item) for item in objects.items()]:
+                future.result()
 
     def get(self, key: str) -> bytes | None:
         """Read one object; None where there is none.
@@ -71,6 +99,8 @@ class ObjectFolder:
         try:
             if self.is_local:
                 return Path(self.url, key).read_bytes()
+            if self.backend == OBSTORE:
+                return self._obstore().get(key)
             fs, root = self._remote()
             data: bytes = fs.cat_file(f"{root}/{key}")
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -94,6 +124,8 @@ class ObjectFolder:
                 root = Path(self.url)
                 found = (path for path in Path(root, prefix).rglob("*") if path.is_file())
                 return {p.relative_to(root).as_posix(): p.stat().st_size for p in found}
+            if self.backend == OBSTORE:
+                return self._obstore().sizes(prefix)
             fs, root_path = self._remote()
             start = f"{root_path}/{prefix}".rstrip("/")
             found_there = fs.find(start, detail=True, refresh=True)
@@ -115,16 +147,26 @@ class ObjectFolder:
         StoreError
             Where one cannot be deleted.
         """
-        for key in keys:
-            try:
-                if self.is_local:
-                    Path(self.url, key).unlink(missing_ok=True)
-                else:
-                    fs, root = self._remote()
-                    with contextlib.suppress(FileNotFoundError):
-                        fs.rm_file(f"{root}/{key}")
-            except access_errors(TypeError) as error:
-                raise self._failed("deleted", key, error) from error
+        if self.is_local:
+            for key in keys:
+                self._delete(key)
+            return
+        with ThreadPoolExecutor(AT_A_TIME, "gz3d-delete") as executor:
+            for future in [executor.submit(self._delete, key) for key in keys]:
+                future.result()
+
+    def _delete(self, key: str) -> None:
+        try:
+            if self.is_local:
+                Path(self.url, key).unlink(missing_ok=True)
+            elif self.backend == OBSTORE:
+                self._obstore().delete(key)
+            else:
+                fs, root = self._remote()
+                with contextlib.suppress(FileNotFoundError):
+                    fs.rm_file(f"{root}/{key}")
+        except access_errors(TypeError) as error:
+            raise self._failed("deleted", key, error) from error
 
     def prune(self, prefixes: Iterable[str]) -> None:
         """Remove folders below `prefixes` that are empty (object stores have none)."""
@@ -165,6 +207,9 @@ class ObjectFolder:
     def is_local(self) -> bool:
         """Whether it is a folder on a disk here."""
         return not is_url(self.url)
+
+    def _obstore(self) -> ObstoreBackend:
+        return obstore_backend(self.url, self.storage_options)
 
     def _remote(self) -> tuple[Any, str]:
         try:
@@ -210,6 +255,8 @@ def _lacks_bucket(error: Exception) -> bool:
 def object_folder(url: str | Path, storage_options: Mapping[str, Any] | None) -> ObjectFolder:
     """Make the user's path absolute, so that it means the same on every worker.
 
+    The storage option ``backend`` (``obstore`` or ``s3fs``) says which client writes to S3.
+
     Raises
     ------
     UsageError
@@ -221,5 +268,9 @@ def object_folder(url: str | Path, storage_options: Mapping[str, Any] | None) ->
             f"{text} is a local path, and storage options ({', '.join(storage_options)}) are for "
             "URLs such as s3://bucket/gz3d.zarr"
         )
+    options = dict(storage_options or {})
+    backend = options.pop("backend", "fsspec")
+    if backend not in ("fsspec", "s3fs", OBSTORE):
+        raise UsageError(f"the store backend is {backend!r}, expected s3fs or obstore")
     defaults = S3_DEFAULTS if text.startswith(("s3://", "s3a://")) else {}
-    return ObjectFolder(text.rstrip("/") or "/", {**defaults, **(storage_options or {})})
+    return ObjectFolder(text.rstrip("/") or "/", {**defaults, **options}, backend)

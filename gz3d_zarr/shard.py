@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,10 +93,19 @@ def build_shard(task: ShardTask) -> Receipt:
             outcomes[i] = outcome
     ordered = tuple(outcomes[i] for i in range(len(task.files)))
     _check_kept(task, ordered)
-    check_build(task.folder, task.build_id)
-    stored = []
-    for name in BIG_ARRAYS:
-        stored.append(_store(task, name, blocks.pop(name)))
+    # While one array is encoded, the other is on its way.
+    with ThreadPoolExecutor(1 + len(BIG_ARRAYS), "gz3d-put") as executor:
+        ours = executor.submit(check_build, task.folder, task.build_id)
+        puts = []
+        for name in BIG_ARRAYS:
+            key, data = encode_shard(task.documents, name, task.shard, blocks.pop(name))
+            ours.result()
+            puts.append((key, data, executor.submit(task.folder.put, key, data)))
+        stored = []
+        for key, data, put in puts:
+            digest = hashlib.sha256(data).hexdigest()
+            put.result()
+            stored.append(StoredObject(key, len(data), digest))
     check_build(task.folder, task.build_id)
     receipt = Receipt(task.shard, task.fingerprint, ordered, tuple(stored))
     task.folder.put(receipt.key, receipt.to_json())
@@ -170,9 +180,3 @@ def decode_body(
     except SubjectError as error:
         return None, Outcome(base_name(path), error.status, error.reason, digest, size, None)
     return subject, Outcome(base_name(path), Status.OK, "", digest, size, subject.metadata)
-
-
-def _store(task: ShardTask, name: str, block: NDArray[np.uint8]) -> StoredObject:
-    key, data = encode_shard(task.documents, name, task.shard, block)
-    task.folder.put(key, data)
-    return StoredObject(key, len(data), hashlib.sha256(data).hexdigest())

@@ -190,8 +190,9 @@ def publish(
     objects = _stage(rows, receipts, layout, made)
     root = objects.pop(ROOT_KEY)
     # Values before metadata: who goes by the old metadata reads old rows, which do not change.
-    for key in sorted(objects, key=lambda key: key.endswith(ROOT_KEY)):
-        folder.put(key, objects[key])
+    metadata = {key: objects.pop(key) for key in [*objects] if key.endswith(ROOT_KEY)}
+    folder.put_all(objects)
+    folder.put_all(metadata)
     check_build(folder, build_id)
     folder.put(ROOT_KEY, root)
     folder.delete(sorted(folder.sizes(RECEIPTS_PREFIX)))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 from distributed import Client, LocalCluster
 from files import link_many
@@ -52,6 +53,9 @@ def test_worker_with_many_threads_takes_as_many_shards_as_fit(
                 busy[0] -= 1
 
     monkeypatch.setattr(shard, "read_files", watched)
+    memory = dask.config.get("distributed.worker.memory")  # this process has more than the limit
+    for name in ("target", "spill", "pause", "terminate"):
+        monkeypatch.setitem(memory, name, False)
     limit = int((WORKER_BYTES + 2.5 * task_bytes(4)) / MEMORY_SHARE)
     with (
         local_cluster(tmp_path, n_workers=1, threads_per_worker=4, memory_limit=limit) as running,

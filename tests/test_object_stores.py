@@ -38,7 +38,7 @@ from object_stores import (
 from stores import StopHereError, stop_after
 
 import gz3d_zarr
-from gz3d_zarr import IncompleteStoreError, StoreError
+from gz3d_zarr import IncompleteStoreError, StoreError, UsageError
 from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.opening import read_build
 from gz3d_zarr.progress import Progress
@@ -596,3 +596,32 @@ def test_something_else_under_the_key_is_refused(
         message = refusal(moto_bucket, partial(place.build, simulated, client, **options))
         assert f"{place.url} holds something that is not a Galaxy Zoo: 3D" in message
         assert "nothing was touched" in message
+
+
+def test_obstore_writes_the_same_objects(
+    moto: S3Server, simulated: Path, few: Path, client: Client
+) -> None:
+    pytest.importorskip("obstore")
+    with fresh_bucket(moto) as server:
+        options = {**server.storage_options, "backend": "obstore"}
+        url = f"{server.url}/deep/g.zarr"
+        arguments = {"limit": 6, "shard_size": 4, "storage_options": options}
+        report = gz3d_zarr.build(simulated, url, client, **arguments)
+        assert report.ok == 6
+        with pytest.raises(StoreError, match="holds a complete store"):
+            gz3d_zarr.build(simulated, url, client, **arguments)
+        assert gz3d_zarr.verify(url, simulated, client, storage_options=options).passed
+        found = gz3d_zarr.open_store(url, storage_options=options).compute()
+        expected = gz3d_zarr.open_source(simulated, limit=6).compute()
+        xr.testing.assert_equal(found, expected)
+        missing = {**arguments, "storage_options": options}
+        with pytest.raises(StoreError, match="cannot be"):
+            gz3d_zarr.build(simulated, "s3://gz3d-no-such-bucket/g.zarr", client, **missing)
+        with pytest.raises(UsageError, match="profile means nothing to obstore"):
+            gz3d_zarr.build(
+                simulated, url, client, storage_options={"backend": "obstore", "profile": "me"}
+            )
+    with pytest.raises(UsageError, match="expected s3fs or obstore"):
+        gz3d_zarr.build(simulated, url, client, storage_options={"backend": "boto"})
+    with pytest.raises(UsageError, match="obstore is for s3:// URLs"):
+        gz3d_zarr.build(simulated, "memory://x/g", client, storage_options={"backend": "obstore"})
