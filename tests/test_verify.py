@@ -135,7 +135,7 @@ def test_damaged_and_lost_small_arrays_are_found(copy: Path, client: Client) -> 
         ("open", "zarr.json"),
     }
     (copy / "dec" / "c" / "0").unlink()  # zarr takes it for fill values
-    assert failed(gz3d_zarr.verify(copy, client=client)) == {("object", "dec/c/0")}
+    assert ("object", "dec/c/0") in failed(gz3d_zarr.verify(copy, client=client))
 
 
 def test_lost_and_strange_objects_are_found(copy: Path, client: Client) -> None:
