@@ -5,7 +5,8 @@ threads. A task reads one shard and gives a small sum of it, so that its memory 
 the full survey, 29,813 subjects in 466 shards, is a graph of less than 3,000 tasks. Subjects whose
 status is not ok weigh nothing; a `LeftOutWarning` tells how many.
 
-Every recipe takes a selection too, such as ``ds.gz3d.votes(spiral=0.2)``. Open the store with
+Every recipe takes a selection too, such as ``ds.gz3d.votes(spiral=0.2)``: dask then puts the rows
+of neighbouring shards together first, in less than 4,500 tasks. Open the store with
 `open_store`, which cuts it into whole shards; `open_source` works, and reads each file twice: for
 its status and for its masks.
 """
