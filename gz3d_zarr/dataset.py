@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,17 @@ def in_chunks(array: xr.DataArray) -> xr.DataArray:
     if array.chunks is not None:
         return array
     shards = array.encoding.get("shards") or (SHARD_SIZE,)
-    return array.chunk({"subject": shards[0]} if "subject" in array.dims else {})
+    return chunk_values(array, {"subject": shards[0]} if "subject" in array.dims else {})
+
+
+def chunk_values(array: xr.DataArray, chunks: Mapping[str, int | tuple[int, ...]]) -> xr.DataArray:
+    """The array over dask in these chunks, and its coordinates as they were.
+
+    ``array.chunk`` cuts the coordinates too, and xarray then computes them when it joins the array
+    with another, to see whether they are equal.
+    """
+    cut: xr.DataArray = array.copy(data=array.variable.chunk(chunks).data)
+    return cut
 
 
 def status_label(value: int) -> str:
@@ -87,20 +97,26 @@ def status_label(value: int) -> str:
     return Status(value).label if value in set(Status) else f"status {value}"
 
 
-def keep_ok(dataset: xr.Dataset, purpose: str) -> xr.Dataset:
-    """Leave out the rows whose status is not ok, and say how many in a warning.
+def find_ok(dataset: xr.Dataset, purpose: str, *, stacklevel: int = 2) -> NDArray[np.bool_]:
+    """Find the rows whose status is ok, and say in a warning how many are not.
 
     Parameters
     ----------
     dataset : xarray.Dataset
         With the dimension ``subject``.
     purpose : str
-        Of what they are left out, for the message.
+        Of what the others are left out, for the message.
+    stacklevel : int
+        Of the warning, as for `warnings.warn`: 2 is the caller.
+
+    Returns
+    -------
+    ndarray of bool, shape (subject,)
 
     Raises
     ------
     UsageError
-        No row is left.
+        There are rows, and none is ok.
 
     Warns
     -----
@@ -108,9 +124,9 @@ def keep_ok(dataset: xr.Dataset, purpose: str) -> xr.Dataset:
         With the count.
     """
     (status,) = read(dataset, "status")
-    bad = status != Status.OK
+    bad: NDArray[np.bool_] = status != Status.OK
     if not bad.any():
-        return dataset
+        return ~bad
     kinds, numbers = np.unique(status[bad], return_counts=True)
     told = ", ".join(
         f"{number} {status_label(int(kind))}" for kind, number in zip(kinds, numbers, strict=True)
@@ -120,6 +136,12 @@ def keep_ok(dataset: xr.Dataset, purpose: str) -> xr.Dataset:
     warnings.warn(
         f"{count(int(bad.sum()), 'subject')} left out of {purpose}: {told}",
         LeftOutWarning,
-        stacklevel=4,
+        stacklevel=stacklevel,
     )
-    return take(dataset, np.flatnonzero(~bad))
+    return ~bad
+
+
+def keep_ok(dataset: xr.Dataset, purpose: str) -> xr.Dataset:
+    """Leave out the rows whose status is not ok, and say how many, as `find_ok` does."""
+    ok = find_ok(dataset, purpose, stacklevel=5)
+    return dataset if ok.all() else take(dataset, np.flatnonzero(ok))

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gz3d_zarr.dataset import in_chunks, require
+from gz3d_zarr.dataset import chunk_values, in_chunks, require
 from gz3d_zarr.errors import Status, UsageError
 
 THRESHOLD = 3
@@ -65,7 +65,7 @@ def class_area(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.Dat
     pixel = ((dataset["scale"] * 3600) ** 2).where(dataset["status"] == Status.OK)
     if pixel.chunks is None and "subject" in pixel.dims:
         # Cut as the counts are: dask would else do that in two more tasks a shard.
-        pixel = pixel.chunk({"subject": counts.chunksizes["subject"]})
+        pixel = chunk_values(pixel, {"subject": counts.variable.chunksizes["subject"]})
     area = xr.apply_ufunc(
         _area,
         counts,
