@@ -1,7 +1,9 @@
 """The accessor ``ds.gz3d``: selection, masks, sky and pictures of a Dataset.
 
 Registered by ``import gz3d_zarr``. Its methods check that the Dataset is of Galaxy Zoo: 3D when
-they are called, so that looking at the attributes of any other Dataset does no harm.
+they are called, so that looking at the attributes of any other Dataset does no harm. What they do
+stands in other modules, which are imported only then: xarray may be imported by one of these, and
+this module by that.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
-from gz3d_zarr import masks, matching, plotting, selection, sky
+from gz3d_zarr.schema import THRESHOLD
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -61,6 +63,8 @@ class GZ3DAccessor:
         UsageError
             An id is unknown; the message has near matches.
         """
+        from gz3d_zarr import selection
+
         return selection.select_ids(self._dataset, object_id, zooniverse_subject_id)
 
     def cone(self, ra: Any, dec: Any = None, radius: Any = None) -> xr.Dataset:
@@ -85,6 +89,8 @@ class GZ3DAccessor:
             No subject is there; the message says how far the nearest is. Or an argument is not a
             position or an angle.
         """
+        from gz3d_zarr import selection
+
         return selection.select_cone(self._dataset, ra, dec, radius)
 
     def healpix(self, pixels: Any, nside: int | None = None) -> xr.Dataset:
@@ -102,6 +108,8 @@ class GZ3DAccessor:
         xarray.Dataset
             Lazy, in the order of the store.
         """
+        from gz3d_zarr import selection
+
         return selection.select_pixels(self._dataset, pixels, nside)
 
     def votes(self, spiral: float | None = None, bar: float | None = None) -> xr.Dataset:
@@ -118,6 +126,8 @@ class GZ3DAccessor:
         xarray.Dataset
             Lazy, in the order of the store.
         """
+        from gz3d_zarr import selection
+
         return selection.select_votes(self._dataset, {"spiral": spiral, "bar": bar})
 
     def crossmatch(
@@ -149,9 +159,11 @@ class GZ3DAccessor:
         UsageError
             Nothing matches, or the table has no positions.
         """
+        from gz3d_zarr import matching
+
         return matching.crossmatch(self._dataset, table, radius, ra=ra, dec=dec, prefix=prefix)
 
-    def mask(self, cls: str | None = None, threshold: float = masks.THRESHOLD) -> xr.DataArray:
+    def mask(self, cls: str | None = None, threshold: float = THRESHOLD) -> xr.DataArray:
         """Where more than `threshold` volunteers marked a class.
 
         Parameters
@@ -172,9 +184,11 @@ class GZ3DAccessor:
         UsageError
             There is no such class, or the threshold is out of range.
         """
+        from gz3d_zarr import masks
+
         return masks.class_mask(self._dataset, cls, threshold)
 
-    def other(self, threshold: float = masks.THRESHOLD) -> xr.DataArray:
+    def other(self, threshold: float = THRESHOLD) -> xr.DataArray:
         """Where no class is marked by more than `threshold` volunteers, as for `mask`.
 
         Marvin's ``other_mask_spaxel`` leaves stars out of account; here all four classes count.
@@ -184,6 +198,8 @@ class GZ3DAccessor:
         xarray.DataArray
             Boolean (subject, y, x), over dask; True where the status is not ok.
         """
+        from gz3d_zarr import masks
+
         return masks.no_class_mask(self._dataset, threshold)
 
     def fraction(
@@ -206,9 +222,11 @@ class GZ3DAccessor:
         xarray.DataArray
             float32 (subject, [class,] y, x), over dask.
         """
+        from gz3d_zarr import masks
+
         return masks.marked_fraction(self._dataset, cls, of)
 
-    def area(self, cls: str | None = None, threshold: float = masks.THRESHOLD) -> xr.DataArray:
+    def area(self, cls: str | None = None, threshold: float = THRESHOLD) -> xr.DataArray:
         """Area of a class's mask.
 
         Parameters
@@ -227,6 +245,8 @@ class GZ3DAccessor:
         UsageError
             As for `mask`.
         """
+        from gz3d_zarr import masks
+
         return masks.class_area(self._dataset, cls, threshold)
 
     def wcs(self, subject: str | int | None = None) -> WCS:
@@ -240,13 +260,16 @@ class GZ3DAccessor:
         Returns
         -------
         astropy.wcs.WCS
-            Of two axes, equal to that in the header of the subject's file.
+            Of two axes, equal to that in the header of the subject's file: for pictures as they
+            are stored, row 0 at the top. A flip of `y` or `x` cannot be seen, and is not undone.
 
         Raises
         ------
         UsageError
             The id is unknown, or the file was never read and its scale is not known.
         """
+        from gz3d_zarr import sky
+
         return sky.subject_wcs(self._one(subject))
 
     def sky(self, subject: str | int | None = None) -> xr.Dataset:
@@ -264,6 +287,8 @@ class GZ3DAccessor:
             xarray's CoordinateTransformIndex: ``sel(ra=..., dec=..., method="nearest")`` takes
             points on the sky. The subject's own position is ``subject_ra, subject_dec``.
         """
+        from gz3d_zarr import sky
+
         return sky.with_sky(self._one(subject))
 
     def reproject(
@@ -299,6 +324,8 @@ class GZ3DAccessor:
         UsageError
             ``reproject`` is not installed (extra ``sky``), or the target has no shape.
         """
+        from gz3d_zarr import sky
+
         return sky.reprojected(self._one(subject), target, shape, method)
 
     def to_spaxels(
@@ -337,6 +364,8 @@ class GZ3DAccessor:
         261.5 and on one: its grid lies 0.35 arcsec to the west and 0.15 to the north of this one.
         Where a cube was not observed about `ra` and `dec`, use `reproject` with the cube's WCS.
         """
+        from gz3d_zarr import sky
+
         return sky.spaxels(self._one(subject), ifu_size)
 
     def plot(
@@ -345,7 +374,7 @@ class GZ3DAccessor:
         ax: Axes | Sequence[Axes] | None = None,
         *,
         classes: Sequence[str] | None = None,
-        threshold: float = masks.THRESHOLD,
+        threshold: float = THRESHOLD,
         hexagon: bool = True,
     ) -> Figure:
         """Draw a subject: its picture, and beside it the same with the masks in colour.
@@ -374,6 +403,8 @@ class GZ3DAccessor:
         UsageError
             matplotlib is not installed (extra ``plot``), or the subject's status is not ok.
         """
+        from gz3d_zarr import plotting
+
         return plotting.plot_subject(
             self._one(subject), ax, classes=classes, threshold=threshold, hexagon=hexagon
         )
@@ -385,7 +416,7 @@ class GZ3DAccessor:
         *,
         columns: int | None = None,
         classes: Sequence[str] | None = None,
-        threshold: float = masks.THRESHOLD,
+        threshold: float = THRESHOLD,
         hexagon: bool = True,
         title: str | None = None,
     ) -> Figure:
@@ -419,6 +450,8 @@ class GZ3DAccessor:
         LeftOutWarning
             Subjects whose status is not ok are left out; how many.
         """
+        from gz3d_zarr import plotting, selection
+
         chosen = self._dataset
         if subjects is not None:
             chosen = selection.select_any(chosen, subjects)
@@ -426,4 +459,6 @@ class GZ3DAccessor:
         return plotting.plot_sheet(chosen, ax, columns=columns, title=title, **style)
 
     def _one(self, subject: str | int | None) -> xr.Dataset:
+        from gz3d_zarr import selection
+
         return selection.one_subject(self._dataset, subject)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,12 +68,15 @@ class CopyTask:
     build_id : str
         Of this run; tasks of another one write nothing.
     objects : tuple of (key, size, SHA-256 or empty)
+    there : frozenset of str
+        Keys that stand at the destination already.
     """
 
     source: ObjectFolder
     destination: ObjectFolder
     build_id: str
     objects: tuple[tuple[str, int, str], ...]
+    there: frozenset[str] = frozenset()
 
 
 def copy(
@@ -90,8 +93,9 @@ def copy(
 ) -> CopyReport:
     """Copy a complete store between any two places over dask.
 
-    Shards are checked against their digests before they are written, and everything that stands
-    there at the end by its size; the root comes last, so that nobody sees half a store.
+    Shards are checked against their digests before they are written, what a stopped run has left
+    is read and compared, and everything that stands there at the end has its size; the root comes
+    last, so that nobody sees half a store.
 
     Parameters
     ----------
@@ -118,8 +122,8 @@ def copy(
 
     source = object_folder(store, storage_options)
     target = object_folder(destination, destination_options)
-    if source.url == target.url:
-        raise UsageError(f"{source.url} cannot be copied to itself")
+    if f"{target.url}/".startswith(f"{source.url}/"):
+        raise UsageError(f"{source.url} cannot be copied to itself, nor into itself")
     layout, receipts = restore_receipts(source)
     root = source.get(ROOT_KEY) or b""
     digests = {stored.key: stored.sha256 for r in receipts for stored in r.objects}
@@ -132,13 +136,10 @@ def copy(
     with use_client(client, scheduler) as running, hold_lease(target) as lease:
         there = _assess(target, identity, resume=resume)
         target.put(PLAN_KEY, json.dumps({**identity, "build_id": lease.build_id}).encode())
-        todo = [(k, n, digests.get(k, "")) for k, n in sizes.items() if there.get(k) != n]
-        tasks = [
-            CopyTask(source, target, lease.build_id, group)
-            for group in _group(sorted(todo, key=lambda item: item[0]))
-        ]
-        done = len(sizes) - len(todo)
-        copied = 0
+        items = sorted((k, n, digests.get(k, "")) for k, n in sizes.items())
+        tasks = [CopyTask(source, target, lease.build_id, group) for group in _group(items)]
+        tasks = [replace(task, there=frozenset(there)) for task in tasks]
+        done = copied = copied_bytes = 0
         if tasks:
             resources = find_resources(running, workers)
             with use_workers(running, resources, len(tasks)) as worker:
@@ -147,18 +148,22 @@ def copy(
                     worker, copy_objects, tasks, "gz3d-copy", layout.shard_size, hint
                 )
                 with contextlib.closing(results):
-                    for objects, size in results:
-                        copied += size
+                    for objects, written, size in results:
+                        copied += written
+                        copied_bytes += size
                         done += objects
                         if progress is not None:
                             progress(Progress(done, len(sizes), objects, 0))
         _publish(source, target, sizes, root, lease.build_id)
     seconds = time.monotonic() - began
-    return CopyReport(source.url, target.url, len(sizes) + 1, len(todo) + 1, copied, seconds)
+    size = copied_bytes + len(root)
+    return CopyReport(source.url, target.url, len(sizes) + 1, copied + 1, size, seconds)
 
 
-def copy_objects(task: CopyTask) -> tuple[int, int]:
-    """Copy some objects; their number and bytes.
+def copy_objects(task: CopyTask) -> tuple[int, int, int]:
+    """Copy some objects; their number, how many of them were written, and how many bytes.
+
+    One that stands there from an earlier run is read, and kept where it is the same.
 
     Raises
     ------
@@ -166,7 +171,7 @@ def copy_objects(task: CopyTask) -> tuple[int, int]:
         One is not there, or not as it was written; or another build has taken the place over.
     """
     check_build(task.destination, task.build_id)
-    total = 0
+    written = total = 0
     for key, size, sha256 in task.objects:
         data = task.source.get(key)
         if data is None or len(data) != size:
@@ -176,9 +181,12 @@ def copy_objects(task: CopyTask) -> tuple[int, int]:
                 f"{task.source.url}/{key} is not as it was written (SHA-256): the store is "
                 "damaged, and is not copied; gz3d-zarr verify tells more"
             )
+        if key in task.there and task.destination.get(key) == data:
+            continue
         task.destination.put(key, data)
+        written += 1
         total += size
-    return len(task.objects), total
+    return len(task.objects), written, total
 
 
 def _assess(target: ObjectFolder, identity: Mapping[str, Any], *, resume: bool) -> dict[str, int]:

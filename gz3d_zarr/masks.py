@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.dataset import chunk_values, in_chunks, require
 from gz3d_zarr.errors import Status, UsageError
+from gz3d_zarr.subject import CLASSES
 
-THRESHOLD = 3
 VOLUNTEERS = 15
 """How many volunteers were asked about a subject, as a rule."""
 _MOST = 254
@@ -35,6 +35,8 @@ def class_mask(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.Dat
 def no_class_mask(dataset: xr.Dataset, threshold: float) -> xr.DataArray:
     """Where no class is marked, as `GZ3DAccessor.other` documents."""
     counts = _counts(dataset, None)
+    if counts.sizes.get("class") != len(CLASSES):
+        raise UsageError("other needs all four classes: use the Dataset from before one was chosen")
     free = ~(counts > _level(counts, threshold)).any("class")
     return _named(free, "other", f"no class is marked by more than {threshold:g} volunteers")
 

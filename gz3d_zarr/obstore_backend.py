@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -76,8 +77,9 @@ class ObstoreBackend:
         except access_errors():  # FileNotFoundError among them
             raise
         except self._base_error as error:
-            words = " ".join(str(error).split())
-            denied = any(w in words for w in ("403", "401", "Forbidden", "AccessDenied"))
+            told = re.search(r"<Message>([^<]*)</Message>", str(error))
+            words = told[1] if told else " ".join(str(error).partition("<?xml")[0].split())
+            denied = any(w in str(error) for w in ("403", "401", "Forbidden", "AccessDenied"))
             raise (PermissionError if denied else OSError)(words[:300]) from error
 
 

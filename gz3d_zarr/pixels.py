@@ -138,7 +138,9 @@ class PixelReader:
                 f"{name} of row {row} in {self._folder.url} cannot be read: {describe(error)}"
             ) from error
 
-    def _from_file(self, name: str, sharding: _Sharding, shard: int, position: int) -> bytes:
+    def _from_file(
+        self, name: str, sharding: _Sharding, shard: int, position: int
+    ) -> bytes | memoryview:
         """One chunk of a local shard, whose index is kept."""
         indices = self._here().indices
         with Path(self._folder.url, _key(name, shard)).open("rb", buffering=0) as file:
@@ -146,7 +148,9 @@ class PixelReader:
                 file.seek(-min(_index_size(sharding.size), os.fstat(file.fileno()).st_size), 2)
                 indices[name, shard] = _index(file.read(), sharding.size)
             offset, size = (int(number) for number in indices[name, shard][position])
-            return b"" if offset == _ABSENT else os.pread(file.fileno(), size, offset)
+            if offset == _ABSENT:
+                return b""
+            return _whole(os.pread(file.fileno(), size, offset), size)
 
     def _by_zarr(self, name: str, row: int) -> NDArray[np.uint8]:
         import zarr
@@ -180,6 +184,13 @@ class PixelReader:
         return StoreError(
             f"shard {shard} of {name} in {self._folder.url} is not there: the store is damaged"
         )
+
+
+def _whole(chunk: bytes | memoryview, size: int) -> bytes | memoryview:
+    """A chunk that is all there; ValueError where its shard was cut short."""
+    if len(chunk) < max(1, size):
+        raise ValueError(f"the shard is cut short: {len(chunk)} of {size} bytes of a chunk")
+    return chunk
 
 
 def _key(name: str, shard: int) -> str:
@@ -231,9 +242,11 @@ def _index(tail: bytes, size: int) -> NDArray[np.uint64]:
     return np.frombuffer(index, "<u8", 2 * size).reshape(size, 2)
 
 
-def _cut(whole: bytes, entry: NDArray[np.uint64]) -> memoryview:
+def _cut(whole: bytes, entry: NDArray[np.uint64]) -> bytes | memoryview:
     offset, size = (int(number) for number in entry)
-    return memoryview(whole)[offset : offset + size] if offset != _ABSENT else memoryview(b"")
+    if offset == _ABSENT:
+        return b""
+    return _whole(memoryview(whole)[offset : offset + size], size)
 
 
 def _decode(

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.dataset import as_rows, keep_ok, read, require, status_label
 from gz3d_zarr.errors import Status, UsageError
-from gz3d_zarr.masks import THRESHOLD, VOLUNTEERS, check_class, whole_threshold
+from gz3d_zarr.masks import VOLUNTEERS, check_class, whole_threshold
+from gz3d_zarr.schema import THRESHOLD
 from gz3d_zarr.selection import select_any
 from gz3d_zarr.sky import bundle_hexagon, subject_wcs
 

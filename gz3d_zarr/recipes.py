@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from gz3d_zarr import masks
 from gz3d_zarr.dataset import as_rows, chunk_values, find_ok, in_chunks, read, require
 from gz3d_zarr.errors import UsageError
+from gz3d_zarr.schema import THRESHOLD
 from gz3d_zarr.subject import CRPIX, SIDE
 
 FloatArray = NDArray[np.float64]
@@ -41,7 +42,7 @@ def mean_mask(
     cls: str | None = "spiral",
     *,
     of: Literal["subjects", "counts"] = "subjects",
-    threshold: float = masks.THRESHOLD,
+    threshold: float = THRESHOLD,
 ) -> xr.DataArray:
     """Average the masks of a sample, pixel by pixel, as the pictures lie: north up.
 
@@ -97,7 +98,7 @@ def mean_mask(
 def arms_against_bars(
     dataset: xr.Dataset,
     *,
-    threshold: float = masks.THRESHOLD,
+    threshold: float = THRESHOLD,
     bins: int | Sequence[float] | None = None,
 ) -> xr.Dataset:
     """Put the area of each subject's spiral arms beside its votes for a bar.

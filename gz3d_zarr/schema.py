@@ -30,6 +30,7 @@ SEGMENTATION_BYTES = len(CLASSES) * SIDE * SIDE
 SMALL_CHUNKS = {"subject": 32_768, "shard": 4_096}
 """Chunk of arrays that are not sharded, along these dimensions: the whole survey in one object,
 and room to grow without changing how what is there is laid out."""
+THRESHOLD = 3
 NO_VOTE = -1.0
 """Vote fraction of a class that nobody votes on."""
 NO_CLASSIFICATION = -0.5

@@ -162,8 +162,17 @@ def select_votes(dataset: xr.Dataset, fractions: Mapping[str, float | None]) -> 
     asked = {name: least for name, least in fractions.items() if least is not None}
     if not asked:
         raise UsageError("votes needs a least fraction for spiral or bar")
-    (votes,) = read(dataset.transpose("subject", "class", ...), "vote_fraction")
-    names = [str(name) for name in dataset["class"].values]
+    names = [str(name) for name in np.atleast_1d(dataset["class"].values)]
+    lacking = sorted(set(asked) - set(names))
+    if lacking:
+        raise UsageError(
+            f"the Dataset has no class {' and '.join(lacking)}: use the one from before a class "
+            "was chosen"
+        )
+    (votes,) = read(dataset, "vote_fraction")
+    if "class" in dataset["vote_fraction"].dims:
+        votes = np.moveaxis(votes, dataset["vote_fraction"].get_axis_num("class"), -1)
+    votes = votes.reshape(len(votes), -1)
     reached = np.ones(len(votes), bool)
     for name, least in asked.items():
         # In the variable's own precision: 0.7 is below 0.7 where only one of them is float32.

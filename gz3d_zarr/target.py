@@ -186,6 +186,7 @@ def assess(folder: ObjectFolder, made: Plan, mode: Mode) -> Work:
     """
     there = inspect(folder)
     if there is None:
+        _refuse_inside(folder)
         return Work(made)
     if mode is Mode.OVERWRITE:
         return Work(made, there, clears=True)
@@ -206,6 +207,16 @@ def assess(folder: ObjectFolder, made: Plan, mode: Mode) -> Work:
         check_same(folder, made, there.begun or {}, _names(folder))
         return Work(made, there, clears=True)
     return _assess_complete(folder, made, there, mode)
+
+
+def _refuse_inside(folder: ObjectFolder) -> None:
+    """Do not build into a folder of another store."""
+    above = folder.url.rpartition("/")[0]
+    if above and not above.endswith(("/", ":")):
+        document = replace(folder, url=above).get(ROOT_KEY)
+        attrs = _parse(document).get("attributes")
+        if isinstance(attrs, dict) and attrs.get("schema") == SCHEMA:
+            raise StoreError(f"{folder.url} lies in the store {above}; choose another place")
 
 
 def _names(folder: ObjectFolder) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 import gz3d_zarr
-from gz3d_zarr import StoreError
+from gz3d_zarr import StoreError, UsageError
 
 
 def fresh(code: str) -> str:
@@ -98,3 +98,22 @@ def test_other_datasets_are_refused_when_a_method_is_called(store: Path) -> None
         ours.assign_attrs(schema="gz4d").gz3d.mask("bar")
     with pytest.raises(StoreError, match="lacks subject"):
         ours.mean("subject").gz3d.mask("bar")
+
+
+@pytest.mark.parametrize(
+    "module", ["selection", "masks", "sky", "dataset", "matching", "plotting", "recipes", "engine"]
+)
+def test_each_module_can_be_the_first_to_import_xarray(module: str) -> None:
+    code = f"import gz3d_zarr.{module}, xarray; assert hasattr(xarray.Dataset, 'gz3d')"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_what_needs_all_classes_says_so(store: Path) -> None:
+    ds = gz3d_zarr.open_store(store)
+    for one in (ds.isel({"class": 2}), ds.isel({"class": [0, 1]})):
+        with pytest.raises(UsageError, match="all four classes"):
+            one.gz3d.other()
+        with pytest.raises(UsageError, match="has no class bar"):
+            one.gz3d.votes(bar=0.1)
+    spiral = ds.isel({"class": 2}).gz3d.votes(spiral=0.2)
+    assert spiral.sizes["subject"] == ds.gz3d.votes(spiral=0.2).sizes["subject"]

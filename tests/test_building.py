@@ -568,6 +568,12 @@ def test_more_shards_than_tasks_in_flight(
     assert (report.shards_built, report.ok) == (9, 18)
 
 
+def test_place_in_another_store_is_refused(simulated: Path, store: Path, client: Client) -> None:
+    with pytest.raises(StoreError, match="lies in the store"):
+        gz3d_zarr.build(simulated, store / "sub", client, limit=1)
+    assert not (store / "sub").exists()
+
+
 def test_unwritable_places_are_named(
     simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

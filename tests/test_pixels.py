@@ -176,3 +176,20 @@ def test_a_store_opened_without_dask(store: Path) -> None:
     )
     with pytest.raises(UsageError, match="chunks is 'auto'"):
         gz3d_zarr.open_store(store, chunks="auto")
+
+
+def test_shard_that_is_cut_at_the_front_is_not_read_as_black(damaged: Path) -> None:
+    """Its index, at the end, is sound; the chunks that it points to are not there."""
+    path = damaged / "image/c/1/0/0/0"
+    data = path.read_bytes()
+    path.write_bytes(data[len(data) // 2 :])
+    reader = reader_of(damaged)
+    quick = gz3d_zarr.open_store(damaged, chunks=None)
+    for row in range(4, 8):
+        for read in (
+            lambda row=row: reader.read("image", row),
+            lambda row=row: reader.read("image", row, reader.fetch(1)),
+            lambda row=row: quick["image"][row].values,
+        ):
+            with pytest.raises(StoreError):
+                read()
