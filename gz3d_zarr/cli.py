@@ -23,6 +23,7 @@ import click
 import gz3d_zarr
 from gz3d_zarr.cli_options import (
     all_of,
+    ids_option,
     json_option,
     nest,
     plan_options,
@@ -233,22 +234,14 @@ def info(store: str, as_json: bool, **options: Any) -> None:
 
 _export_options = all_of(
     [
-        click.option(
-            "--ids",
-            type=click.File("r"),
-            metavar="FILE",
-            help="Only these MaNGA or Zooniverse ids, one a line; - for standard input.",
-        ),
+        ids_option,
         click.option(
             "--cone",
             metavar="RA,DEC,RADIUS",
             callback=_numbers,
             help="Only subjects within RADIUS arcseconds of a position in degrees.",
         ),
-        click.option("--workers", type=int, metavar="N", help="Local processes. [default: cores]"),
-        click.option(
-            "--scheduler", metavar="ADDRESS", help="Run on this dask scheduler: tcp://host:8786."
-        ),
+        *worker_options,
         click.option("--overwrite", is_flag=True, help="Replace files of the same names."),
         store_options,
         json_option,

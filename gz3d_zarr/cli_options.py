@@ -93,16 +93,17 @@ source_options = [
         help="For the source's file system; a dotted KEY nests. Repeatable.",
     ),
 ]
+ids_option = click.option(
+    "--ids",
+    type=click.File("r"),
+    metavar="FILE",
+    help="Only these MaNGA or Zooniverse ids, one a line; - for standard input.",
+)
 plan_options = all_of(
     [
         click.option("--limit", type=int, metavar="N", help="Only the first N subjects."),
         click.option("--tiny", is_flag=True, help="Only the first 5 subjects."),
-        click.option(
-            "--ids",
-            type=click.File("r"),
-            metavar="FILE",
-            help="Only these MaNGA or Zooniverse ids, one a line; - for standard input.",
-        ),
+        ids_option,
         click.option(
             "--min-vote-fraction",
             type=float,
