@@ -40,6 +40,8 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 20
     archive: ArchiveServer
+    is_busy = False
+    disable_nagle_algorithm = True
 
     def setup(self) -> None:
         super().setup()
@@ -56,11 +58,17 @@ class Handler(BaseHTTPRequestHandler):
         with self.archive.lock:
             self.archive.busy_now += 1
             self.archive.most_busy = max(self.archive.most_busy, self.archive.busy_now)
+            self.is_busy = True
         try:
             self.reply()
         finally:
-            with self.archive.lock:
-                self.archive.busy_now -= 1
+            self.leave()
+
+    def leave(self) -> None:
+        """Count the request as over: its client may send the next one at any moment."""
+        with self.archive.lock:
+            self.archive.busy_now -= self.is_busy
+            self.is_busy = False
 
     def reply(self) -> None:
         name = self.path.rpartition("/")[2]
@@ -93,8 +101,14 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
+        if body:
+            self.end_headers()
+            self.wfile.write(body[:-1])
+            self.leave()  # before the last byte: nobody is to see it counted longer
+            self.wfile.write(body[-1:])
+        else:
+            self.leave()
+            self.end_headers()
 
     def reset(self) -> None:
         """Break the connection off, with a RST."""
@@ -193,6 +207,18 @@ def labelled_gzip(handler: Handler, body: bytes, _: int) -> bool:
 def stall(seconds: float) -> Answer:
     def fault(_: Handler, __: bytes, ___: int) -> bool:
         time.sleep(seconds)
+        return False
+
+    return fault
+
+
+def wait_for_others(count: int) -> Answer:
+    """Hold an answer back until so many requests have come to wait here, each file's first."""
+    barrier = threading.Barrier(count)
+
+    def fault(_: Handler, __: bytes, asked: int) -> bool:
+        if asked == 1:
+            barrier.wait(10)
         return False
 
     return fault

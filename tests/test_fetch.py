@@ -38,6 +38,7 @@ from servers import (
     short_without_length,
     stall,
     status,
+    wait_for_others,
 )
 
 import gz3d_zarr
@@ -188,10 +189,13 @@ def test_unreachable_server_is_named() -> None:
 
 def test_files_arrive_in_order_over_a_few_connections(server: ArchiveServer) -> None:
     files = [(server.url + name, None) for name in names(server)]
-    server.faults[names(server)[0]] = [stall(0.3)]  # the first comes last
+    together = wait_for_others(3)
+    for name in names(server)[:3]:
+        server.faults[name].append(together)
+    server.faults[names(server)[0]].append(stall(0.1))  # the first comes last
     bodies = list(read_files(files, rules=FetchRules(connections=3)))
     assert bodies == [path.read_bytes() for path in subject_files(server.folder)]
-    assert server.most_open == 3
+    assert server.most_open == server.most_busy == 3
     assert all(h["Accept-Encoding"] == "identity" for h in server.headers)
 
 
