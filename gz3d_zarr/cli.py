@@ -94,14 +94,18 @@ def _guarded(command: Command) -> Command:
             click.echo(f"Error: {error}", err=True)
             sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED)
         except KeyboardInterrupt:
-            resumes = "resume" in kwargs
-            click.echo(
-                "Interrupted." + (" What is built is kept; --resume goes on." if resumes else ""),
-                err=True,
-            )
+            more = "; the same command with --resume goes on" if "resume" in kwargs else ""
+            click.echo(f"Interrupted{more}.", err=True)
             sys.exit(EXIT_INTERRUPTED)
 
     return run
+
+
+class _Messages(logging.Handler):
+    """Our own log lines, such as what is waited for, among the messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(record.getMessage(), err=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -110,7 +114,11 @@ def main() -> None:
     """Galaxy Zoo: 3D as one cloud-native Zarr store."""
     # Dask reports every lost connection of an ending cluster; our own errors say what matters.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # ends as cleanly as Ctrl-C
+    ours = logging.getLogger("gz3d_zarr")
+    ours.setLevel(logging.INFO)
+    ours.handlers = [_Messages()]
+    # Ends as cleanly as Ctrl-C, which a shell's background jobs ignore.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @main.command()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import functools
 import hashlib
+import logging
 import re
 import ssl
 import threading
@@ -28,12 +30,16 @@ ATTEMPTS = 7
 """Tries before the network is given up; together they wait half a minute or so."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
 """Seconds between tries: random, up to a bound that doubles from the first to the longest."""
+TOLD_WAIT = 1.0
+"""Shorter waits are not told of."""
 LONGEST_RETRY_AFTER = 300.0
 """Seconds that a server may ask to wait; one that asks for more is given up."""
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
 """How long to wait for a connection, and for the next bytes of a body."""
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 MISSING = frozenset({404, 410})
+
+logger = logging.getLogger(__name__)
 
 _PIECE = 2**18
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -141,6 +147,7 @@ def fetch(connection: Connection, url: str, limit: int) -> bytes:
             sleep=tenacity.sleep_using_event(connection.stop),
             wait=_wait,
             retry=tenacity.retry_if_exception_type(_TransientError),
+            before_sleep=functools.partial(_tell, url),
             reraise=True,
         ):
             with attempt:
@@ -254,6 +261,14 @@ def _retry_after(value: str | None) -> float:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return 0.0
+
+
+def _tell(url: str, state: tenacity.RetryCallState) -> None:
+    """Say what is waited for: a server that is down is not to look like a program that hangs."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    seconds = state.next_action.sleep if state.next_action is not None else 0.0
+    if seconds >= TOLD_WAIT:
+        logger.info("%s: %s; trying again in %.0f s", url, error, seconds)
 
 
 def _wait(state: tenacity.RetryCallState) -> float:

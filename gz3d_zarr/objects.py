@@ -177,6 +177,28 @@ class ObjectFolder:
                 with contextlib.suppress(OSError):  # not empty
                     Path(folder).rmdir()
 
+    def sync(self, keys: Iterable[str]) -> None:
+        """See that objects would outlive a power failure; an object store's PUT does so itself.
+
+        Raises
+        ------
+        StoreError
+            Where the disk fails to keep one.
+        """
+        if not self.is_local or not hasattr(os, "O_DIRECTORY"):  # Windows syncs no folders
+            return
+        names = sorted(keys)
+        folders = sorted({str(Path(name).parent) for name in names})
+        for name in (*names, *folders):
+            try:
+                descriptor = os.open(Path(self.url, name), os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                raise self._failed("kept", name, error) from error
+
     def free_bytes(self) -> int | None:
         """Free space on the disk, or None where there is no such bound."""
         if not self.is_local:

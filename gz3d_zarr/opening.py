@@ -26,7 +26,7 @@ from gz3d_zarr.pixels import PixelReader
 from gz3d_zarr.receipts import PLAN_KEY, RECEIPTS_PREFIX
 from gz3d_zarr.schema import BIG_ARRAYS, LABELS, OBJECT_ID_ATTRS, SCHEMA, VARIABLES
 from gz3d_zarr.store import CATALOGUE_GROUP, ROOT_KEY, quiet
-from gz3d_zarr.unfinished import open_unfinished
+from gz3d_zarr.unfinished import open_unfinished, read_begun
 
 DAMAGE = (
     ImportError,
@@ -153,11 +153,12 @@ def _not_open(folder: ObjectFolder, error: Exception, root: bytes | None) -> Sto
         )
     if root is not None:
         return StoreError(f"{folder.url} cannot be opened as a Zarr 3 store: {describe(error)}")
-    if folder.get(PLAN_KEY) is not None:
-        done = len(folder.sizes(RECEIPTS_PREFIX))
+    begun = folder.get(PLAN_KEY)
+    if begun is not None:
+        done, wanted = len(folder.sizes(RECEIPTS_PREFIX)), read_begun(begun).shards
         return IncompleteStoreError(
-            f"the store {folder.url} is not complete: {count(done, 'shard')} built; go on with "
-            "gz3d-zarr build SOURCE STORE --resume, or look at them by incomplete=True"
+            f"the store {folder.url} is not complete: {done} of {count(wanted, 'shard')} built; "
+            "go on with gz3d-zarr build SOURCE STORE --resume, or look at them by incomplete=True"
         )
     if isinstance(error, FileNotFoundError):
         return StoreError(f"there is no Zarr 3 store at {folder.url}")

@@ -44,6 +44,8 @@ GRAIN_STEPS = (1, 2, 2, 3)
 GRAIN_COUNTS = np.float32(2.4)
 """Smoothing and strength of the sky's noise: a file then has 350 KB, of which zstd and differences
 leave 0.98 and 0.76, as of the reference files (0.99 and 0.74)."""
+UNFINISHED = ".gz3d-simulate"
+"""Empty file beside an archive that is being made: it may be gone on with."""
 MARK = "SIMULATE"
 """Card in the catalogue of a simulated archive, which alone may be written over."""
 MAGENTA = (255, 0, 255)
@@ -122,6 +124,7 @@ def simulate_archive(
     try:
         place.mkdir(parents=True, exist_ok=True)
         _refuse_others(place, count)
+        (place / UNFINISHED).touch()
         subjects, paths = [], []
         tell(Progress(0, count, 0, 0))
         for index in range(count):
@@ -136,6 +139,7 @@ def simulate_archive(
         _catalogue([subject for _, subject in subjects]).writeto(
             place / CATALOGUE_NAME, overwrite=True
         )
+        (place / UNFINISHED).unlink()
     except OSError as error:
         raise SourceError(f"no archive can be written to {place}: {error}") from error
     return paths
@@ -150,7 +154,9 @@ def _refuse_others(place: Path, count: int) -> None:
         if file and file.zooniverse_subject_id not in range(FIRST_ID, FIRST_ID + count)
     ]
     catalogue = place / CATALOGUE_NAME
-    ours = catalogue.is_file() and fits.getheader(catalogue).get(MARK, False)
+    ours = (place / UNFINISHED).exists() or (
+        catalogue.is_file() and fits.getheader(catalogue).get(MARK, False)
+    )
     if others or ((any(files) or catalogue.exists()) and not ours):
         raise SourceError(
             f"{place} holds an archive that is not a simulated one of {count} subjects"

@@ -194,7 +194,10 @@ def publish(
     folder.put_all(objects)
     folder.put_all(metadata)
     check_build(folder, build_id)
+    shards = {stored.key for receipt in receipts for stored in receipt.objects}
+    folder.sync([*shards, *objects, *metadata])  # after a power failure too, the root is the last
     folder.put(ROOT_KEY, root)
+    folder.sync([ROOT_KEY])
     folder.delete(sorted(folder.sizes(RECEIPTS_PREFIX)))
     folder.delete([FILES_KEY, BASE_KEY, PLAN_KEY])
     folder.prune((WORK_PREFIX,))

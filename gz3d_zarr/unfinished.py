@@ -17,7 +17,14 @@ from gz3d_zarr.errors import StoreError
 from gz3d_zarr.lazy import assemble
 from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.receipts import FILES_KEY, PLAN_KEY, RECEIPTS_PREFIX, Receipt
-from gz3d_zarr.schema import BIG_ARRAYS, VARIABLES, Row, variable_attrs, variable_values
+from gz3d_zarr.schema import (
+    BIG_ARRAYS,
+    VARIABLES,
+    Layout,
+    Row,
+    variable_attrs,
+    variable_values,
+)
 from gz3d_zarr.source import parse_name
 from gz3d_zarr.store import array_documents, decode_shard, read_layout, shard_key
 
@@ -39,7 +46,7 @@ def open_unfinished(folder: ObjectFolder) -> xr.Dataset:
     begun = folder.get(PLAN_KEY)
     if begun is None:
         raise StoreError(f"no build has begun at {folder.url}")
-    layout = read_layout(json.loads(begun))
+    layout = read_begun(begun)
     files = [parse_name(name) for name in (folder.get(FILES_KEY) or b"").decode().split("\n")]
     keys = [key for key in sorted(folder.sizes(RECEIPTS_PREFIX)) if key.endswith(".json")]
     receipts = [Receipt.from_json(folder.get(key) or b"", key) for key in keys]
@@ -66,6 +73,16 @@ def open_unfinished(folder: ObjectFolder) -> xr.Dataset:
     attrs = {"schema": json.loads(begun)["schema"], "complete": False}
     attrs |= {"shard_size": layout.shard_size, "subjects": layout.subjects}
     return assemble([row.entry for row in rows], variables, attrs)
+
+
+def read_begun(begun: bytes) -> Layout:
+    """Layout of a build that has begun, from its plan; StoreError where that is damaged."""
+    try:
+        return read_layout(json.loads(begun))
+    except ValueError as error:
+        raise StoreError(
+            f"{PLAN_KEY} cannot be read ({error}); build the store anew with --overwrite"
+        ) from None
 
 
 def _read_shard(

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -197,6 +198,30 @@ def test_each_shard_is_one_put_and_nothing_is_read_back(
     assert puts[:3] == [".gz3d/lease.json", ".gz3d/files.txt", ".gz3d/plan.json"]
     assert puts[-1] == "zarr.json"
     assert not [key for key in gets if "/c/" in key]
+
+
+def test_all_is_kept_by_the_disk_before_the_root_is_written(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, kept, before_root = tmp_path / "g.zarr", set(), set()
+    fsync, put = os.fsync, ObjectFolder.put
+
+    def note_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        kept.add(os.fstat(descriptor).st_ino)
+
+    def note_put(self: ObjectFolder, key: str, data: bytes) -> None:
+        if key == "zarr.json":
+            before_root.update(kept)
+        put(self, key, data)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(ObjectFolder, "put", note_put)
+    gz3d_zarr.build(simulated, target, client, shard_size=9)
+    root = target / "zarr.json"
+    files = {path.stat().st_ino for path in target.rglob("*") if path.is_file() and path != root}
+    assert files <= before_root
+    assert {root.stat().st_ino, target.stat().st_ino} <= kept - before_root
 
 
 def test_bad_files_keep_their_rows_and_are_named(
@@ -498,7 +523,7 @@ def test_stopped_build_is_incomplete_and_resumes_to_the_same_bytes(
     half = tmp_path / "half.zarr"
     with pytest.raises(StopHereError):
         gz3d_zarr.build(simulated, half, client, shard_size=4, progress=stop_after(built))
-    with pytest.raises(IncompleteStoreError, match=f"is not complete: {built} shards? built"):
+    with pytest.raises(IncompleteStoreError, match=f"is not complete: {built} of 5 shards built"):
         gz3d_zarr.open_store(half)
     with pytest.raises(FileNotFoundError):
         xr.open_zarr(half)
@@ -516,6 +541,13 @@ def test_stopped_build_is_incomplete_and_resumes_to_the_same_bytes(
     assert shards(half) == shards(store)
     assert not (half / ".gz3d").exists()
     xr.testing.assert_equal(gz3d_zarr.open_store(half), gz3d_zarr.open_store(store))
+
+
+def test_damaged_plan_is_named(tmp_path: Path) -> None:
+    for content, what in ((b"{", "plan.json cannot be read"), (b"{}", "how it was laid out")):
+        ObjectFolder(str(tmp_path)).put(".gz3d/plan.json", content)
+        with pytest.raises(StoreError, match=f"{what}.*--overwrite"):
+            gz3d_zarr.open_store(tmp_path)
 
 
 def test_damaged_and_foreign_receipts_are_named(

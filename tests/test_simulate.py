@@ -12,6 +12,7 @@ from astropy.io import fits
 from files import subject_files
 
 from gz3d_zarr import SourceError
+from gz3d_zarr.progress import Progress
 from gz3d_zarr.simulate import CYCLE, EdgeCase, simulate_archive, simulate_subject
 from gz3d_zarr.subject import SIDE, decode
 from gz3d_zarr.volunteers import cluster_marks, mark_mask, path_mask
@@ -137,6 +138,23 @@ def test_archive_is_not_written_over_a_larger_one(tmp_path: Path) -> None:
     simulate_archive(2, tmp_path)
     with pytest.raises(SourceError, match="simulated one of 1 subjects .*14000001.fits.gz"):
         simulate_archive(1, tmp_path)
+
+
+def test_archive_that_was_stopped_is_gone_on_with(tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate_archive(2, tmp_path, progress=stop)
+    assert len(subject_files(tmp_path)) == 1
+    assert len(simulate_archive(2, tmp_path)) == 2
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        *(path.name for path in subject_files(tmp_path)),
+        "gz3d_metadata.fits",
+        "manga_morphology_galaxyzoo3d_v4_0_0.sha1sum",
+    }
 
 
 def test_real_archive_is_not_written_over(archive: Path) -> None:
