@@ -36,6 +36,12 @@ def require(dataset: xr.Dataset, *names: str) -> None:
             f"this is not a Dataset of Galaxy Zoo: 3D{lacks}; open one with gz3d_zarr.open_store, "
             "gz3d_zarr.open_source or xr.open_zarr"
         )
+    along = dataset[IDENTITY[1]].dims if missing == ["subject"] else ()
+    if along and "subject" not in along:
+        raise StoreError(
+            f"this Dataset of Galaxy Zoo: 3D has its rows along {along[0]}, not subject: use it "
+            f"from before that was renamed, or name it back, as ds.rename({along[0]}='subject')"
+        )
     if missing:
         raise StoreError(
             f"this Dataset of Galaxy Zoo: 3D lacks {', '.join(missing)}; keep them where variables "
@@ -44,9 +50,22 @@ def require(dataset: xr.Dataset, *names: str) -> None:
 
 
 def as_rows(dataset: xr.Dataset) -> xr.Dataset:
-    """Give a Dataset of one subject, such as ``ds.isel(subject=0)``, its dimension again."""
+    """Give a Dataset of one subject, such as ``ds.isel(subject=0)``, its dimension again.
+
+    Raises
+    ------
+    StoreError
+        There are several, along another dimension.
+    """
     if "subject" in dataset.dims:
         return dataset
+    along = dataset["subject"].dims
+    if along:
+        raise StoreError(
+            f"this Dataset of Galaxy Zoo: 3D has its rows along {', '.join(map(str, along))}, not "
+            "subject: use it from before the dimensions were swapped, or swap them back, as "
+            f"ds.swap_dims({along[0]}='subject')"
+        )
     names = ("subject", "object_id", *VARIABLES, *BIG_ARRAYS)
     rows = {
         name: variable.set_dims(("subject", *variable.dims))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import xarray as xr
 
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
+from gz3d_zarr.recipes import mean_mask
 
 
 def fresh(code: str) -> str:
@@ -98,6 +101,27 @@ def test_other_datasets_are_refused_when_a_method_is_called(store: Path) -> None
         ours.assign_attrs(schema="gz4d").gz3d.mask("bar")
     with pytest.raises(StoreError, match="lacks subject"):
         ours.mean("subject").gz3d.mask("bar")
+
+
+def test_rows_along_another_dimension_are_refused(store: Path) -> None:
+    ds = gz3d_zarr.open_store(store)
+    swapped = ds.swap_dims(subject="zooniverse_subject_id")
+    here = float(ds["ra"][0]), float(ds["dec"][0])
+    actions: list[Callable[[xr.Dataset], Any]] = [
+        lambda other: other.gz3d.cone(*here, 3600),
+        lambda other: other.gz3d.votes(spiral=0.2),
+        lambda other: other.gz3d.sel(zooniverse_subject_id=int(ds["zooniverse_subject_id"][0])),
+        mean_mask,
+    ]
+    for action in actions:
+        with pytest.raises(StoreError, match=r"zooniverse_subject_id, not subject.*swap_dims\(zoo"):
+            action(swapped)
+        with pytest.raises(StoreError, match=r"along galaxy, not subject.*ds.rename\(galaxy="):
+            action(ds.rename(subject="galaxy"))
+    again = swapped.swap_dims(zooniverse_subject_id="subject")
+    assert again.gz3d.cone(*here, 1).sizes == ds.gz3d.cone(*here, 1).sizes
+    one = swapped.isel(zooniverse_subject_id=3)
+    assert one.gz3d.wcs().wcs.crval[0] == ds["ra"].values[3]
 
 
 @pytest.mark.parametrize(
