@@ -30,13 +30,14 @@ def select_ids(dataset: xr.Dataset, object_id: Any, zooniverse_subject_id: Any) 
     dataset = as_rows(dataset)
     wanted: list[list[int]] = []
     if object_id is not None:
-        wanted.append(_lookup(dataset, "subject", [_manga_id(i) for i in as_list(object_id)]))
+        wanted.append(_lookup(dataset, [_manga_id(i) for i in as_list(object_id)]))
     if zooniverse_subject_id is not None:
         ids = [_zooniverse_id(i) for i in as_list(zooniverse_subject_id)]
-        wanted.append(_lookup(dataset, "zooniverse_subject_id", ids))
+        wanted.append(_lookup(dataset, ids))
     if not wanted:
         raise UsageError("sel needs object_id or zooniverse_subject_id")
-    rows = [row for row in wanted[0] if row in set(wanted[-1])]
+    both = set(wanted[-1])
+    rows = [row for row in wanted[0] if row in both]
     if not rows:
         raise UsageError(
             f"no subject has both object_id={object_id!r} and "
@@ -55,15 +56,13 @@ def select_any(dataset: xr.Dataset, subjects: Any) -> xr.Dataset:
     """
     require(dataset)
     dataset = as_rows(dataset)
-    rows: list[int] = []
-    for subject in as_list(subjects):
-        if isinstance(subject, str) and not subject.strip().isdecimal():
-            rows += _lookup(dataset, "subject", [_manga_id(subject)])
-        else:
-            rows += _lookup(dataset, "zooniverse_subject_id", [_zooniverse_id(subject)])
-    if not rows:
-        raise UsageError("no subject was asked for")
-    return take(dataset, list(dict.fromkeys(rows)))
+    ids = [
+        _manga_id(subject)
+        if isinstance(subject, str) and not subject.strip().isdecimal()
+        else _zooniverse_id(subject)
+        for subject in as_list(subjects)
+    ]
+    return take(dataset, _lookup(dataset, ids))
 
 
 def one_subject(dataset: xr.Dataset, subject: str | int | None) -> xr.Dataset:
@@ -172,7 +171,7 @@ def select_votes(dataset: xr.Dataset, fractions: Mapping[str, float | None]) -> 
     (votes,) = read(dataset, "vote_fraction")
     if "class" in dataset["vote_fraction"].dims:
         votes = np.moveaxis(votes, dataset["vote_fraction"].get_axis_num("class"), -1)
-    votes = votes.reshape(len(votes), -1)
+    votes = votes.reshape(len(votes), math.prod(votes.shape[1:]))  # -1 is unknown of no rows
     reached = np.ones(len(votes), bool)
     for name, least in asked.items():
         # In the variable's own precision: 0.7 is below 0.7 where only one of them is float32.
@@ -252,21 +251,34 @@ def _zooniverse_id(value: Any) -> int:
     return int(text)
 
 
-def _lookup(dataset: xr.Dataset, name: str, wanted: Sequence[str | int]) -> list[int]:
-    """Positions of ids, each once, in the order asked for."""
+def _lookup(dataset: xr.Dataset, wanted: Sequence[str | int]) -> list[int]:
+    """Positions of ids, each once, in the order asked for: text is a MaNGA id."""
     if not wanted:
         raise UsageError("no subject was asked for: there is no id in the list")
-    positions: dict[str | int, list[int]] = {}
-    for row, label in enumerate(dataset[name].values.tolist()):
-        positions.setdefault(label, []).append(row)
-    unknown = [label for label in wanted if label not in positions]
+    found: dict[str | int, list[int]] = {label: [] for label in wanted}
+    for name, kind in (("subject", str), ("zooniverse_subject_id", int)):
+        asked = [label for label in found if isinstance(label, kind)]
+        values = dataset[name].values
+        if len(asked) == 1:  # quicker than to walk
+            found[asked[0]] = np.flatnonzero(values == asked[0]).tolist()
+        elif asked:
+            for row, label in enumerate(values.tolist()):
+                if label in found:
+                    found[label].append(row)
+    unknown = [label for label in found if not found[label]]
     if unknown:
-        first = str(unknown[0])
-        near = difflib.get_close_matches(first, [str(label) for label in positions], _NEAR)
-        what = "MaNGA id" if name == "subject" else "Zooniverse subject id"
-        raise UsageError(
-            f"there is no subject with the {what} {first!r}"
-            + (f", nor with {len(unknown) - 1} more of those asked for" if unknown[1:] else "")
-            + (f"; near matches: {', '.join(near)}" if near else "; nor is there one like it")
-        )
-    return list(dict.fromkeys(row for label in wanted for row in positions[label]))
+        raise UsageError(_unknown(dataset, unknown))
+    return list(dict.fromkeys(row for label in wanted for row in found[label]))
+
+
+def _unknown(dataset: xr.Dataset, unknown: Sequence[str | int]) -> str:
+    """Say that an id is not there, and which are near it."""
+    first = str(unknown[0])
+    manga = isinstance(unknown[0], str)
+    labels = dataset["subject" if manga else "zooniverse_subject_id"].values.tolist()
+    near = difflib.get_close_matches(first, [str(label) for label in dict.fromkeys(labels)], _NEAR)
+    return (
+        f"there is no subject with the {'MaNGA id' if manga else 'Zooniverse subject id'} {first!r}"
+        + (f", nor with {len(unknown) - 1} more of those asked for" if unknown[1:] else "")
+        + (f"; near matches: {', '.join(near)}" if near else "; nor is there one like it")
+    )

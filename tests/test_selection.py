@@ -228,6 +228,8 @@ def test_votes_reach_fractions_and_flags_never_do(ds: xr.Dataset) -> None:
     unknown["vote_fraction"] = ds["vote_fraction"] * np.nan
     with pytest.raises(UsageError, match="no subject reaches the vote fraction of spiral 0"):
         unknown.gz3d.votes(spiral=0)
+    with pytest.raises(UsageError, match="no subject reaches the vote fraction of spiral 0.2"):
+        ds.isel(subject=[]).gz3d.votes(spiral=0.2)
     for bad in [{}, {"spiral": -1}, {"bar": 1.1}, {"bar": "much"}]:
         with pytest.raises(UsageError, match=r"expected|needs"):
             ds.gz3d.votes(**bad)
