@@ -144,7 +144,7 @@ class GZ3DAccessor:
         ra, dec : str
             Names of columns, whatever their case; degrees, ICRS, unless they have a unit.
         prefix : str
-            Put before the name of a column that the Dataset has already.
+            Put before the name of a column that the Dataset has already; not empty.
 
         Returns
         -------
@@ -152,12 +152,20 @@ class GZ3DAccessor:
             Lazy, the matched subjects in the order of the store, and along ``subject`` the
             columns of the table, ``separation`` (float64, arcsec) and ``table_row`` (int64, the
             position of the row). A row may match several subjects, such as those that share a
-            MaNGA id. Masked values become NaN, or empty text.
+            MaNGA id. Masked values become NaN, or empty text; integers of which one exceeds
+            2^53, such as ids of SDSS, stay integers, 0 where masked, and ``<name>_masked`` says
+            where.
 
         Raises
         ------
         UsageError
-            Nothing matches, or the table has no positions.
+            Nothing matches, the table has no positions or two columns of one name, or `prefix` is
+            empty.
+
+        Warns
+        -----
+        LeftOutWarning
+            Columns that are neither numbers nor text, such as times, are left out; which.
         """
         from gz3d_zarr import matching
 

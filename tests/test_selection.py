@@ -14,11 +14,14 @@ import zarr
 from astropy import units
 from astropy.coordinates import Galactic, SkyCoord
 from astropy.table import MaskedColumn, Table
+from astropy.time import Time
 from astropy_healpix import HEALPix
 from zarr.storage import LocalStore, WrapperStore
 
 import gz3d_zarr
-from gz3d_zarr import UsageError
+from gz3d_zarr import LeftOutWarning, UsageError
+from gz3d_zarr.dataset import take
+from gz3d_zarr.selection import select_any
 
 
 @pytest.fixture
@@ -316,3 +319,52 @@ def test_crossmatch_refuses_what_cannot_match(ds: xr.Dataset) -> None:
         ds.gz3d.crossmatch([1, 2], 2)
     with pytest.raises(UsageError, match="radius is -1"):
         ds.gz3d.crossmatch(far, -1)
+    with pytest.raises(UsageError, match="prefix is '', expected text"):
+        ds.gz3d.crossmatch(far, 2, prefix="")
+    frame = pd.DataFrame({"ra": [1.0], "dec": [2.0], "k": [3], 1: [4]})
+    for twice in (pd.concat([frame, frame[["k"]]], axis=1), frame.assign(**{"1": 5, "k": 6})):
+        with pytest.raises(UsageError, match="more than one column [k1]; rename or drop"):
+            ds.gz3d.crossmatch(twice, 2)
+
+
+BIG = 1237648720693755919
+"""An objID of SDSS, which float64 has not."""
+
+
+def test_crossmatch_keeps_long_ids(ds: xr.Dataset) -> None:
+    ra, dec = ds["ra"].values, ds["dec"].values
+    ids, masked = BIG + np.arange(18), np.arange(18) == 4
+    table = Table({"ra": ra, "dec": dec, "objid": MaskedColumn(ids, mask=masked)})
+    frame = pd.DataFrame({"ra": ra, "dec": dec, "objid": pd.array(ids, dtype="Int64")})
+    frame.loc[4, "objid"] = pd.NA
+    assert frame["objid"].dtype == "Int64"
+    far = np.where(masked, -89.0, dec)
+    for given in (table, frame):
+        matched = ds.gz3d.crossmatch(given, 0.01)
+        rows = matched["table_row"].values
+        assert masked[rows].any()
+        assert matched["objid"].dtype == np.int64
+        np.testing.assert_array_equal(matched["objid"], np.where(masked, 0, ids)[rows])
+        np.testing.assert_array_equal(matched["objid_masked"], masked[rows])
+        assert matched["objid_masked"].dims == ("subject",)
+        given["dec"] = far  # the masked row is not matched
+        matched = ds.gz3d.crossmatch(given, 0.01)
+        assert "objid_masked" not in matched
+        assert matched["objid"].dtype == np.int64
+        np.testing.assert_array_equal(matched["objid"], ids[matched["table_row"]])
+
+
+def test_crossmatch_leaves_out_what_cannot_be_joined(ds: xr.Dataset) -> None:
+    ra, dec = ds["ra"].values, ds["dec"].values
+    table = Table({"place": SkyCoord(ra, dec, unit="deg"), "n": np.arange(18)})
+    table["when"] = Time(np.full(18, 2451545.0), format="jd")
+    table["pair"] = np.zeros(18, [("a", int), ("b", float)])
+    message = r"2 columns of the table left out.*: when \(Time\), pair \(Column\)"
+    with pytest.warns(LeftOutWarning, match=message) as told:
+        matched = ds.gz3d.crossmatch(table, 1)
+    assert [warning.filename for warning in told] == [__file__]
+    np.testing.assert_array_equal(matched["n"], matched["table_row"])
+    assert not {"when", "pair", "place"} & set(matched.variables)
+    table = Table({"ra": ra, "dec": dec, "a": table["place"], "b": table["place"]})
+    with pytest.warns(LeftOutWarning, match=r"a \(SkyCoord\), b \(SkyCoord\)"):
+        ds.gz3d.crossmatch(table, 1)
