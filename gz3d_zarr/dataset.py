@@ -90,7 +90,60 @@ def take(dataset: xr.Dataset, rows: Sequence[int] | NDArray[np.intp]) -> xr.Data
     if len(chosen) and np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
         # Dask reads a part of a shard for a slice, and all of it for a list.
         return dataset.isel(subject=slice(int(chosen[0]), int(chosen[0]) + len(chosen)))
-    return dataset.isel(subject=chosen)
+    taken = dataset.isel(subject=chosen)
+    apart = {
+        name: taken.variables[name].copy(data=few)
+        for name, variable in dataset.variables.items()
+        if (few := _few_rows(variable, chosen)) is not None
+    }
+    return taken.assign(apart) if apart else taken
+
+
+class _Rows:
+    """Some rows of what dask reads from, for `dask.array.from_array`."""
+
+    def __init__(self, source: Any, axis: int, rows: NDArray[np.intp]) -> None:
+        self.source, self.axis, self.rows = source, axis, rows
+        self.shape = (*source.shape[:axis], len(rows), *source.shape[axis + 1 :])
+        self.dtype, self.ndim = source.dtype, len(source.shape)
+
+    def __getitem__(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        within = list(key)
+        rows = np.atleast_1d(self.rows[within[self.axis]])
+        within[self.axis] = 0 if isinstance(within[self.axis], int | np.integer) else slice(None)
+        # By slices: for a list, zarr copies pixel by pixel, in a hundred times as long.
+        parts = []
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+            place = slice(int(run[0]), int(run[-1]) + 1) if len(run) else slice(0)
+            parts.append(np.asarray(self.source[(slice(None),) * self.axis + (place,)]))
+        found: NDArray[Any] = np.concatenate(parts, self.axis)[tuple(within)]
+        return found
+
+
+def _few_rows(variable: xr.Variable, rows: NDArray[np.intp]) -> Any:
+    """Rows of a variable over dask, each read alone; None where whole chunks are as good.
+
+    That is where the rows are a quarter of the chunks that they are in, or more: of a shard of 64
+    masks, 16 rows take as long alone as all take together. It is also where dask computes the
+    variable and not just reads it: what a chunk needs would be computed again for each row.
+    """
+    if variable.chunks is None or "subject" not in variable.dims or not len(rows):
+        return None
+    array: Any = variable.data
+    axis = variable.get_axis_num("subject")
+    sizes = np.asarray(array.chunks[axis])
+    touched = np.unique(np.searchsorted(np.cumsum(sizes), rows, side="right"))
+    original = f"original-{array.name}"  # how dask names what an array is read from
+    if 4 * len(rows) >= sizes[touched].sum() or original not in array.dask.layers:
+        return None
+    import dask.array as da  # slow to import
+    from dask.base import tokenize
+    from dask.local import get_sync
+
+    source = get_sync(array.dask.layers[original], original)
+    chunks = (*array.chunks[:axis], int(sizes.max()), *array.chunks[axis + 1 :])
+    name = f"rows-{tokenize(array.name, rows)}"
+    return da.from_array(_Rows(source, axis, rows), chunks, name, meta=array._meta)
 
 
 def in_chunks(array: xr.DataArray) -> xr.DataArray:
