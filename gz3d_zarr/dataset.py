@@ -16,6 +16,9 @@ from gz3d_zarr.schema import BIG_ARRAYS, SCHEMA, SHARD_SIZE, VARIABLES
 IDENTITY = ("subject", "zooniverse_subject_id")
 """Coordinates that every Dataset of Galaxy Zoo: 3D has, also after selections."""
 
+MOST_CHUNKS = 4000
+"""Of an array along ``subject``: dask then takes many seconds before it begins."""
+
 
 def require(dataset: xr.Dataset, *names: str) -> None:
     """Make sure that this is a Dataset of Galaxy Zoo: 3D, and that it has these variables.
@@ -149,9 +152,27 @@ def _few_rows(variable: xr.Variable, rows: NDArray[np.intp]) -> Any:
 def in_chunks(array: xr.DataArray) -> xr.DataArray:
     """The array over dask, in whole shards where it was opened without chunks."""
     if array.chunks is not None:
+        _warn_of_many_chunks(array)
         return array
     shards = array.encoding.get("shards") or (SHARD_SIZE,)
     return chunk_values(array, {"subject": shards[0]} if "subject" in array.dims else {})
+
+
+def _warn_of_many_chunks(array: xr.DataArray) -> None:
+    """Say how to open a store, where each of many shards was cut into several dask chunks."""
+    sizes = array.variable.chunksizes.get("subject", ())
+    shards = array.encoding.get("shards")
+    if not shards or len(sizes) <= MOST_CHUNKS or max(sizes) >= shards[0]:
+        return
+    from dask.array import PerformanceWarning  # slow to import
+
+    warnings.warn(
+        f"{array.name} is in {len(sizes)} dask chunks of {count(max(sizes), 'subject')}, each of "
+        f"which is several tasks, though the store has shards of {shards[0]}: open it with "
+        f'gz3d_zarr.open_store(path), or xr.open_zarr(path, chunks={{"subject": {shards[0]}}})',
+        PerformanceWarning,
+        stacklevel=5,
+    )
 
 
 def chunk_values(array: xr.DataArray, chunks: Mapping[str, int | tuple[int, ...]]) -> xr.DataArray:

@@ -7,8 +7,9 @@ status is not ok weigh nothing; a `LeftOutWarning` tells how many.
 
 Every recipe takes a selection too, such as ``ds.gz3d.votes(spiral=0.2)``: dask then puts the rows
 of neighbouring shards together first, in less than 4,500 tasks. Open the store with
-`open_store`, which cuts it into whole shards; `open_source` works, and reads each file twice: for
-its status and for its masks.
+`open_store`, which cuts it into whole shards; a plain ``xr.open_zarr`` cuts it into subjects, more
+than 100,000 tasks, of which a `dask.array.PerformanceWarning` tells. `open_source` works, and reads
+each file twice: for its status and for its masks.
 """
 
 from __future__ import annotations

@@ -295,3 +295,21 @@ def test_the_whole_survey_is_a_small_graph(
         run(ds)
     assert len(tasks) == 1  # one pass
     assert SURVEY / SHARD < tasks[0] < MOST_TASKS[rows]
+
+
+def test_many_chunks_of_one_subject_are_told(survey: xr.Dataset) -> None:
+    shape = BIG_ARRAYS["segmentation"].shape
+    data = da.zeros((5000, *shape), dtype=np.uint8, chunks=(1, *shape))
+    fine = survey.isel(subject=slice(5000)).drop_vars("segmentation")
+    fine["segmentation"] = (BIG_ARRAYS["segmentation"].dims, data)
+    fine["status"] = fine["status"] * 0
+    fine["segmentation"].encoding["shards"] = (SHARD, *shape)
+    for action in (mean_mask, radial_profile, lambda ds: ds.gz3d.mask("bar")):
+        with pytest.warns(da.PerformanceWarning, match=r"5000 dask.*open_store\(path\)") as told:
+            action(fine)
+        assert len(told) == 1
+        assert action not in RECIPES.values() or told[0].filename == __file__
+        assert "of 1 subject, " in str(told[0].message)
+        assert 'xr.open_zarr(path, chunks={"subject": 64})' in str(told[0].message)
+    mean_mask(fine.isel(subject=slice(4000)))  # no warning: few, or whole shards
+    mean_mask(survey.assign(status=survey["status"] * 0))
