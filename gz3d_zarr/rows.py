@@ -111,8 +111,9 @@ def select_rows(
     table["subject"] = table["subject"].astype(object)
     ok = table["status"] == Status.OK
     if not ok.any():
-        what = "it" if len(wanted) == 1 else f"none of the {len(wanted)} subjects"
-        raise UsageError(f"of what is selected in {folder.url}, {what} has the status ok")
+        one = "the status of the subject is not ok"
+        told = one if len(wanted) == 1 else f"none of the {len(wanted)} subjects has the status ok"
+        raise UsageError(f"nothing is left of what is selected in {folder.url}: {told}")
     size = int(dataset["image"].data.chunksize[0])
     table = {name: values[ok] for name, values in table.items()}
     return Selection(folder, wanted[ok], int((~ok).sum()), size, table)

@@ -17,6 +17,7 @@ from files import subject_files, truth
 
 import gz3d_zarr
 from gz3d_zarr import UsageError, pixels
+from gz3d_zarr.rows import select_rows
 
 
 @pytest.fixture
@@ -196,6 +197,16 @@ def test_rank_and_world_size_are_those_of_torch_distributed(
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 6)
     assert len(ids_of(loaders.GZ3DIterableDataset(store))) == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(1, "the status of the subject is not ok"), (2, "none of the 2 subjects has the status ok")],
+)
+def test_rows_of_which_none_is_ok(holed: Path, number: int, message: str) -> None:
+    bad = np.flatnonzero(gz3d_zarr.open_store(holed)["status"].values)
+    with pytest.raises(UsageError, match=rf"nothing is left of .* in .*g\.zarr: {message}"):
+        select_rows(holed, bad[:number])
 
 
 def test_loader_arguments_that_cannot_be(loaders: Any, store: Path, holed: Path) -> None:
