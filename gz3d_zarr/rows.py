@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gz3d_zarr.errors import Status, StoreError, UsageError, count
+from gz3d_zarr.errors import LeftOutWarning, Status, StoreError, UsageError, count
 from gz3d_zarr.objects import ObjectFolder, object_folder
 from gz3d_zarr.opening import open_store, read_build
 from gz3d_zarr.schema import BIG_ARRAYS, VARIABLES
@@ -71,6 +72,11 @@ class Selection:
             return ""
         verb = "is" if self.left_out == 1 else "are"
         return f"{count(self.left_out, 'subject')} whose status is not ok {verb} left out"
+
+    def warn(self, stacklevel: int) -> None:
+        """Say in a `LeftOutWarning` how many were left out, where any was."""
+        if self.left_out:
+            warnings.warn(self.note, LeftOutWarning, stacklevel=stacklevel)
 
 
 def select_rows(

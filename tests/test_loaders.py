@@ -16,7 +16,7 @@ from distributed import Client
 from files import subject_files, truth
 
 import gz3d_zarr
-from gz3d_zarr import UsageError, pixels
+from gz3d_zarr import LeftOutWarning, UsageError, pixels
 from gz3d_zarr.rows import select_rows
 
 
@@ -38,6 +38,11 @@ def holed(simulated: Path, client: Client, tmp_path_factory: pytest.TempPathFact
         (source / path.name).write_bytes(b"<html>" if i in (0, 10) else path.read_bytes())
     gz3d_zarr.build(source, folder / "g.zarr", client, shard_size=4)
     return folder / "g.zarr"
+
+
+def told_of_two() -> Any:
+    """Expect the warning that the store `holed` is due."""
+    return pytest.warns(LeftOutWarning, match="^2 subjects whose status is not ok are left out$")
 
 
 def good_ids(store: Path) -> list[int]:
@@ -86,7 +91,8 @@ def test_ranks_and_workers_share_out_every_subject_once(
     for epoch in (0, 1):
         parts = []
         for rank in range(ranks):
-            dataset = loaders.GZ3DIterableDataset(holed, rank=rank, world_size=ranks)
+            with told_of_two():
+                dataset = loaders.GZ3DIterableDataset(holed, rank=rank, world_size=ranks)
             dataset.set_epoch(epoch)
             assert dataset.left_out == 2
             for number in range(workers):
@@ -157,7 +163,8 @@ def test_an_epoch_fetches_shards_and_decodes_subjects_once(
 def test_spawned_workers_that_stay_learn_of_the_next_epoch(loaders: Any, holed: Path) -> None:
     from torch.utils.data import DataLoader
 
-    dataset = loaders.GZ3DIterableDataset(holed, rank=0, world_size=1)
+    with told_of_two():
+        dataset = loaders.GZ3DIterableDataset(holed, rank=0, world_size=1)
     loader = DataLoader(
         dataset,
         batch_size=3,
@@ -179,13 +186,38 @@ def test_spawned_workers_that_stay_learn_of_the_next_epoch(loaders: Any, holed: 
 def test_map_style_goes_to_spawned_workers(loaders: Any, holed: Path) -> None:
     from torch.utils.data import DataLoader
 
-    dataset = loaders.GZ3DDataset(holed)
+    with told_of_two():
+        dataset = loaders.GZ3DDataset(holed)
     assert (len(dataset), dataset.left_out) == (16, 2)
     again = pickle.loads(pickle.dumps(dataset))
     np.testing.assert_array_equal(again[3]["image"], dataset[3]["image"])
     loader = DataLoader(dataset, batch_size=5, num_workers=1, multiprocessing_context="spawn")
     ids = [i for batch in loader for i in batch["zooniverse_subject_id"].tolist()]
     assert sorted(ids) == good_ids(holed)
+
+
+def test_subjects_that_are_left_out_are_counted_once_and_where_it_was_asked_for(
+    loaders: Any, holed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaders._Samples, "make", read_nothing)
+    for make in (loaders.GZ3DDataset, loaders.GZ3DIterableDataset):
+        with told_of_two() as told:
+            dataset = make(holed)
+        assert [warning.filename for warning in told] == [__file__]
+        # Any more warnings are errors.
+        assert len(ids_of(dataset)) == len(ids_of(pickle.loads(pickle.dumps(dataset)))) == 16
+        make(holed, rows=[5])
+
+
+def test_hugging_face_counts_subjects_that_are_left_out(holed: Path) -> None:
+    pytest.importorskip("datasets")
+    from gz3d_zarr.export.huggingface import iterable_dataset
+
+    bad = int(np.flatnonzero(gz3d_zarr.open_store(holed)["status"].values)[0])
+    with pytest.warns(LeftOutWarning, match="^1 subject whose status is not ok is") as told:
+        dataset = iterable_dataset(holed, rows=[5, bad])
+    assert [warning.filename for warning in told] == [__file__]
+    assert len(list(dataset.select_columns("object_id"))) == 1
 
 
 def test_rank_and_world_size_are_those_of_torch_distributed(
@@ -243,7 +275,8 @@ def test_hugging_face_examples(simulated: Path, holed: Path) -> None:
     datasets = pytest.importorskip("datasets")
     from gz3d_zarr.export.huggingface import iterable_dataset
 
-    dataset = iterable_dataset(holed)
+    with told_of_two():
+        dataset = iterable_dataset(holed)
     features = dataset.features
     assert {name: features[name].dtype for name in features if name != "segmentation"} == {
         "object_id": "string", "ra": "float64", "dec": "float64", "healpix": "int64",

@@ -59,12 +59,18 @@ def iterable_dataset(
         ``datasets`` is not installed, or nothing that is ok is selected.
     StoreError
         The store cannot be opened or, later, read.
+
+    Warns
+    -----
+    LeftOutWarning
+        Subjects whose status is not ok are left out; how many.
     """
     try:
         import datasets
     except ImportError as error:
         raise missing_extra("gz3d_zarr.export.huggingface", error, "huggingface") from error
     selection = select_rows(store, rows, storage_options=storage_options)
+    selection.warn(stacklevel=3)  # whoever calls this
     # A list is what datasets shares out: here the selections of the single shards.
     shards = [selection.take(positions) for positions in selection.shards()]
     made = datasets.IterableDataset.from_generator(

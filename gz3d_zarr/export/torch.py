@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gz3d_zarr.errors import UsageError
 from gz3d_zarr.export.tasks import missing_extra
 from gz3d_zarr.pixels import PixelReader
-from gz3d_zarr.rows import Selection, select_rows
+from gz3d_zarr.rows import select_rows
 
 try:
     import torch
@@ -26,6 +26,8 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    Rows = Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None
 
 Sample = dict[str, Any]
 Transform = Callable[[Sample], Any]
@@ -43,13 +45,19 @@ _SCALARS = (
 
 
 class _Samples:
-    """Makes samples of a selection; what both datasets share."""
+    """Makes samples of what is selected, and warns of what is left out; both datasets have one."""
 
     def __init__(
-        self, selection: Selection, channels_first: bool, transform: Transform | None
+        self,
+        store: str | Path,
+        rows: Rows,
+        channels_first: bool,
+        transform: Transform | None,
+        storage_options: Mapping[str, Any] | None,
     ) -> None:
-        self.selection = selection
-        self._reader = PixelReader(selection.folder)
+        self.selection = select_rows(store, rows, storage_options=storage_options)
+        self.selection.warn(stacklevel=4)  # whoever makes the dataset
+        self._reader = PixelReader(self.selection.folder)
         self._channels_first = channels_first
         self._transform = transform
 
@@ -104,20 +112,24 @@ class GZ3DDataset(Dataset[Any]):
         PyTorch is not installed, or nothing that is ok is selected.
     StoreError
         The store cannot be opened or, later, read.
+
+    Warns
+    -----
+    LeftOutWarning
+        Subjects whose status is not ok are left out; how many.
     """
 
     def __init__(
         self,
         store: str | Path,
         *,
-        rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None = None,
+        rows: Rows = None,
         channels_first: bool = True,
         transform: Transform | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        selection = select_rows(store, rows, storage_options=storage_options)
-        self.left_out = selection.left_out
-        self._samples = _Samples(selection, channels_first, transform)
+        self._samples = _Samples(store, rows, channels_first, transform, storage_options)
+        self.left_out = self._samples.selection.left_out
 
     def __len__(self) -> int:
         return len(self._samples.selection)
@@ -153,21 +165,19 @@ class GZ3DIterableDataset(IterableDataset[Any]):
     Attributes
     ----------
     left_out : int
-        Subjects that were selected and whose status is not ok.
+        As of `GZ3DDataset`, and so are errors and warnings.
 
     Raises
     ------
     UsageError
-        PyTorch is not installed, nothing that is ok is selected, or a number cannot be.
-    StoreError
-        The store cannot be opened or, later, read.
+        A number cannot be.
     """
 
     def __init__(
         self,
         store: str | Path,
         *,
-        rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None = None,
+        rows: Rows = None,
         channels_first: bool = True,
         transform: Transform | None = None,
         shuffle: bool = True,
@@ -182,9 +192,8 @@ class GZ3DIterableDataset(IterableDataset[Any]):
         if seed < 0:
             raise UsageError(f"seed is {seed}, expected 0 or more")
         self._rank, self._world_size = _place(rank, world_size)
-        selection = select_rows(store, rows, storage_options=storage_options)
-        self.left_out = selection.left_out
-        self._samples = _Samples(selection, channels_first, transform)
+        self._samples = _Samples(store, rows, channels_first, transform, storage_options)
+        self.left_out = self._samples.selection.left_out
         self._shuffle, self._seed, self._window = shuffle, seed, window
         # Shared with workers, so that those that outlive an epoch learn of the next.
         self._epoch = torch.zeros((), dtype=torch.int64)
