@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -220,15 +222,110 @@ def test_hugging_face_counts_subjects_that_are_left_out(holed: Path) -> None:
     assert len(list(dataset.select_columns("object_id"))) == 1
 
 
-def test_rank_and_world_size_are_those_of_torch_distributed(
+def test_rank_and_world_size_are_found_when_a_pass_starts(
     loaders: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
+    monkeypatch.setattr(loaders._Samples, "make", read_nothing)
+    dataset = loaders.GZ3DIterableDataset(store)
+    given = loaders.GZ3DIterableDataset(store, rank=0, world_size=2)
+    assert len(ids_of(dataset)) == 18
+    monkeypatch.setenv("WORLD_SIZE", "6")  # without a rank it says nothing
+    assert len(ids_of(dataset)) == 18
+    monkeypatch.setenv("RANK", "5")
+    assert len(ids_of(dataset)) == 3
+    monkeypatch.setenv("RANK", "six")
+    with pytest.raises(UsageError, match="RANK is 'six' and WORLD_SIZE '6'"):
+        ids_of(dataset)
+    monkeypatch.setenv("RANK", "6")
+    with pytest.raises(UsageError, match="rank is 6 of 6"):
+        ids_of(dataset)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 6)
-    assert len(ids_of(loaders.GZ3DIterableDataset(store))) == 3
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 9)
+    assert len(ids_of(dataset)) == 2
+    assert len(ids_of(given)) == 9
+
+
+RANKS = """
+import multiprocessing
+import operator
+import sys
+
+import torch
+
+from gz3d_zarr.export.torch import GZ3DIterableDataset
+
+
+def run(rank, store, meeting):
+    take = operator.itemgetter("zooniverse_subject_id")
+    dataset = GZ3DIterableDataset(store, rows=range(8), transform=take)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=2
+    )
+    for start in ("main", "fork", "spawn")[: 2 + rank]:  # spawning takes seconds: one rank does
+        how = {"num_workers": 1, "multiprocessing_context": start} if start != "main" else {}
+        loader = torch.utils.data.DataLoader(dataset, batch_size=None, **how)
+        print(rank, start, *loader, flush=True)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=run, args=(rank, *sys.argv[1:])) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+"""
+
+
+def test_a_dataset_that_is_older_than_the_process_group(
+    loaders: Any, store: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    environment = {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "RANK": "0",  # wrong: the process group goes before the environment
+        "WORLD_SIZE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, script, store, tmp_path / "meeting"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    told = {(rank, start): ids for rank, start, *ids in map(str.split, done.stdout.splitlines())}
+    assert len(told) == 5, done.stderr
+    for (rank, start), ids in told.items():
+        assert ids == told[rank, "main"], start
+    ids = sorted(map(int, told["0", "main"] + told["1", "main"]))
+    dataset = gz3d_zarr.open_store(store)
+    assert ids == sorted(dataset["zooniverse_subject_id"].values[:8].tolist())
+
+
+def test_a_pickled_dataset_knows_the_process_group(
+    loaders: Any, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(loaders._Samples, "make", read_nothing)
+    dataset = loaders.GZ3DIterableDataset(store)
+    before = pickle.dumps(dataset)
+    with monkeypatch.context() as group:
+        group.setattr(torch.distributed, "is_initialized", lambda: True)
+        group.setattr(torch.distributed, "get_rank", lambda: 1)
+        group.setattr(torch.distributed, "get_world_size", lambda: 6)
+        expected = ids_of(dataset)
+        pickled = pickle.dumps(dataset)
+        assert ids_of(pickle.loads(before)) == expected
+    assert ids_of(pickle.loads(pickled)) == expected
+    assert len(expected) == 3
+    assert len(ids_of(pickle.loads(before))) == 18
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ workers that are forked or spawned.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.errors import UsageError
+from gz3d_zarr.export.sharing import check_place, share
 from gz3d_zarr.export.tasks import missing_extra
 from gz3d_zarr.pixels import PixelReader
 from gz3d_zarr.rows import select_rows
@@ -160,7 +162,9 @@ class GZ3DIterableDataset(IterableDataset[Any]):
     window : int
         Shards whose subjects are shuffled among each other; kept compressed in memory.
     rank, world_size : int, optional
-        By default those of ``torch.distributed``, if it is initialised by now, else 0 of 1.
+        By default, at the start of each pass, those of ``torch.distributed`` if it is initialised,
+        else ``RANK`` and ``WORLD_SIZE`` of the environment, as torchrun sets them, else 0 of 1.
+        Workers go by what was so when they were started.
 
     Attributes
     ----------
@@ -191,7 +195,8 @@ class GZ3DIterableDataset(IterableDataset[Any]):
             raise UsageError(f"window is {window}, expected at least 1")
         if seed < 0:
             raise UsageError(f"seed is {seed}, expected 0 or more")
-        self._rank, self._world_size = _place(rank, world_size)
+        self._given = check_place(rank, world_size)
+        self._handed: tuple[int, int] | None = None
         self._samples = _Samples(store, rows, channels_first, transform, storage_options)
         self.left_out = self._samples.selection.left_out
         self._shuffle, self._seed, self._window = shuffle, seed, window
@@ -208,27 +213,30 @@ class GZ3DIterableDataset(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        part = self._rank * workers + number
+        rank, world_size = self._find_place() or (0, 1)
+        part = rank * workers + number
         key = [self._seed, int(self._epoch)]
-        shards = self._share(part, self._world_size * workers, np.random.default_rng(key))
+        shards = self._samples.selection.shards()
+        if self._shuffle:
+            order = np.random.default_rng(key).permutation(len(shards))  # the same for all parts
+            shards = [shards[i] for i in order]
+        shards = share(shards, part, world_size * workers)
         rng = np.random.default_rng([*key, part])
         for i in range(0, len(shards), self._window):
             yield from self._read(shards[i : i + self._window], rng)
 
-    def _share(self, part: int, parts: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-        """Positions of one part of all, an array a shard."""
-        shards = self._samples.selection.shards()
-        if self._shuffle:
-            shards = [shards[i] for i in rng.permutation(len(shards))]
-        total = len(self._samples.selection)
-        first, last = part * total // parts, (part + 1) * total // parts
-        mine, begin = [], 0
-        for positions in shards:
-            taken = positions[max(first - begin, 0) : max(last - begin, 0)]
-            begin += len(positions)
-            if len(taken):
-                mine.append(taken)
-        return mine
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker that is spawned has no process group, unlike a forked one, and must be told.
+        return {**self.__dict__, "_handed": self._find_place()}
+
+    def _find_place(self) -> tuple[int, int] | None:
+        """Rank and world size as they are by now; None where nothing tells them."""
+        if self._given is not None:
+            return self._given
+        distributed = torch.distributed
+        if distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank(), distributed.get_world_size()
+        return self._handed or _environment()
 
     def _read(self, window: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> Iterator[Any]:
         """The samples of some shards."""
@@ -245,15 +253,13 @@ class GZ3DIterableDataset(IterableDataset[Any]):
             yield self._samples.make(position, fetched.get(int(of_shard[position])))
 
 
-def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Rank and world size: as given, as of torch.distributed, or 0 of 1."""
-    if (rank is None) != (world_size is None):
-        raise UsageError("rank and world_size go together: give both or none")
-    if rank is None or world_size is None:
-        distributed = torch.distributed
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return 0, 1
-        return distributed.get_rank(), distributed.get_world_size()
-    if not 0 <= rank < world_size:
-        raise UsageError(f"rank is {rank} of {world_size}, expected one from 0 to {world_size - 1}")
-    return rank, world_size
+def _environment() -> tuple[int, int] | None:
+    """Rank and world size as torchrun tells them; None where nobody does."""
+    rank, world_size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    if not rank or not world_size:
+        return None
+    if not (rank.isdecimal() and world_size.isdecimal()):
+        raise UsageError(
+            f"in the environment RANK is {rank!r} and WORLD_SIZE {world_size!r}, expected numbers"
+        )
+    return check_place(int(rank), int(world_size))
