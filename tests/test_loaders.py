@@ -418,6 +418,56 @@ def test_hugging_face_shares_out_shards(store: Path) -> None:
     assert shuffled != places
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 7, 20])
+def test_hugging_face_ranks_decode_every_subject_once(
+    store: Path, monkeypatch: pytest.MonkeyPatch, ranks: int
+) -> None:
+    pytest.importorskip("datasets")
+    from gz3d_zarr.export.huggingface import iterable_dataset
+
+    read = Counter[int]()
+
+    def counting_read(self: Any, name: str, row: int, shards: Any = None) -> Any:
+        read[row] += name == "image"
+        return np.zeros((525, 525, 3) if name == "image" else (4, 525, 525), np.uint8)
+
+    monkeypatch.setattr(pixels.PixelReader, "read", counting_read)
+    whole = iterable_dataset(store)
+    parts = [iterable_dataset(store, rank=i, world_size=ranks) for i in range(ranks)]
+    assert all(part.features == whole.features for part in parts)
+    places = [[example["ra"] for example in part.shuffle(seed=1)] for part in parts]
+    expected = gz3d_zarr.open_store(store)["ra"].values.tolist()
+    assert sorted(place for part in places for place in part) == sorted(expected)
+    assert {len(part) for part in places} <= {18 // ranks, 18 // ranks + 1}
+    assert read == dict.fromkeys(range(18), 1)
+
+
+def test_hugging_face_ranks_that_cannot_be(store: Path) -> None:
+    pytest.importorskip("datasets")
+    from gz3d_zarr.export.huggingface import iterable_dataset
+
+    for wrong, message in (
+        ({"rank": 1}, "go together"),
+        ({"rank": 2, "world_size": 2}, "rank is 2 of 2"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            iterable_dataset(store, **wrong)
+
+
+def test_hugging_face_takes_no_rank_that_it_was_not_given(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets")
+    from datasets.distributed import split_dataset_by_node
+
+    from gz3d_zarr.export.huggingface import iterable_dataset
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    part = split_dataset_by_node(iterable_dataset(store), rank=1, world_size=2)
+    assert len(list(part.select_columns("object_id"))) == 9
+
+
 def test_hugging_face_in_the_workers_of_a_dataloader(store: Path) -> None:
     pytest.importorskip("datasets")
     pytest.importorskip("torch")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gz3d_zarr.export.sharing import check_place, share
 from gz3d_zarr.export.tasks import missing_extra, read_subjects
 from gz3d_zarr.pixels import PixelReader
 from gz3d_zarr.rows import Selection, select_rows
@@ -28,13 +29,19 @@ def iterable_dataset(
     store: str | Path,
     *,
     rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> IterableDataset:
     """Stream a store's subjects, shard by shard.
 
-    Shuffle with ``.shuffle(seed=, buffer_size=)``; a DataLoader's workers and
-    ``datasets.distributed.split_dataset_by_node`` share out the store's shards. Where their
-    number is no multiple of the nodes', ``datasets`` lets every node read all and keep its part.
+    Shuffle with ``.shuffle(seed=, buffer_size=)``; a DataLoader's workers share out the shards.
+
+    Where several nodes or ranks train, give each its `rank` and `world_size`: together they decode
+    each subject once, and their parts are equal but for one subject. ``split_dataset_by_node`` of
+    ``datasets.distributed`` is the other way, never both: it shares out whole shards, mixed over
+    all nodes by ``.shuffle``, but where their number is no multiple of the nodes', every node
+    decodes all subjects and keeps its part.
 
     Parameters
     ----------
@@ -43,6 +50,9 @@ def iterable_dataset(
     rows : sequence of int, or Dataset, optional
         Positions along ``subject``, or a Dataset that was selected from the store; by default
         all. Subjects whose status is not ok are left out; ``info.description`` counts them.
+    rank, world_size : int, optional
+        Which part, of how many, of the subjects in the order of the store; by default all of them.
+        Not taken from ``torch.distributed``: ``split_dataset_by_node`` would share them out again.
     storage_options : mapping, optional
         For fsspec.
 
@@ -56,7 +66,7 @@ def iterable_dataset(
     Raises
     ------
     UsageError
-        ``datasets`` is not installed, or nothing that is ok is selected.
+        ``datasets`` is not installed, nothing that is ok is selected, or there is no such rank.
     StoreError
         The store cannot be opened or, later, read.
 
@@ -69,10 +79,12 @@ def iterable_dataset(
         import datasets
     except ImportError as error:
         raise missing_extra("gz3d_zarr.export.huggingface", error, "huggingface") from error
+    part, parts = check_place(rank, world_size) or (0, 1)
     selection = select_rows(store, rows, storage_options=storage_options)
     selection.warn(stacklevel=3)  # whoever calls this
-    # A list is what datasets shares out: here the selections of the single shards.
-    shards = [selection.take(positions) for positions in selection.shards()]
+    # A list is what datasets shares out, never an empty one: here selections of single shards.
+    mine = share(selection.shards(), part, parts) or [np.zeros(0, np.int64)]
+    shards = [selection.take(positions) for positions in mine]
     made = datasets.IterableDataset.from_generator(
         _examples, features=make_features(selection), gen_kwargs={"shards": shards}
     )
