@@ -1,4 +1,4 @@
-"""Measure epochs of the PyTorch loaders over a store of hard-linked reference files.
+"""Measure epochs of the loaders over a store of hard-linked reference files.
 
     python benchmarks/loader.py [--count 1024] [--batch 32] [--workers 2] [--source DIR]
 
@@ -12,11 +12,14 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from datasets import IterableDataset
 from measuring import describe_machine, find_originals, link
 
 import gz3d_zarr
+from gz3d_zarr.export.huggingface import iterable_dataset
 from gz3d_zarr.export.torch import GZ3DDataset, GZ3DIterableDataset
 
 
@@ -48,12 +51,21 @@ def main() -> None:
                 print_row(codec, "iterable", iterable, options, workers, start)
             by_row = GZ3DDataset(store)
             print_row(codec, "map-style, shuffled", by_row, options, options.workers, "fork")
+            examples = iterable_dataset(store)
+            for form, workers, start in (("torch", options.workers, "fork"), ("numpy", 0, None)):
+                formatted = examples.with_format(form)
+                print_row(codec, f"Hugging Face, {form}", formatted, options, workers, start)
+
+
+def gather(examples: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Put examples side by side; PyTorch's own way cannot take texts in arrays of numpy."""
+    return {name: [example[name] for example in examples] for name in examples[0]}
 
 
 def print_row(
     codec: str,
     name: str,
-    dataset: GZ3DDataset | GZ3DIterableDataset,
+    dataset: GZ3DDataset | GZ3DIterableDataset | IterableDataset,
     options: argparse.Namespace,
     workers: int,
     start: str | None,
@@ -66,18 +78,19 @@ def print_row(
         multiprocessing_context=start,
         persistent_workers=workers > 0,
         shuffle=True if isinstance(dataset, GZ3DDataset) else None,
+        collate_fn=gather if name.endswith("numpy") else None,
     )
     steady, whole = 0.0, 0.0
     for epoch in range(options.epochs):
-        if isinstance(dataset, GZ3DIterableDataset):
+        if not isinstance(dataset, GZ3DDataset):
             dataset.set_epoch(epoch)
         began = time.perf_counter()
         seen, first, after_first = set(), 0, began
         for batch in loader:
-            batch["image"][0].float().mean()
+            torch.as_tensor(batch["image"][0]).float().mean()
             if not seen:
                 first, after_first = len(batch["image"]), time.perf_counter()
-            seen.update(batch["zooniverse_subject_id"].tolist())
+            seen.update(batch["object_id"])
         ended = time.perf_counter()
         if len(seen) != options.count:
             raise SystemExit(f"{len(seen)} of {options.count} subjects came")
