@@ -267,7 +267,8 @@ def run(rank, store, meeting):
     for start in ("main", "fork", "spawn")[: 2 + rank]:  # spawning takes seconds: one rank does
         how = {"num_workers": 1, "multiprocessing_context": start} if start != "main" else {}
         loader = torch.utils.data.DataLoader(dataset, batch_size=None, **how)
-        print(rank, start, *loader, flush=True)
+        with open(f"{meeting}-{rank}-{start}", "w") as told:
+            print(*loader, file=told)
     torch.distributed.destroy_process_group()
 
 
@@ -299,11 +300,13 @@ def test_a_dataset_that_is_older_than_the_process_group(
         text=True,
         timeout=120,
     )
-    told = {(rank, start): ids for rank, start, *ids in map(str.split, done.stdout.splitlines())}
+    told = {
+        path.name: [int(i) for i in path.read_text().split()] for path in tmp_path.glob("meeting-*")
+    }
     assert len(told) == 5, done.stderr
-    for (rank, start), ids in told.items():
-        assert ids == told[rank, "main"], start
-    ids = sorted(map(int, told["0", "main"] + told["1", "main"]))
+    assert told["meeting-0-fork"] == told["meeting-0-main"]
+    assert told["meeting-1-fork"] == told["meeting-1-spawn"] == told["meeting-1-main"]
+    ids = sorted(told["meeting-0-main"] + told["meeting-1-main"])
     dataset = gz3d_zarr.open_store(store)
     assert ids == sorted(dataset["zooniverse_subject_id"].values[:8].tolist())
 
