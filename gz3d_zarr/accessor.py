@@ -293,7 +293,14 @@ class GZ3DAccessor:
         xarray.Dataset
             The subject alone, with lazy coordinates ``ra`` and ``dec`` (y, x; degrees, ICRS) by
             xarray's CoordinateTransformIndex: ``sel(ra=..., dec=..., method="nearest")`` takes
-            points on the sky. The subject's own position is ``subject_ra, subject_dec``.
+            points on the sky, as DataArrays or Variables of the same dimensions; for numbers,
+            xarray raises TypeError. A point outside the picture raises UsageError. The subject's
+            own position is ``subject_ra, subject_dec``.
+
+        Examples
+        --------
+        >>> ra, dec = xr.Variable("point", [41.317, 41.318]), xr.Variable("point", [15.285, 15.286])
+        >>> ds.gz3d.sky("1-150061")["image"].sel(ra=ra, dec=dec, method="nearest")
         """
         from gz3d_zarr import sky
 

@@ -54,11 +54,23 @@ class SkyTransform(CoordinateTransform):
         return {"ra": sky.ra.deg, "dec": sky.dec.deg}
 
     def reverse(self, coord_labels: dict[Hashable, Any]) -> dict[str, Any]:
-        """``ra, dec`` to positions ``y, x`` in pixels, from 0."""
+        """``ra, dec`` to positions ``y, x`` in pixels, from 0; UsageError outside the picture."""
         from astropy.coordinates import SkyCoord
 
         sky = SkyCoord(coord_labels["ra"], coord_labels["dec"], unit="deg", frame="icrs")
         x, y = self.wcs.world_to_pixel(sky)
+        rows, columns = self.dim_size["y"], self.dim_size["x"]
+        # xarray rounds likewise, but counts negative pixels from the opposite edge. NaN, of points
+        # that the projection does not reach, is not inside either.
+        row, column = np.round(y), np.round(x)
+        inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+        if not inside.all():
+            first = [float(np.ravel(v)[np.argmin(inside)]) for v in (sky.ra.deg, sky.dec.deg, y, x)]
+            raise UsageError(
+                "ra={:.6f}, dec={:.6f} is outside the picture, at y={:.6g}, x={:.6g}".format(*first)
+                + f" where y is from 0 to {rows - 1} and x from 0 to {columns - 1}; leave out the "
+                f"points outside, {np.sum(~inside)} of {np.size(inside)}"
+            )
         return {"y": y, "x": x}
 
     def equals(

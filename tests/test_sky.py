@@ -115,6 +115,39 @@ def test_sky_gives_each_pixel_its_position_lazily(ds: xr.Dataset) -> None:
         sky.gz3d.wcs()
 
 
+@pytest.mark.parametrize(
+    ("y", "x"), [(-0.6, 261), (524.6, 261), (261, -0.6), (261, 524.6), (-300, 261), (261, 5e4)]
+)
+def test_a_point_outside_the_picture_is_refused(ds: xr.Dataset, y: float, x: float) -> None:
+    row = ds.isel(subject=5)
+    sky = row.gz3d.sky().assign(row=("y", np.arange(525)), column=("x", np.arange(525)))
+    wcs = row.gz3d.wcs()
+
+    def pixel(y: float, x: float) -> tuple[int, int]:
+        ra, dec = (xr.Variable("point", [v]) for v in wcs.wcs_pix2world(x, y, 0))
+        found = sky.sel(ra=ra, dec=dec, method="nearest")
+        return found["row"].item(), found["column"].item()
+
+    with pytest.raises(UsageError, match="is outside the picture.*y is from 0 to 524.*, 1 of 1"):
+        pixel(y, x)
+    inside = np.clip([y, x], -0.4, 524.4)
+    assert pixel(*inside) == tuple(np.round(inside))
+
+
+def test_one_point_outside_the_picture_is_named_among_others(ds: xr.Dataset) -> None:
+    sky = ds.isel(subject=5).gz3d.sky()
+    ra, dec = sky["subject_ra"].item(), sky["subject_dec"].item()
+    for other in (-dec, np.nan):  # where the projection does not reach, and nowhere
+        points = {
+            "ra": xr.DataArray([ra, ra + 180, ra], dims="point"),
+            "dec": xr.DataArray([dec, other, dec], dims="point"),
+        }
+        with pytest.raises(UsageError, match=r"at y=nan, x=nan where .*, 1 of 3"):
+            sky.sel(points, method="nearest")
+    with pytest.raises(UsageError, match="outside the picture"):
+        sky.sel(ra=xr.Variable((), ra), dec=xr.Variable((), dec + 1), method="nearest")
+
+
 def test_reprojecting_averages_counts(ds: xr.Dataset) -> None:
     pytest.importorskip("reproject")
     row = ds.isel(subject=3)
