@@ -331,8 +331,9 @@ class GZ3DAccessor:
         Returns
         -------
         xarray.Dataset
-            ``image`` and ``segmentation`` as float64, computed, NaN outside the picture, with
-            lazy coordinates ``ra`` and ``dec`` as from `sky`.
+            ``image`` (y, x, channel) and ``segmentation`` (class, y, x) as float64, computed, NaN
+            outside the picture, with lazy coordinates ``ra`` and ``dec`` as from `sky`. Other
+            variables of pixels, such as a mask that was assigned, are left out.
 
         Raises
         ------
@@ -365,7 +366,8 @@ class GZ3DAccessor:
         xarray.Dataset
             ``segmentation`` float64 (class, y, x), over dask, row 0 at the bottom (south) as in
             the cubes, with lazy coordinates ``ra`` and ``dec``. The subject's position is the
-            centre of spaxel (n/2, n/2), counted from 0: CRPIX is n/2 + 1 in the cubes.
+            centre of spaxel (n/2, n/2), counted from 0: CRPIX is n/2 + 1 in the cubes. ``image``
+            and other variables of pixels, such as a mask that was assigned, are left out.
 
         Raises
         ------

@@ -155,23 +155,34 @@ def reprojected(
         ) from error
     if method not in METHODS:
         raise UsageError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
+    _need_planes(row, "image", "segmentation")
     source = subject_wcs(row)
     wcs = _target(target, shape)
     function = getattr(reproject, f"reproject_{method}")
 
-    def onto(planes: NDArray[np.uint8]) -> FloatArray:
-        values: FloatArray = function(
-            (planes.astype(float), source), wcs, shape_out=wcs.array_shape, return_footprint=False
+    def onto(name: str) -> xr.Variable:
+        # Any order of dimensions, and without class or channel where one was selected.
+        planes = row[name].transpose(..., "y", "x")
+        values = function(
+            (planes.values.astype(float), source),
+            wcs,
+            shape_out=wcs.array_shape,
+            return_footprint=False,
         )
-        return values
+        return xr.Variable(planes.dims, values, _kept(planes))
 
-    picture = onto(np.moveaxis(row["image"].values, -1, 0))
-    counts = onto(row["segmentation"].transpose("class", "y", "x").values)
-    moved = row.drop_vars(["image", "segmentation", "scale"]).assign(
-        image=(("y", "x", "channel"), np.moveaxis(picture, 0, -1), _kept(row["image"])),
-        segmentation=(("class", "y", "x"), counts, _kept(row["segmentation"])),
-    )
-    return _on_sky(moved, wcs)
+    moved = {"image": onto("image").transpose("y", "x", ...), "segmentation": onto("segmentation")}
+    return _on_sky(row.drop_dims(["y", "x"]).drop_vars("scale").assign(moved), wcs)
+
+
+def _need_planes(row: xr.Dataset, *names: str) -> None:
+    for name in names:
+        lacks = [dim for dim in ("y", "x") if dim not in row[name].dims]
+        if lacks:
+            raise UsageError(
+                f"{name} has no dimension {' or '.join(lacks)}, which was selected from or summed "
+                "over: use the Dataset from before that"
+            )
 
 
 def _target(target: Any, shape: tuple[int, int] | None) -> WCS:
@@ -186,10 +197,8 @@ def _target(target: Any, shape: tuple[int, int] | None) -> WCS:
     wcs = WCS(target) if isinstance(target, Header) else target
     if not wcs.has_celestial:
         raise UsageError("the target WCS is not of the sky")
-    length = wcs.array_shape
-    wcs = wcs.celestial  # of a cube, its two axes on the sky; a copy in any case
-    if shape is None and length is not None:
-        shape = length[-2], length[-1]
+    wcs = wcs.celestial  # of a cube, its two axes on the sky, wherever; a copy in any case
+    shape = wcs.array_shape if shape is None else shape
     if shape is None:
         raise UsageError("the target WCS has no shape of its own: give shape=(rows, columns)")
     if len(shape) != 2 or min(shape) < 1:
@@ -201,6 +210,7 @@ def _target(target: Any, shape: tuple[int, int] | None) -> WCS:
 def spaxels(row: xr.Dataset, ifu_size: int | None) -> xr.Dataset:
     """Counts of one row on MaNGA's grid, as `GZ3DAccessor.to_spaxels` documents."""
     require(row, "segmentation", "ifu_design_size")
+    _need_planes(row, "segmentation")
     if ifu_size is None:
         ifu_size = int(row["ifu_design_size"].values)
     side = SPAXEL_GRIDS.get(ifu_size)
@@ -238,7 +248,7 @@ def spaxels(row: xr.Dataset, ifu_size: int | None) -> xr.Dataset:
         "wcs_cdelt": (np.diag(wcs.wcs.pc) * wcs.wcs.cdelt).tolist(),
         "wcs_crval": wcs.wcs.crval.tolist(),
     }
-    rest = row.drop_vars(["segmentation", "image", "channel"], errors="ignore")
+    rest = row.drop_dims(["y", "x"]).drop_vars("channel", errors="ignore")
     moved = rest.assign(segmentation=averaged).assign_coords(
         scale=((), SPAXEL_ARCSEC / 3600, row["scale"].attrs)
     )

@@ -171,6 +171,80 @@ def test_reprojecting_averages_counts(ds: xr.Dataset) -> None:
     np.testing.assert_allclose(same["segmentation"].values[inside], counts[inside], atol=1e-5)
 
 
+def grid(row: xr.Dataset, rows: int, columns: int) -> WCS:
+    """Half an arcsecond a pixel, about the subject."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crpix = [columns / 2, rows / 2]
+    wcs.wcs.crval = [row["ra"].item(), row["dec"].item()]
+    wcs.wcs.cdelt = [-0.5 / 3600, 0.5 / 3600]
+    wcs.array_shape = (rows, columns)
+    return wcs
+
+
+def moves(row: xr.Dataset) -> list[xr.Dataset]:
+    """The row on other grids, by every way there is."""
+    pytest.importorskip("reproject")
+    target = grid(row, 20, 30)
+    return [row.gz3d.reproject(None, target, method="interp"), row.gz3d.to_spaxels()]
+
+
+@pytest.mark.parametrize("order", [("x", "y", ...), ("channel", "y", "x", ...), (..., "class")])
+def test_other_grids_of_transposed_rows_are_the_same(ds: xr.Dataset, order: tuple[str]) -> None:
+    row = ds.isel(subject=3).load()
+    for moved, expected in zip(moves(row.transpose(*order)), moves(row), strict=True):
+        xr.testing.assert_equal(moved, expected)
+
+
+def test_other_grids_of_one_class_have_no_dimension_class(ds: xr.Dataset) -> None:
+    row = ds.isel(subject=3).load()
+    one = row.sel({"class": "spiral"})
+    for moved, every in zip(moves(one), moves(row), strict=True):
+        assert moved["segmentation"].dims == ("y", "x")
+        np.testing.assert_array_equal(moved["segmentation"], every["segmentation"][2])
+        assert moved["class"].item() == "spiral"
+        np.testing.assert_array_equal(moved.gz3d.mask("spiral"), every.gz3d.mask("spiral"))
+    red = row.isel(channel=0)
+    np.testing.assert_array_equal(moves(red)[0]["image"], moves(row)[0]["image"][..., 0])
+
+
+def test_other_grids_leave_out_other_variables_of_pixels(ds: xr.Dataset) -> None:
+    row = ds.isel(subject=3).load()
+    more = row.assign(arms=row.gz3d.mask("spiral"), rows=("y", np.arange(525)), weight=2.0)
+    for moved, expected in zip(
+        moves(more.assign_coords(x=np.arange(525))), moves(row), strict=True
+    ):
+        xr.testing.assert_equal(moved.drop_vars("weight"), expected)
+        assert moved["weight"].item() == 2.0
+    for method in (
+        lambda r: r.gz3d.reproject(None, grid(row, 5, 5)),
+        lambda r: r.gz3d.to_spaxels(),
+    ):
+        with pytest.raises(UsageError, match="has no dimension y, which was selected"):
+            method(row.isel(y=3))
+
+
+@pytest.mark.parametrize("axes", [(1, 2, 3), (2, 3, 1), (3, 2, 1), (1, 3, 2)])
+def test_a_cube_may_have_its_axes_in_any_order(ds: xr.Dataset, axes: tuple[int, ...]) -> None:
+    pytest.importorskip("reproject")
+    row = ds.isel(subject=3)
+    header = fits.Header({"NAXIS": 3})
+    of_axis = (
+        {"NAXIS": 30, "CTYPE": "RA---TAN", "CRPIX": 15.0, "CRVAL": row["ra"].item(),
+         "CDELT": -0.5 / 3600, "CUNIT": "deg"},
+        {"NAXIS": 20, "CTYPE": "DEC--TAN", "CRPIX": 10.0, "CRVAL": row["dec"].item(),
+         "CDELT": 0.5 / 3600, "CUNIT": "deg"},
+        {"NAXIS": 4, "CTYPE": "WAVE", "CRPIX": 1.0, "CRVAL": 5e-7, "CDELT": 1e-10, "CUNIT": "m"},
+    )  # fmt: skip
+    for axis, cards in sorted(zip(axes, of_axis, strict=True)):
+        header.update({f"{name}{axis}": value for name, value in cards.items()})
+    moved = row.gz3d.reproject(None, header, method="interp")
+    expected = row.gz3d.reproject(None, grid(row, 20, 30), method="interp")["segmentation"].values
+    if axes[0] > axes[1]:
+        expected = expected.swapaxes(1, 2)  # declination along x
+    np.testing.assert_allclose(moved["segmentation"], expected, atol=1e-9)
+
+
 def test_reprojecting_to_a_cube_and_to_other_frames(ds: xr.Dataset) -> None:
     pytest.importorskip("reproject")
     row = ds.isel(subject=3)
