@@ -204,7 +204,8 @@ class GZ3DAccessor:
         Returns
         -------
         xarray.DataArray
-            Boolean (subject, y, x), over dask; True where the status is not ok.
+            Boolean (subject, y, x), over dask; False where the status is not ok, and where a
+            count is not known, as outside the picture after `reproject`.
         """
         from gz3d_zarr import masks
 

@@ -34,10 +34,21 @@ def class_mask(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.Dat
 
 def no_class_mask(dataset: xr.Dataset, threshold: float) -> xr.DataArray:
     """Where no class is marked, as `GZ3DAccessor.other` documents."""
+    require(dataset, "status")
     counts = _counts(dataset, None)
     if counts.sizes.get("class") != len(CLASSES):
         raise UsageError("other needs all four classes: use the Dataset from before one was chosen")
-    free = ~(counts > _level(counts, threshold)).any("class")
+    free = xr.apply_ufunc(
+        _free,
+        counts,
+        _cut_as(counts, dataset["status"] == Status.OK),
+        input_core_dims=[["class", "y", "x"], []],
+        output_core_dims=[["y", "x"]],
+        kwargs={"level": _level(counts, threshold)},
+        dask="parallelized",
+        output_dtypes=[np.bool_],
+        dask_gufunc_kwargs={"allow_rechunk": True},
+    )
     return _named(free, "other", f"no class is marked by more than {threshold:g} volunteers")
 
 
@@ -65,19 +76,23 @@ def class_area(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.Dat
     require(dataset, "scale", "status")
     counts = _counts(dataset, cls)
     pixel = ((dataset["scale"] * 3600) ** 2).where(dataset["status"] == Status.OK)
-    if pixel.chunks is None and "subject" in pixel.dims:
-        # Cut as the counts are: dask would else do that in two more tasks a shard.
-        pixel = chunk_values(pixel, {"subject": counts.variable.chunksizes["subject"]})
     area = xr.apply_ufunc(
         _area,
         counts,
-        pixel,
+        _cut_as(counts, pixel),
         input_core_dims=[["y", "x"], []],
         kwargs={"level": _level(counts, threshold)},
         dask="parallelized",
         output_dtypes=[np.float64],
     )
     return _named(area, "area", f"area marked by more than {threshold:g} volunteers", "arcsec2")
+
+
+def _cut_as(counts: xr.DataArray, values: xr.DataArray) -> xr.DataArray:
+    """A value for each subject, cut as the counts are: dask would do that in more tasks a shard."""
+    if values.chunks is not None or "subject" not in values.dims:
+        return values
+    return chunk_values(values, {"subject": counts.variable.chunksizes["subject"]})
 
 
 def _counts(dataset: xr.Dataset, cls: str | None) -> xr.DataArray:
@@ -123,12 +138,19 @@ def _area(counts: NDArray[Any], pixel: NDArray[Any], level: Any) -> NDArray[np.f
     return area
 
 
+def _free(counts: NDArray[Any], ok: NDArray[np.bool_], level: Any) -> NDArray[np.bool_]:
+    # Asked this way round, NaN, which is outside the picture, is not free.
+    free: NDArray[np.bool_] = (counts <= level).all(axis=-3) & ok[..., None, None]
+    return free
+
+
 def _of_volunteers(counts: NDArray[Any]) -> NDArray[np.float32]:
     return counts.astype(np.float32) / np.float32(VOLUNTEERS)
 
 
 def _of_marks(counts: NDArray[Any]) -> NDArray[np.float32]:
-    most = counts.max(axis=(-2, -1), keepdims=True, initial=0)
+    # Unlike max, fmax skips NaN, which is outside the picture.
+    most: NDArray[Any] = np.fmax.reduce(counts, axis=(-2, -1), keepdims=True, initial=0)
     share: NDArray[np.float32] = counts.astype(np.float32) / np.maximum(most, 1).astype(np.float32)
     return share
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from distributed import Client
 from files import subject_files, truth
 
 import gz3d_zarr
-from gz3d_zarr import UsageError
+from gz3d_zarr import StoreError, UsageError
 from gz3d_zarr.schema import BIG_ARRAYS, LABELS
 
 CLASSES = ("center", "star", "spiral", "bar")
@@ -93,6 +94,30 @@ def test_rows_that_are_not_ok_have_no_area(archive: Path, client: Client, tmp_pa
     assert bad.sum() == 1
     np.testing.assert_array_equal(np.isnan(ds.gz3d.area("center").values), bad)
     assert not ds.gz3d.mask("center").values[bad].any()
+    other = ds.gz3d.other()
+    assert other.dims == ("subject", "y", "x")
+    np.testing.assert_array_equal(other.any(("y", "x")), ~bad)
+    assert not ds.isel(subject=int(bad.argmax())).gz3d.other().values.any()
+    with pytest.raises(StoreError, match="lacks status"):
+        ds.drop_vars("status").gz3d.other()
+
+
+def test_what_is_outside_the_picture_is_not_other_and_spoils_no_fraction(
+    ds: xr.Dataset, counts: np.ndarray
+) -> None:
+    part = ds.isel(subject=slice(3))
+    inside = xr.DataArray(np.arange(525) > 100, dims="y")
+    seen = part.assign(segmentation=part["segmentation"].where(inside))
+    np.testing.assert_array_equal(seen.gz3d.other(), part.gz3d.other() & inside)
+    shown = counts[:3, :, 101:].astype(float)
+    most = np.maximum(shown.max(axis=(2, 3), keepdims=True), 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        marks = seen.gz3d.fraction(of="marks").values
+    np.testing.assert_allclose(marks[:, :, 101:], shown / most, rtol=1e-6)
+    assert np.isnan(marks[:, :, :101]).all()
+    nothing = part.assign(segmentation=part["segmentation"].where(False))
+    assert not nothing.gz3d.other().values.any()
 
 
 def test_wrong_arguments_are_refused(ds: xr.Dataset) -> None:
