@@ -334,7 +334,8 @@ class GZ3DAccessor:
         xarray.Dataset
             ``image`` (y, x, channel) and ``segmentation`` (class, y, x) as float64, computed, NaN
             outside the picture, with lazy coordinates ``ra`` and ``dec`` as from `sky`. Other
-            variables of pixels, such as a mask that was assigned, are left out.
+            variables of pixels, such as a mask that was assigned, are left out, and ``scale``,
+            without which there are no `area`, `wcs` and `plot`.
 
         Raises
         ------

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.dataset import chunk_values, in_chunks, require
 from gz3d_zarr.errors import Status, UsageError
+from gz3d_zarr.sky import require_scale
 from gz3d_zarr.subject import CLASSES
 
 VOLUNTEERS = 15
@@ -73,7 +74,7 @@ def marked_fraction(
 
 def class_area(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.DataArray:
     """Marked area, as `GZ3DAccessor.area` documents."""
-    require(dataset, "scale", "status")
+    require_scale(dataset, "status")
     counts = _counts(dataset, cls)
     pixel = ((dataset["scale"] * 3600) ** 2).where(dataset["status"] == Status.OK)
     area = xr.apply_ufunc(

@@ -10,12 +10,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gz3d_zarr.dataset import as_rows, keep_ok, read, require, status_label
+from gz3d_zarr.dataset import as_rows, keep_ok, read, status_label
 from gz3d_zarr.errors import Status, UsageError
 from gz3d_zarr.masks import VOLUNTEERS, check_class, whole_threshold
 from gz3d_zarr.schema import THRESHOLD
 from gz3d_zarr.selection import select_any
-from gz3d_zarr.sky import bundle_hexagon, subject_wcs
+from gz3d_zarr.sky import bundle_hexagon, require_scale, subject_wcs
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -34,7 +34,7 @@ SHEET_MOST = 200
 """Subjects on one contact sheet at the most."""
 _DIM = 0.7
 _OPAQUE = 0.8
-_NEEDED = ("image", "segmentation", "class", "status", "ifu_design_size", "scale")
+_NEEDED = ("image", "segmentation", "class", "status", "ifu_design_size")
 
 
 def plot_subject(
@@ -46,7 +46,7 @@ def plot_subject(
     hexagon: bool = True,
 ) -> Figure:
     """Draw one row, as `GZ3DAccessor.plot` documents."""
-    require(row, *_NEEDED, "ra", "dec")
+    require_scale(row, *_NEEDED, "ra", "dec")
     _need_matplotlib()
     level = whole_threshold(threshold)
     names = _classes(row, classes)
@@ -89,7 +89,7 @@ def plot_sheet(
     title: str | None = None,
 ) -> Figure:
     """Draw many rows, as `GZ3DAccessor.contact_sheet` documents."""
-    require(dataset, *_NEEDED)
+    require_scale(dataset, *_NEEDED)
     _need_matplotlib()
     from matplotlib.figure import Figure
 

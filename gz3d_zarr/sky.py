@@ -87,9 +87,20 @@ class SkyTransform(CoordinateTransform):
         )
 
 
+def require_scale(dataset: xr.Dataset, *names: str) -> None:
+    """As `require`, also of `scale`; StoreError with the true cause where `reproject` took it."""
+    if "scale" not in dataset.variables and "subject_ra" in dataset.variables:
+        raise StoreError(
+            "this Dataset has no scale, since reproject put it on a grid whose pixels are not the "
+            "subject's: use the Dataset from before it. For an area on that grid, count the "
+            "pixels of the mask and multiply by the area of one"
+        )
+    require(dataset, "scale", *names)
+
+
 def subject_wcs(row: xr.Dataset) -> WCS:
     """WCS of one row, as `GZ3DAccessor.wcs` documents."""
-    require(row, "ra", "dec", "scale")
+    require_scale(row, "ra", "dec")
     if any(row[name].ndim for name in ("ra", "dec", "scale")):
         raise StoreError(
             "ra and dec of this Dataset are no longer those of its subject: use the Dataset from "

@@ -224,6 +224,17 @@ def test_other_grids_leave_out_other_variables_of_pixels(ds: xr.Dataset) -> None
             method(row.isel(y=3))
 
 
+def test_what_needs_the_scale_says_that_reproject_took_it(ds: xr.Dataset) -> None:
+    moved = moves(ds.isel(subject=3))[0]
+    assert moved.gz3d.mask("spiral").dims == ("y", "x")
+    gz3d = moved.gz3d
+    for method in (gz3d.area, gz3d.wcs, gz3d.to_spaxels, gz3d.plot, gz3d.contact_sheet):
+        with pytest.raises(StoreError, match="no scale, since reproject.* from before"):
+            method()
+    with pytest.raises(StoreError, match="lacks scale; keep"):
+        ds.drop_vars("scale").gz3d.area()
+
+
 @pytest.mark.parametrize("axes", [(1, 2, 3), (2, 3, 1), (3, 2, 1), (1, 3, 2)])
 def test_a_cube_may_have_its_axes_in_any_order(ds: xr.Dataset, axes: tuple[int, ...]) -> None:
     pytest.importorskip("reproject")
