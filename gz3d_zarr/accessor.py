@@ -403,9 +403,9 @@ class GZ3DAccessor:
         subject
             See `GZ3DAccessor`.
         ax : matplotlib Axes, or two of them, optional
-            One: the masks only. Two: picture and masks. By default a new figure with axes in sky
-            coordinates.
-        classes : sequence of str, optional
+            One: the masks only. Two, in an array of any shape: picture and masks. By default a
+            new figure with axes in sky coordinates.
+        classes : str or sequence of str, optional
             By default all four.
         threshold : float
             Where more volunteers than this marked a class, an outline says so.

@@ -41,7 +41,7 @@ def plot_subject(
     row: xr.Dataset,
     ax: Axes | Sequence[Axes] | None = None,
     *,
-    classes: Sequence[str] | None = None,
+    classes: str | Sequence[str] | None = None,
     threshold: float = THRESHOLD,
     hexagon: bool = True,
 ) -> Figure:
@@ -58,7 +58,7 @@ def plot_subject(
     if ax is None:
         figure, panels, bars = _new_figure(subject_wcs(row), len(names))
     else:
-        panels = list(np.atleast_1d(np.asarray(ax, object)))
+        panels = list(np.atleast_1d(np.asarray(ax, object)).flat)
         if len(panels) not in (1, 2):
             raise UsageError(f"plot takes one or two axes, not {len(panels)}")
         figure = cast("Figure", panels[0].figure)
@@ -83,7 +83,7 @@ def plot_sheet(
     ax: Sequence[Axes] | None = None,
     *,
     columns: int | None = None,
-    classes: Sequence[str] | None = None,
+    classes: str | Sequence[str] | None = None,
     threshold: float = THRESHOLD,
     hexagon: bool = True,
     title: str | None = None,
@@ -181,13 +181,14 @@ def _need_matplotlib() -> None:
         ) from error
 
 
-def _classes(dataset: xr.Dataset, classes: Sequence[str] | None) -> list[str]:
+def _classes(dataset: xr.Dataset, classes: str | Sequence[str] | None) -> list[str]:
     if classes is None:
         held = np.atleast_1d(dataset["class"].values).tolist()
         return [name for name in CLASS_COLOURS if name in held]
-    for name in classes:
+    names = [classes] if isinstance(classes, str) else list(classes)
+    for name in names:
         check_class(dataset, name)
-    return list(classes)
+    return names
 
 
 def _pixels(

@@ -116,6 +116,27 @@ def test_plots_go_into_axes_that_are_given(ds: xr.Dataset) -> None:
         ds.isel(subject=slice(4)).gz3d.contact_sheet(ax=panels)
 
 
+def test_axes_may_come_in_an_array_of_two_dimensions(ds: xr.Dataset) -> None:
+    row = ds.isel(subject=most_marked(ds))
+    figure = Figure()
+    axes = figure.subplots(2, 1, squeeze=False)
+    assert row.gz3d.plot(ax=axes) is figure
+    assert len(axes[0, 0].images) == 1
+    assert len(axes[1, 0].images) >= 2
+    one = Figure().subplots(1, 1, squeeze=False)
+    assert len(row.gz3d.plot(ax=one).axes[0].images) >= 2
+
+
+def test_one_class_may_be_named_alone(ds: xr.Dataset) -> None:
+    row = ds.isel(subject=most_marked(ds))
+    *_, bar = row.gz3d.plot(classes="spiral").axes
+    assert bar.get_title() == "spiral"
+    sheet = ds.isel(subject=slice(2)).gz3d.contact_sheet(classes="bar")
+    assert sheet.legends[0].get_texts()[0].get_text() == "bar"
+    with pytest.raises(UsageError, match="no class 'spirals', expected .* is spiral meant"):
+        row.gz3d.plot(classes="spirals")
+
+
 def test_a_contact_sheet_has_all_subjects_asked_for(ds: xr.Dataset) -> None:
     sheet = ds.isel(subject=slice(5)).gz3d.contact_sheet(columns=2, title="five")
     assert len(sheet.axes) == 6
