@@ -10,12 +10,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gz3d_zarr.dataset import as_rows, keep_ok, read, status_label
+from gz3d_zarr.dataset import as_rows, keep_ok, status_label
 from gz3d_zarr.errors import Status, UsageError
 from gz3d_zarr.masks import VOLUNTEERS, check_class, whole_threshold
 from gz3d_zarr.schema import THRESHOLD
 from gz3d_zarr.selection import select_any
-from gz3d_zarr.sky import bundle_hexagon, require_scale, subject_wcs
+from gz3d_zarr.sky import PLACE, bundle_hexagon, in_memory, require_scale, subject_wcs
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -50,6 +50,7 @@ def plot_subject(
     _need_matplotlib()
     level = whole_threshold(threshold)
     names = _classes(row, classes)
+    row = in_memory(row, *_NEEDED, *PLACE)
     status = int(row["status"].values)
     if status != Status.OK:
         raise UsageError(f"subject {_title(row)} has no picture: its status is "
@@ -120,7 +121,7 @@ def plot_sheet(
             raise UsageError(f"{number} subjects need as many axes, not {len(panels)}")
         figure = cast("Figure", panels[0].figure)
     for i in range(number):
-        row = rows.isel(subject=i)
+        row = in_memory(rows.isel(subject=i), *_NEEDED, "scale")
         image, counts = _pixels(row, names)
         _overlay(panels[i], image, counts, level)
         panels[i].set_title(_title(row), fontsize="small")
@@ -194,8 +195,9 @@ def _classes(dataset: xr.Dataset, classes: str | Sequence[str] | None) -> list[s
 def _pixels(
     row: xr.Dataset, names: Sequence[str]
 ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]:
-    """Picture (y, x, channel), and counts (y, x) of each class; read together."""
-    image, segmentation = read(row.transpose(..., "y", "x", "channel"), "image", "segmentation")
+    """Picture (y, x, channel), and counts (y, x) of each class, of a row in memory."""
+    placed = row.transpose(..., "y", "x", "channel")
+    image, segmentation = placed["image"].values, placed["segmentation"].values
     planes = segmentation.reshape(-1, *segmentation.shape[-2:])  # also where one was selected
     return image, {name: planes[check_class(row, name)] for name in names}
 

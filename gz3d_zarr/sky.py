@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
 
-from gz3d_zarr.dataset import in_chunks, require, status_label
+from gz3d_zarr.dataset import in_chunks, read, require, status_label
 from gz3d_zarr.errors import StoreError, UsageError
 from gz3d_zarr.subject import BUNDLE_ARCSEC, CRPIX, SIDE
 
@@ -27,6 +27,8 @@ SPAXEL_ARCSEC = 0.5
 SPAXEL_GRIDS: Mapping[int, int] = {7: 24, 19: 34, 37: 44, 61: 54, 91: 64, 127: 74}
 """Fibres in a bundle, and spaxels along each side of its cubes."""
 METHODS = ("exact", "interp", "adaptive")
+PLACE = ("ra", "dec", "scale", "status")
+"""Variables that `subject_wcs` reads."""
 _SAME = 1e-11
 """By how much numbers of a WCS may differ: pickling one rounds them to twelve digits."""
 
@@ -98,6 +100,14 @@ def require_scale(dataset: xr.Dataset, *names: str) -> None:
     require(dataset, "scale", *names)
 
 
+def in_memory(row: xr.Dataset, *names: str) -> xr.Dataset:
+    """The row with these variables, as far as it has them, read together: a file only once."""
+    held = [name for name in names if name in row.variables and name not in row.xindexes]
+    values = zip(held, read(row, *held), strict=True)
+    loaded: xr.Dataset = row.assign({n: row.variables[n].copy(data=array) for n, array in values})
+    return loaded
+
+
 def subject_wcs(row: xr.Dataset) -> WCS:
     """WCS of one row, as `GZ3DAccessor.wcs` documents."""
     require_scale(row, "ra", "dec")
@@ -112,6 +122,7 @@ def subject_wcs(row: xr.Dataset) -> WCS:
                 f"the Dataset was cut to {row.sizes[dim]} of {SIDE} pixels along {dim}, and which "
                 "is not known: use the Dataset from before that"
             )
+    row = in_memory(row, *PLACE)
     ra, dec, scale = (float(row[name].values) for name in ("ra", "dec", "scale"))
     if not np.isfinite([ra, dec, scale]).all():
         status = status_label(int(row["status"].values)) if "status" in row else "unknown"
@@ -167,8 +178,9 @@ def reprojected(
     if method not in METHODS:
         raise UsageError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
     _need_planes(row, "image", "segmentation")
-    source = subject_wcs(row)
     wcs = _target(target, shape)
+    row = in_memory(row, *PLACE, "image", "segmentation")
+    source = subject_wcs(row)
     function = getattr(reproject, f"reproject_{method}")
 
     def onto(name: str) -> xr.Variable:
@@ -222,6 +234,7 @@ def spaxels(row: xr.Dataset, ifu_size: int | None) -> xr.Dataset:
     """Counts of one row on MaNGA's grid, as `GZ3DAccessor.to_spaxels` documents."""
     require(row, "segmentation", "ifu_design_size")
     _need_planes(row, "segmentation")
+    row = in_memory(row, *PLACE, "ifu_design_size")
     if ifu_size is None:
         ifu_size = int(row["ifu_design_size"].values)
     side = SPAXEL_GRIDS.get(ifu_size)
@@ -298,8 +311,8 @@ def bundle_hexagon(row: xr.Dataset) -> FloatArray | None:
         Positions (x, y) in pixels, from 0; None where the bundle's size is not known.
     """
     require(row, "ifu_design_size", "scale")
-    width = BUNDLE_ARCSEC.get(int(row["ifu_design_size"].values))
-    scale = float(row["scale"].values)
+    fibres, scale = (value.item() for value in read(row, "ifu_design_size", "scale"))
+    width = BUNDLE_ARCSEC.get(fibres)
     if width is None or not np.isfinite(scale):
         return None
     angles = np.radians(np.arange(0, 360, 60))

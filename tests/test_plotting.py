@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import gz3d_zarr
-from gz3d_zarr import LeftOutWarning, UsageError
+from gz3d_zarr import LeftOutWarning, UsageError, lazy
 from gz3d_zarr.cli import main
 from gz3d_zarr.plotting import CLASS_COLOURS
+from gz3d_zarr.reading import read_file
 from gz3d_zarr.sky import bundle_hexagon
 
 
@@ -149,6 +150,22 @@ def test_a_contact_sheet_has_all_subjects_asked_for(ds: xr.Dataset) -> None:
     assert [repeated in title for title in titles] == [True, True, False]
     assert "14000007" in titles[2]
     FigureCanvasAgg(sheet).draw()
+
+
+def test_a_file_is_read_once_for_a_plot(simulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+
+    def counting(path: str, *args: object) -> object:
+        reads.append(path)
+        return read_file(path, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lazy, "read_file", counting)
+    source = gz3d_zarr.open_source(simulated)
+    source.isel(subject=7).gz3d.plot()
+    assert len(reads) == 1
+    reads.clear()
+    source.isel(subject=slice(2)).gz3d.contact_sheet()
+    assert len(reads) == 4  # first the status of all, then each picture
 
 
 def test_rows_that_are_not_ok_are_left_out_and_counted(flawed: Path) -> None:

@@ -16,7 +16,8 @@ from astropy.wcs import WCS
 from files import subject_files
 
 import gz3d_zarr
-from gz3d_zarr import StoreError, UsageError
+from gz3d_zarr import StoreError, UsageError, lazy
+from gz3d_zarr.reading import read_file
 from gz3d_zarr.sky import SPAXEL_GRIDS, bundle_hexagon
 
 
@@ -79,6 +80,35 @@ def test_a_subject_is_named_by_either_id(ds: xr.Dataset) -> None:
         ds.gz3d.wcs("1-60000")
     with pytest.raises(UsageError, match="cut to 200 of 525 pixels along x"):
         ds.isel(x=slice(200)).gz3d.wcs(number)
+
+
+def test_a_file_is_read_once_for_all_that_is_asked_of_it(
+    simulated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("reproject")
+    reads: list[str] = []
+
+    def counting(path: str, *args: object) -> object:
+        reads.append(path)
+        return read_file(path, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lazy, "read_file", counting)
+    row = gz3d_zarr.open_source(simulated).isel(subject=7)
+    target = WCS(naxis=2)
+    target.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    for function in (
+        row.gz3d.wcs,
+        row.gz3d.sky,
+        row.gz3d.to_spaxels,
+        lambda: row.gz3d.reproject(None, target, (5, 5), method="interp"),
+        lambda: bundle_hexagon(row),
+    ):
+        reads.clear()
+        function()
+        assert len(reads) == 1
+    sky = row.gz3d.sky()
+    assert {"subject_ra", "subject_dec", "scale"} < set(sky.coords)
+    assert "status" in sky.data_vars
 
 
 def test_a_file_never_read_has_no_wcs(ds: xr.Dataset) -> None:
