@@ -59,7 +59,12 @@ class SkyTransform(CoordinateTransform):
         """``ra, dec`` to positions ``y, x`` in pixels, from 0; UsageError outside the picture."""
         from astropy.coordinates import SkyCoord
 
-        sky = SkyCoord(coord_labels["ra"], coord_labels["dec"], unit="deg", frame="icrs")
+        try:
+            sky = SkyCoord(coord_labels["ra"], coord_labels["dec"], unit="deg", frame="icrs")
+        except ValueError as error:
+            raise UsageError(
+                f"ra and dec are not points on the sky, in degrees: {error}"
+            ) from error
         x, y = self.wcs.world_to_pixel(sky)
         rows, columns = self.dim_size["y"], self.dim_size["x"]
         # xarray rounds likewise, but counts negative pixels from the opposite edge. NaN, of points

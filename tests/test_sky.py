@@ -174,6 +174,8 @@ def test_one_point_outside_the_picture_is_named_among_others(ds: xr.Dataset) -> 
         }
         with pytest.raises(UsageError, match=r"at y=nan, x=nan where .*, 1 of 3"):
             sky.sel(points, method="nearest")
+    with pytest.raises(UsageError, match=r"not points on the sky, in degrees: .* 90"):
+        sky.sel(ra=xr.Variable((), ra), dec=xr.Variable((), 101.0), method="nearest")
     with pytest.raises(UsageError, match="outside the picture"):
         sky.sel(ra=xr.Variable((), ra), dec=xr.Variable((), dec + 1), method="nearest")
 
