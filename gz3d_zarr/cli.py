@@ -23,9 +23,9 @@ import click
 import gz3d_zarr
 from gz3d_zarr.cli_options import (
     all_of,
+    destination_option,
     ids_option,
     json_option,
-    nest,
     plan_options,
     rule_options,
     source_options,
@@ -197,14 +197,7 @@ def verify(store: str, as_json: bool, **options: Any) -> None:
 @click.argument("destination")
 @all_of(worker_options)
 @store_options
-@click.option(
-    "--destination-option",
-    "destination_options",
-    metavar="KEY=VALUE",
-    multiple=True,
-    callback=nest,
-    help="As --storage-option, and for DESTINATION only. Repeatable.",
-)
+@destination_option
 @click.option("--resume", is_flag=True, help="Go on with a copy that was stopped.")
 @json_option
 @_guarded
@@ -252,6 +245,7 @@ _export_options = all_of(
         *worker_options,
         click.option("--overwrite", is_flag=True, help="Replace files of the same names."),
         store_options,
+        destination_option,
         json_option,
     ]
 )
@@ -292,13 +286,14 @@ def _export(
     """Run an export on the subjects that the options select."""
     from gz3d_zarr.progress import show_progress
     from gz3d_zarr.rows import resolve_rows
+    from gz3d_zarr.source import is_url
 
     options = _gather(options)
     rows = resolve_rows(
         store,
         ids=options.pop("ids"),
         cone=options.pop("cone"),
-        storage_options=options["storage_options"],
+        storage_options=options["storage_options"] if is_url(store) else None,
     )
     with show_progress(sys.stderr) as progress:
         report = function(store, dest, rows=rows, progress=progress, **options)

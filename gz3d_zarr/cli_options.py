@@ -62,6 +62,14 @@ store_options = all_of(
         ),
     ]
 )
+destination_option = click.option(
+    "--destination-option",
+    "destination_options",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=nest,
+    help="As --storage-option, and for the destination only. Repeatable.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 worker_options = [
     click.option("--workers", type=int, metavar="N", help="Local processes. [default: cores]"),

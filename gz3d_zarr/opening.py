@@ -24,7 +24,7 @@ from gz3d_zarr.lazy_pixels import make_lazy
 from gz3d_zarr.objects import ObjectFolder, object_folder
 from gz3d_zarr.pixels import PixelReader
 from gz3d_zarr.receipts import PLAN_KEY, RECEIPTS_PREFIX
-from gz3d_zarr.schema import BIG_ARRAYS, LABELS, OBJECT_ID_ATTRS, SCHEMA, VARIABLES
+from gz3d_zarr.schema import BIG_ARRAYS, LABELS, OBJECT_ID_ATTRS, SCHEMA, SHARD_SIZE, VARIABLES
 from gz3d_zarr.store import CATALOGUE_GROUP, ROOT_KEY, quiet
 from gz3d_zarr.unfinished import open_unfinished, read_begun
 
@@ -113,7 +113,8 @@ def open_store(
         {name: (name, np.array(labels, np.dtypes.StringDType())) for name, labels in known.items()}
     )
     # A copy that xarray has written may have no shards.
-    size = (dataset["image"].encoding.get("shards") or (dataset.attrs["shard_size"],))[0]
+    whole_shard = (dataset.attrs.get("shard_size", SHARD_SIZE),)
+    size = (dataset["image"].encoding.get("shards") or whole_shard)[0]
     reader = PixelReader(folder) if chunks is None else None
     for name in BIG_ARRAYS:
         with quiet():
@@ -126,6 +127,8 @@ def open_store(
     dataset = dataset[[*named, *(name for name in dataset.data_vars if name not in named)]]
     object_id = ("subject", dataset["subject"].data, OBJECT_ID_ATTRS)
     whole: xr.Dataset = dataset.assign_coords(object_id=object_id)
+    if "complete" in whole.attrs:
+        whole.attrs["complete"] = int(whole.attrs["complete"])  # netCDF has no booleans
     return whole
 
 

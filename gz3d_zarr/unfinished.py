@@ -70,7 +70,7 @@ def open_unfinished(folder: ObjectFolder) -> xr.Dataset:
     for name, variable in VARIABLES.items():
         values = variable_values(name, rows, layout)
         variables[name] = (variable.dims, values, variable_attrs(name, layout))
-    attrs = {"schema": json.loads(begun)["schema"], "complete": False}
+    attrs = {"schema": json.loads(begun)["schema"], "complete": 0}
     attrs |= {"shard_size": layout.shard_size, "subjects": layout.subjects}
     return assemble([row.entry for row in rows], variables, attrs)
 

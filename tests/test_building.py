@@ -510,6 +510,21 @@ def test_copy_that_xarray_wrote_opens(store: Path, tmp_path: Path) -> None:
         gz3d_zarr.open_store(tmp_path / "p.zarr")
 
 
+def test_copy_of_files_that_xarray_wrote_opens(simulated: Path, tmp_path: Path) -> None:
+    files = gz3d_zarr.open_source(simulated, limit=3)
+    with warnings.catch_warnings(action="ignore"):
+        files.to_zarr(tmp_path / "files.zarr", zarr_format=3, consolidated=True)
+    xr.testing.assert_equal(gz3d_zarr.open_store(tmp_path / "files.zarr"), files)
+
+
+def test_selection_can_be_saved_as_netcdf(store: Path, tmp_path: Path) -> None:
+    ds = gz3d_zarr.open_store(store).isel(subject=[1, 4])
+    ds.to_netcdf(tmp_path / "some.nc", engine="h5netcdf")
+    with xr.open_dataset(tmp_path / "some.nc", engine="h5netcdf") as saved:
+        xr.testing.assert_equal(saved.gz3d.mask("spiral"), ds.gz3d.mask("spiral"))
+        np.testing.assert_array_equal(saved["image"], ds["image"])
+
+
 @pytest.mark.parametrize("built", [1, 3])
 def test_stopped_build_is_incomplete_and_resumes_to_the_same_bytes(
     simulated: Path,

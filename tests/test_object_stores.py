@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from botocore.loaders import create_loader
+from click.testing import CliRunner
 from distributed import Client
 from object_stores import (
     Fault,
@@ -39,9 +40,12 @@ from stores import StopHereError, stop_after
 
 import gz3d_zarr
 from gz3d_zarr import IncompleteStoreError, StoreError, UsageError
+from gz3d_zarr.cli import main
+from gz3d_zarr.export.fits import export_fits
 from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.opening import read_build
 from gz3d_zarr.progress import Progress
+from gz3d_zarr.rows import read_texts, select_rows
 
 ROOT = "zarr.json"
 BIG = ("image/c/", "segmentation/c/")
@@ -482,6 +486,24 @@ def test_command_reads_from_s3_and_says_nothing_else(public: S3Server) -> None:
     )  # fmt: skip
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["arrays"][0]["shape"][0] == 6
+
+
+def test_exports_go_to_s3_from_a_disk(moto_bucket: S3Server, few: Path, client: Client) -> None:
+    url, options = f"s3://{moto_bucket.bucket}/files", moto_bucket.storage_options
+    export_fits(few, url, client, rows=[1, 3], storage_options=options)
+    names = read_texts(select_rows(few, [1, 3]))["file_name"]
+    assert set(moto_bucket.digests()) == {f"files/{name}" for name in names}
+    nowhere = {**options, "endpoint_url": "http://127.0.0.1:9"}
+    export_fits(
+        few, url + "2", client, rows=[1], storage_options=nowhere, destination_options=options
+    )
+    arguments = ["export", "fits", str(few), url + "3", "--endpoint-url", moto_bucket.endpoint]
+    arguments += ["--cone", "0,0,648000", "--storage-option", f"key={moto_bucket.key}"]
+    arguments += ["--destination-option", f"secret={moto_bucket.secret}"]
+    with client.as_current():
+        result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert len(moto_bucket.digests()) == 3 + gz3d_zarr.open_store(few).sizes["subject"]
 
 
 @pytest.fixture

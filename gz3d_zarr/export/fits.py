@@ -12,11 +12,11 @@ import deflate
 import numpy as np
 from numpy.typing import NDArray
 
-from gz3d_zarr.export.tasks import Done, ExportReport, Runner, open_destination, read_subjects
+from gz3d_zarr.export.tasks import Done, ExportReport, Runner, open_places, read_subjects
 from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.pixels import PixelReader
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.rows import Selection, read_texts, select_rows
+from gz3d_zarr.rows import Selection, read_texts
 from gz3d_zarr.source import base_name
 from gz3d_zarr.subject import CRPIX
 
@@ -69,6 +69,7 @@ def export_fits(
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    destination_options: Mapping[str, Any] | None = None,
 ) -> ExportReport:
     """Write subject files, gzipped, under the names that the source had.
 
@@ -95,6 +96,8 @@ def export_fits(
         Called with a `Progress` after every shard.
     storage_options : mapping, optional
         For fsspec: of the store, and of `dest`, where they are URLs.
+    destination_options : mapping, optional
+        More for `dest` only.
 
     Returns
     -------
@@ -109,8 +112,9 @@ def export_fits(
     BuildError
         A task failed otherwise; files that are there are whole.
     """
-    selection = select_rows(store, rows, storage_options=storage_options)
-    destination = open_destination(dest, selection.folder, storage_options, overwrite=overwrite)
+    selection, destination = open_places(
+        store, dest, rows, storage_options, destination_options, overwrite=overwrite
+    )
     texts = read_texts(selection)
     tasks = [
         _Task(
@@ -120,13 +124,8 @@ def export_fits(
         )
         for positions in selection.shards()
     ]
-    runner = Runner(
-        _write_shard, "gz3d-export-fits", selection.left_out, selection.shard_size, progress
-    )
-    done, seconds = runner.run(tasks, len(selection), client, scheduler, workers)
-    return ExportReport(
-        destination.url, done.subjects, done.files, selection.left_out, done.stored_bytes, seconds
-    )
+    runner = Runner(_write_shard, "gz3d-export-fits", selection, destination, progress)
+    return runner.run(tasks, client, scheduler, workers)
 
 
 def _write_shard(task: _Task) -> Done:

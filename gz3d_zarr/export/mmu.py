@@ -22,13 +22,13 @@ from gz3d_zarr.export.tasks import (
     ExportReport,
     Runner,
     missing_extra,
-    open_destination,
+    open_places,
     read_subjects,
 )
 from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.pixels import PixelReader
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.rows import Selection, read_texts, select_rows
+from gz3d_zarr.rows import Selection, read_texts
 from gz3d_zarr.subject import CLASSES, SIDE
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def export_mmu(
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    destination_options: Mapping[str, Any] | None = None,
 ) -> ExportReport:
     """Write ``DEST/healpix=N/001-of-001.hdf5``, with N NESTED at nside 16.
 
@@ -109,6 +110,8 @@ def export_mmu(
         Called with a `Progress` after every task, of a shard's worth of pixels.
     storage_options : mapping, optional
         For fsspec: of the store, and of `dest`, where they are URLs.
+    destination_options : mapping, optional
+        More for `dest` only.
 
     Returns
     -------
@@ -124,16 +127,12 @@ def export_mmu(
         A task failed otherwise; files that are there are whole.
     """
     _import_h5py()  # before any work
-    selection = select_rows(store, rows, storage_options=storage_options)
-    destination = open_destination(dest, selection.folder, storage_options, overwrite=overwrite)
+    selection, destination = open_places(
+        store, dest, rows, storage_options, destination_options, overwrite=overwrite
+    )
     tasks = list(_plan(selection, destination))
-    runner = Runner(
-        _write_pixels, "gz3d-export-mmu", selection.left_out, selection.shard_size, progress
-    )
-    done, seconds = runner.run(tasks, len(selection), client, scheduler, workers)
-    return ExportReport(
-        destination.url, done.subjects, done.files, selection.left_out, done.stored_bytes, seconds
-    )
+    runner = Runner(_write_pixels, "gz3d-export-mmu", selection, destination, progress)
+    return runner.run(tasks, client, scheduler, workers)
 
 
 def _plan(selection: Selection, destination: ObjectFolder) -> Iterator[_Task]:

@@ -15,12 +15,13 @@ from gz3d_zarr.errors import StoreError, UsageError, count
 from gz3d_zarr.objects import ObjectFolder, object_folder
 from gz3d_zarr.pixels import PixelReader
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.rows import Selection
+from gz3d_zarr.rows import Selection, select_rows
 from gz3d_zarr.running import run_tasks
 from gz3d_zarr.source import is_url
 
 if TYPE_CHECKING:
     import numpy as np
+    import xarray as xr
     from distributed import Client
     from numpy.typing import NDArray
 
@@ -81,24 +82,35 @@ class ExportReport:
         return text
 
 
-def open_destination(
+def open_places(
+    store: str | Path,
     dest: str | Path,
-    store: ObjectFolder,
+    rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None,
     storage_options: Mapping[str, Any] | None,
+    destination_options: Mapping[str, Any] | None,
     *,
     overwrite: bool,
-) -> ObjectFolder:
-    """The folder to write to.
+) -> tuple[Selection, ObjectFolder]:
+    """The subjects to export, and the folder to write to.
+
+    Storage options are for whichever of the two is a URL.
 
     Raises
     ------
+    UsageError
+        Nothing is selected, or none of it is ok.
     StoreError
-        It cannot be written to, lies in the store, or holds files and may not be written over.
+        The store cannot be read; the folder cannot be written to, lies in the store, or holds
+        files and may not be written over.
     """
-    text = str(dest)
-    folder = object_folder(text, storage_options if is_url(text) else None)
-    if f"{folder.url}/".startswith(f"{store.url}/"):
-        raise StoreError(f"{folder.url} lies in the store {store.url}; choose another folder")
+    shared = storage_options or {}
+    selection = select_rows(store, rows, storage_options=shared if is_url(str(store)) else None)
+    options = {**(shared if is_url(str(dest)) else {}), **(destination_options or {})}
+    folder = object_folder(dest, options)
+    if f"{folder.url}/".startswith(f"{selection.folder.url}/"):
+        raise StoreError(
+            f"{folder.url} lies in the store {selection.folder.url}; choose another folder"
+        )
     if folder.is_writable() is False:
         raise StoreError(f"{folder.url} cannot be written to")
     if not overwrite:
@@ -108,7 +120,7 @@ def open_destination(
                 f"{folder.url} holds {count(there, 'file')} already; choose an empty folder, or "
                 "write over those of the same names with --overwrite (overwrite=True)"
             )
-    return folder
+    return selection, folder
 
 
 def read_subjects(
@@ -138,29 +150,27 @@ class Runner(Generic[T]):
         Run on a worker with one task; returns `Done`.
     name : str
         Beginning of the tasks' keys, which dask's dashboard shows.
-    left_out : int
-        Shown as subjects that are not ok.
-    shard_size : int
-        Subjects that a task has in memory at the most.
+    selection : Selection
+        All the subjects.
+    destination : ObjectFolder
     progress : callable, optional
         Called at the start and after every task.
     """
 
     function: Callable[[T], Done]
     name: str
-    left_out: int
-    shard_size: int
+    selection: Selection
+    destination: ObjectFolder
     progress: Callable[[Progress], None] | None
 
     def run(
         self,
         tasks: Sequence[T],
-        subjects: int,
         client: Client | None,
         scheduler: str | None,
         workers: int | None,
-    ) -> tuple[Done, float]:
-        """Run all tasks; give their sum and the seconds that they took.
+    ) -> ExportReport:
+        """Run all tasks, and report on them.
 
         Raises
         ------
@@ -175,14 +185,24 @@ class Runner(Generic[T]):
             resources: Resources = find_resources(running, workers)
             with use_workers(running, resources, len(tasks)) as worker:
                 began = time.monotonic()
-                done = self._run(worker, tasks, subjects)
-                return done, time.monotonic() - began
+                done = self._run(worker, tasks)
+                seconds = time.monotonic() - began
+        return ExportReport(
+            self.destination.url,
+            done.subjects,
+            done.files,
+            self.selection.left_out,
+            done.stored_bytes,
+            seconds,
+        )
 
-    def _run(self, client: Client, tasks: Sequence[T], subjects: int) -> Done:
+    def _run(self, client: Client, tasks: Sequence[T]) -> Done:
         total = Done(0, 0, 0)
-        self._tell(Progress(0, subjects, 0, self.left_out))
+        subjects, left_out = len(self.selection), self.selection.left_out
+        size = self.selection.shard_size
+        self._tell(Progress(0, subjects, 0, left_out))
         hint = ". What is written is whole; run it again with --overwrite (overwrite=True)"
-        results = run_tasks(client, self.function, tasks, self.name, self.shard_size, hint)
+        results = run_tasks(client, self.function, tasks, self.name, size, hint)
         with contextlib.closing(results):
             for done in results:
                 total = Done(
@@ -190,7 +210,7 @@ class Runner(Generic[T]):
                     total.files + done.files,
                     total.stored_bytes + done.stored_bytes,
                 )
-                self._tell(Progress(total.subjects, subjects, done.subjects, self.left_out))
+                self._tell(Progress(total.subjects, subjects, done.subjects, left_out))
         return total
 
     def _tell(self, progress: Progress) -> None:
