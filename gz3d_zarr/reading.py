@@ -8,7 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def read_files(
     chosen = rules or FetchRules()
     if not any(_is_fetched_ahead(path, options) for path, _ in files):
         for path, sha1 in files:
-            with gate(lambda: True) if is_url(path) else contextlib.nullcontext():
+            with gate(lambda: True) if is_url(path) else nullcontext():
                 body = _try_file(path, sha1, options, chosen.cache)
             yield body
         return
@@ -74,12 +74,14 @@ def read_files(
     for order in orders:
         waiting.put(order)
     stop = threading.Event()
+    over_http = any(is_http(path) for path, _ in files)
 
     def work() -> None:
         try:
             with gate(lambda: not (stop.is_set() or waiting.empty())) as is_open:
                 if is_open:
-                    with open_connection(options, stop) as connection:
+                    http = open_connection(options, stop) if over_http else nullcontext()
+                    with http as connection:
                         while not stop.is_set():
                             waiting.get_nowait().fill(connection, options, chosen.cache)
         except queue.Empty:
@@ -119,7 +121,7 @@ class _Order:
         self.body: Future[bytes | SubjectError] = Future()
 
     def fill(
-        self, connection: Connection, options: Mapping[str, Any] | None, cache: str | None
+        self, connection: Connection | None, options: Mapping[str, Any] | None, cache: str | None
     ) -> None:
         """Keep the promise, whatever happens."""
         try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
+import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,7 +17,7 @@ from gz3d_zarr.planning import PlanOptions
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.receipts import Receipt
 from gz3d_zarr.shard import ShardTask, build_shard
-from gz3d_zarr.slots import SLOTS, limit_tasks
+from gz3d_zarr.slots import limit_tasks, run_in_slot
 from gz3d_zarr.source import is_url, origin
 from gz3d_zarr.store import array_documents
 from gz3d_zarr.target import Work
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 ON_ERROR = ("skip", "raise")
+WATCH_SECONDS = 5.0
+"""How often it is looked whether there are workers."""
+logger = logging.getLogger(__name__)
 IN_FLIGHT = 256
 """Tasks that a scheduler holds at a time; enough for a cluster that grows with its backlog."""
 
@@ -162,11 +167,11 @@ def run_tasks(
 
     def submit(number: int, task: Task) -> Future[Result]:
         key = f"{prefix}-{number}-{time.time_ns()}"
-        future = client.submit(function, task, key=key, pure=False, resources={SLOTS: 1})
+        future = client.submit(run_in_slot, slots, function, task, key=key, pure=False)
         pending.add(future)
         return future
 
-    with limit_tasks(client, shard_size):
+    with limit_tasks(client, shard_size) as slots, _told_of_missing_workers(client, address):
         first = [submit(*task) for task in itertools.islice(waiting, IN_FLIGHT)]
         running = as_completed(first, loop=client.loop)
         del first  # a future that is kept keeps its result on a worker
@@ -181,6 +186,28 @@ def run_tasks(
         finally:
             if client.status == "running":
                 client.cancel(list(pending))
+
+
+@contextlib.contextmanager
+def _told_of_missing_workers(client: Client, address: str) -> Iterator[None]:
+    """Say so while there are no workers: they may come again, and nothing happens until then."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        told = False
+        while not ended.wait(WATCH_SECONDS) and client.status == "running":
+            missing = not client.scheduler_info()["workers"]
+            if missing and not told:
+                logger.warning("There are no workers at %s: waiting until some come", address)
+            told = missing
+
+    watching = threading.Thread(target=watch, name="gz3d-watch", daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watching.join()
 
 
 def share_connections(

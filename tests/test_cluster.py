@@ -18,7 +18,7 @@ from files import link_many
 from stores import shards
 
 import gz3d_zarr
-from gz3d_zarr import BuildError, GZ3DError, cluster, shard
+from gz3d_zarr import BuildError, GZ3DError, cluster, running, shard
 from gz3d_zarr.planning import MEMORY_SHARE, WORKER_BYTES, task_bytes
 from gz3d_zarr.progress import Progress
 
@@ -30,8 +30,8 @@ def local_cluster(folder: Path, **options: Any) -> Iterator[LocalCluster]:
         dashboard_address="127.0.0.1:0",
         local_directory=str(folder / "dask"),
         **options,
-    ) as running:
-        yield running
+    ) as workers:
+        yield workers
 
 
 def test_worker_with_many_threads_takes_as_many_shards_as_fit(
@@ -58,11 +58,11 @@ def test_worker_with_many_threads_takes_as_many_shards_as_fit(
         monkeypatch.setitem(memory, name, False)
     limit = int((WORKER_BYTES + 2.5 * task_bytes(4)) / MEMORY_SHARE)
     with (
-        local_cluster(tmp_path, n_workers=1, threads_per_worker=4, memory_limit=limit) as running,
-        Client(running, set_as_default=False) as client,
+        local_cluster(tmp_path, n_workers=1, threads_per_worker=4, memory_limit=limit) as workers,
+        Client(workers, set_as_default=False) as client,
     ):
         gz3d_zarr.build(simulated, tmp_path / "g.zarr", client, shard_size=4)
-        left = client.run(lambda dask_worker: "gz3d-shards" in dask_worker.plugins)
+        left = client.run(lambda dask_worker: "gz3d-slots" in str(list(dask_worker.plugins)))
         assert not any(left.values())
     assert most[0] == 2
     assert shards(tmp_path / "g.zarr") == shards(store)
@@ -73,21 +73,55 @@ def test_workers_come_and_go_during_a_build(
 ) -> None:
     source = link_many(simulated, tmp_path / "many", 60)
     names: set[str] = set()
-    with local_cluster(tmp_path, n_workers=1, threads_per_worker=1) as running:
+    with local_cluster(tmp_path, n_workers=1, threads_per_worker=1) as workers:
 
         def scale(state: Progress) -> None:
-            names.update(str(name) for name in running.workers)
+            names.update(str(name) for name in workers.workers)
             if state.done == 0:
-                running.scale(2)
-            elif state.done > 30 and len(running.workers) == 2:
-                running.scale(1)
+                workers.scale(2)
+            elif state.done > 30 and len(workers.workers) == 2:
+                workers.scale(1)
 
-        with Client(running, set_as_default=False) as client:
+        with Client(workers, set_as_default=False) as client:
             report = gz3d_zarr.build(
                 source, tmp_path / "g.zarr", client, shard_size=2, progress=scale
             )
     assert report.ok == 60
     assert len(names) == 2
+
+
+def test_build_goes_on_when_all_workers_were_gone(
+    simulated: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(running, "WATCH_SECONDS", 0.05)
+    with local_cluster(tmp_path, n_workers=1, threads_per_worker=1) as workers:
+
+        def come_again() -> None:
+            while "There are no workers at" not in caplog.text:
+                time.sleep(0.01)
+            workers.scale(1)
+
+        watching = threading.Thread(target=come_again, daemon=True)
+
+        def go(state: Progress) -> None:
+            if state.done == 4:
+                workers.scale(0)
+                watching.start()
+
+        with Client(workers, set_as_default=False) as client:
+            too_long = threading.Timer(60, client.close)
+            too_long.start()
+            try:
+                report = gz3d_zarr.build(
+                    simulated, tmp_path / "g.zarr", client, shard_size=2, progress=go
+                )
+            finally:
+                too_long.cancel()
+    assert report.ok == 18
+    watching.join()
 
 
 def test_other_versions_are_told(
