@@ -216,7 +216,7 @@ def copy(store: str, destination: str, as_json: bool, **options: Any) -> None:
         ("destination_options", destination, options["destination_options"]),
     ):
         options[name] = {**shared, **more} if is_url(place) else more
-    with show_progress(sys.stderr) as progress:
+    with show_progress(sys.stderr, "objects") as progress:
         report = gz3d_zarr.copy(store, destination, progress=progress, **options)
     _print(report, as_json)
 

@@ -27,7 +27,7 @@ from gz3d_zarr.planning import Resources
 CONNECT_SECONDS = 10
 SHARED_PACKAGES = ("gz3d-zarr", "dask", "distributed", "numpy", "zarr", "fsspec")
 
-_ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss|inproc)://.+")
+_ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://.+:\d+|inproc://.+")
 
 _SPAWN = "distributed.nanny.pre-spawn-environ"
 

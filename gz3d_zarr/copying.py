@@ -53,6 +53,8 @@ class CopyReport:
 
     def to_text(self) -> str:
         """What ``gz3d-zarr copy`` prints."""
+        if not self.copied:
+            return f"Nothing to copy: all {self.objects} objects are in {self.destination}"
         return (
             f"Copied {self.copied} of {count(self.objects, 'object')}, "
             f"{format_bytes(self.copied_bytes)}, in {self.seconds:.1f} s: {self.destination}"
@@ -133,6 +135,9 @@ def copy(
         raise StoreError(f"{source.url} has lost {lost[0]}: gz3d-zarr verify tells more")
     identity = {"schema": SCHEMA, "copy_of": hashlib.sha256(root).hexdigest()}
     began = time.monotonic()
+    if resume and target.get(PLAN_KEY) is None and target.get(ROOT_KEY) == root:
+        _check_all_there(target, sizes)
+        return CopyReport(source.url, target.url, len(sizes) + 1, 0, 0, time.monotonic() - began)
     with use_client(client, scheduler) as running, hold_lease(target) as lease:
         there = _assess(target, identity, resume=resume)
         target.put(PLAN_KEY, json.dumps({**identity, "build_id": lease.build_id}).encode())
@@ -220,19 +225,25 @@ def _group(
     return [tuple(group) for group in groups]
 
 
-def _publish(
-    source: ObjectFolder, target: ObjectFolder, sizes: Mapping[str, int], root: bytes, build_id: str
-) -> None:
-    """See that all is there and the store is still the same; then put the root."""
+def _check_all_there(target: ObjectFolder, sizes: Mapping[str, int]) -> None:
     found = target.sizes()
     lost = sorted(key for key, size in sizes.items() if found.get(key) != size)
     if lost:
         raise StoreError(f"{target.url} lacks {len(lost)} objects that were copied ({lost[0]})")
+
+
+def _publish(
+    source: ObjectFolder, target: ObjectFolder, sizes: Mapping[str, int], root: bytes, build_id: str
+) -> None:
+    """See that all is there and the store is still the same; then put the root."""
+    _check_all_there(target, sizes)
     if source.get(ROOT_KEY) != root:
         raise StoreError(
             f"{source.url} was updated while it was copied; empty {target.url} and copy it anew"
         )
     check_build(target, build_id)
+    target.sync(sizes)
     target.put(ROOT_KEY, root)
+    target.sync([ROOT_KEY])
     target.delete([PLAN_KEY])
     target.prune((WORK_PREFIX,))

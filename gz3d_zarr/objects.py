@@ -19,6 +19,7 @@ from typing import Any
 from fsspec.core import url_to_fs
 
 from gz3d_zarr.errors import StoreError, UsageError, access_errors, describe
+from gz3d_zarr.fetch import is_http
 from gz3d_zarr.obstore_backend import ObstoreBackend, obstore_backend
 from gz3d_zarr.source import absolute, is_url, origin
 
@@ -61,6 +62,7 @@ class ObjectFolder:
         StoreError
             Where it cannot be written.
         """
+        self._refuse_link("written to")
         try:
             if self.is_local:
                 self._put_file(Path(self.url, key), data)
@@ -119,6 +121,7 @@ class ObjectFolder:
         StoreError
             Where they cannot be listed.
         """
+        self._refuse_link("listed")
         try:
             if self.is_local:
                 root = Path(self.url)
@@ -230,6 +233,18 @@ class ObjectFolder:
         """Whether it is a folder on a disk here."""
         return not is_url(self.url)
 
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a link of the web: objects can be read by name, and nothing else."""
+        return is_http(self.url)
+
+    def _refuse_link(self, what: str) -> None:
+        if self.is_link:
+            raise StoreError(
+                f"{self.url} is a link, from which a store can be opened and read, and which "
+                f"cannot be {what}; give the place itself, such as s3://bucket/gz3d.zarr"
+            )
+
     def _obstore(self) -> ObstoreBackend:
         return obstore_backend(self.url, self.storage_options)
 
@@ -282,7 +297,8 @@ def object_folder(url: str | Path, storage_options: Mapping[str, Any] | None) ->
     Raises
     ------
     UsageError
-        Where storage options are given for a local path, which would take none of them.
+        Where storage options are given for a local path, which would take none of them; or an
+        endpoint that is no URL.
     """
     text = absolute(str(url).removeprefix("file://"))
     if storage_options and not is_url(text):
@@ -291,6 +307,12 @@ def object_folder(url: str | Path, storage_options: Mapping[str, Any] | None) ->
             "URLs such as s3://bucket/gz3d.zarr"
         )
     options = dict(storage_options or {})
+    endpoint = options.get("endpoint_url") or options.get("client_kwargs", {}).get("endpoint_url")
+    if endpoint is not None and not is_http(str(endpoint)):
+        raise UsageError(
+            f"the endpoint is {endpoint!r}, expected a URL such as https://host or "
+            "http://127.0.0.1:9000"
+        )
     backend = options.pop("backend", "fsspec")
     if backend not in ("fsspec", "s3fs", OBSTORE):
         raise UsageError(f"the store backend is {backend!r}, expected s3fs or obstore")

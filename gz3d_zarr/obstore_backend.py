@@ -74,11 +74,15 @@ class ObstoreBackend:
         """Errors of obstore as those of a file system."""
         try:
             return action()
-        except access_errors():  # FileNotFoundError among them
+        except access_errors() as error:  # FileNotFoundError among them
+            if "NoSuchBucket" in str(error):
+                raise FileNotFoundError("The specified bucket does not exist") from error
             raise
         except self._base_error as error:
             told = re.search(r"<Message>([^<]*)</Message>", str(error))
             words = told[1] if told else " ".join(str(error).partition("<?xml")[0].split())
+            if "error sending request" in words:
+                words = "could not connect to the endpoint"
             denied = any(w in str(error) for w in ("403", "401", "Forbidden", "AccessDenied"))
             raise (PermissionError if denied else OSError)(words[:300]) from error
 
@@ -95,9 +99,8 @@ def _translate(options: Mapping[str, Any]) -> dict[str, Any]:
     region = options.get("client_kwargs", {}).get("region_name")
     if region:
         translated["region"] = region
-    if str(translated.get("endpoint", "")).startswith("http://"):
-        translated["client_options"] = {"allow_http": True}
-    return translated
+    # Also where the endpoint is in the environment; one of https stays so.
+    return {**translated, "client_options": {"allow_http": True}}
 
 
 @functools.lru_cache(maxsize=8)

@@ -158,10 +158,12 @@ def _not_open(folder: ObjectFolder, error: Exception, root: bytes | None) -> Sto
         return StoreError(f"{folder.url} cannot be opened as a Zarr 3 store: {describe(error)}")
     begun = folder.get(PLAN_KEY)
     if begun is not None:
-        done, wanted = len(folder.sizes(RECEIPTS_PREFIX)), read_begun(begun).shards
+        built = f"of {count(read_begun(begun).shards, 'shard')}"
+        if not folder.is_link:
+            built = f"{len(folder.sizes(RECEIPTS_PREFIX))} {built}"
         return IncompleteStoreError(
-            f"the store {folder.url} is not complete: {done} of {count(wanted, 'shard')} built; "
-            "go on with gz3d-zarr build SOURCE STORE --resume, or look at them by incomplete=True"
+            f"the store {folder.url} is not complete, {built} built; go on with gz3d-zarr build "
+            "SOURCE STORE --resume, or look at them by open_store(..., incomplete=True)"
         )
     if isinstance(error, FileNotFoundError):
         return StoreError(f"there is no Zarr 3 store at {folder.url}")

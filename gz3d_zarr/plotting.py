@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
+from types import MethodType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -111,7 +113,8 @@ def plot_sheet(
     if ax is None:
         across = min(number, columns or math.ceil(math.sqrt(number)))
         down = -(-number // across)
-        figure = Figure(figsize=(max(3.0 * across, 5.0), 3.25 * down + 0.7), layout="constrained")
+        size = max(3.0 * across, 5.0), 3.25 * down + 0.7
+        figure = _show_in_notebooks(Figure(figsize=size, layout="constrained"))
         panels = list(figure.subplots(down, across, squeeze=False).flat)
         for panel in panels[number:]:
             panel.set_axis_off()
@@ -208,7 +211,7 @@ def _new_figure(wcs: WCS, bars: int) -> tuple[Figure, list[Axes], list[Axes | No
 
     left, bottom, side, gap, pitch = 1.15, 0.65, 4.4, 0.15, 0.55  # inches
     width, height = left + 2 * side + gap + 0.2 + bars * pitch, bottom + side + 0.45
-    figure = Figure(figsize=(width, height))
+    figure = _show_in_notebooks(Figure(figsize=(width, height)))
 
     def box(x: float, across: float) -> tuple[float, float, float, float]:
         return x / width, bottom / height, across / width, side / height
@@ -218,6 +221,18 @@ def _new_figure(wcs: WCS, bars: int) -> tuple[Figure, list[Axes], list[Axes | No
         _label_sky(panel, with_dec=panel is panels[0])
     first = left + 2 * side + gap + 0.2
     return figure, panels, [figure.add_axes(box(first + i * pitch, 0.15)) for i in range(bars)]
+
+
+def _show_in_notebooks(figure: Figure) -> Figure:
+    """Let a notebook show a figure that pyplot does not know of."""
+    vars(figure)["_repr_png_"] = MethodType(_png, figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def _label_sky(axes: Any, *, with_dec: bool) -> None:

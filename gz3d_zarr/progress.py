@@ -35,10 +35,10 @@ class Progress:
 
 
 @contextmanager
-def show_progress(stream: TextIO) -> Iterator[Callable[[Progress], None]]:
-    """Show progress on a stream: a bar on a terminal, plain lines elsewhere."""
+def show_progress(stream: TextIO, things: str = "subjects") -> Iterator[Callable[[Progress], None]]:
+    """Show progress of `things` on a stream: a bar on a terminal, plain lines elsewhere."""
     if not stream.isatty():
-        yield _Lines(stream)
+        yield _Lines(stream, things)
         return
     bar: tqdm[None] | None = None
 
@@ -48,7 +48,7 @@ def show_progress(stream: TextIO) -> Iterator[Callable[[Progress], None]]:
             bar = tqdm(
                 total=progress.total,
                 initial=progress.done - progress.new,
-                unit=" subjects",
+                unit=f" {things}",
                 file=stream,
                 smoothing=0,  # the mean rate: shards come in bursts
             )
@@ -66,8 +66,9 @@ def show_progress(stream: TextIO) -> Iterator[Callable[[Progress], None]]:
 class _Lines:
     """One line now and then, and one at the end."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, things: str) -> None:
         self._stream = stream
+        self._things = things
         self._began = self._told = time.monotonic()
         self._new = 0
 
@@ -84,7 +85,7 @@ class _Lines:
         left = (progress.total - progress.done) / rate
         failed = f", {progress.failed} not ok" if progress.failed else ""
         self._stream.write(
-            f"{progress.done} of {progress.total} subjects, {rate:.0f} a second, "
+            f"{progress.done} of {progress.total} {self._things}, {rate:.0f} a second, "
             f"{left:.0f} s left{failed}\n"
         )
         self._stream.flush()

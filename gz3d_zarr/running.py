@@ -230,6 +230,7 @@ def share_connections(
 
 def _result(future: Future[Result], address: str, hint: str) -> Result:
     from distributed.client import FutureCancelledError
+    from distributed.comm.core import CommClosedError
 
     try:
         result: Result = future.result()
@@ -237,7 +238,7 @@ def _result(future: Future[Result], address: str, hint: str) -> Result:
         raise _stopped_at(str(error)) from error
     except GZ3DError:
         raise
-    except FutureCancelledError as error:
+    except (FutureCancelledError, CommClosedError) as error:
         raise BuildError(f"the scheduler {address} went away{hint}") from error
     except Exception as error:
         raise BuildError(

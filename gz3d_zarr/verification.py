@@ -53,8 +53,9 @@ class VerifyReport:
     ----------
     store : str
         Absolute path or URL.
-    state : {'sound', 'damaged', 'stale', 'incomplete'}
-        Stale: only the consolidated metadata does not fit; incomplete: the build has not ended.
+    state : {'sound', 'damaged', 'stale', 'incomplete', 'differs'}
+        Stale: only the consolidated metadata does not fit; incomplete: the build has not ended;
+        differs: sound in itself, and not made of the files that the source has now.
     checks : tuple of Check
         All that was tested.
     subjects, not_ok, compared : int
@@ -97,8 +98,9 @@ class VerifyReport:
                 "Delete a damaged shard's object and use build --resume with its source: the "
                 "shard is read again."
             )
+        words = "sound in itself, and unlike its source" if self.state == "differs" else self.state
         lines.append(
-            f"{self.store} is {self.state}: {self.subjects} subjects, {self.not_ok} of them not "
+            f"{self.store} is {words}: {self.subjects} subjects, {self.not_ok} of them not "
             f"ok, {self.compared} compared with their files."
         )
         return "\n".join(lines)
@@ -251,18 +253,21 @@ def _compare_files(task: VerifyTask, blocks: Mapping[str, Any]) -> list[Check]:
     with contextlib.closing(bodies):
         for i, (outcome, (path, sha1)) in enumerate(zip(task.receipt.outcomes, files, strict=True)):
             if not path:
-                finding = "it is not in the source"
-            else:
-                subject, now = decode_body(path, sha1, next(bodies))
-                finding = _compare(outcome, now)
-                if not finding and subject is not None:
-                    finding = _compare_pixels(subject, {n: b[i] for n, b in blocks.items()})
-            found.append(check_that("source", outcome.file_name, finding))
+                found.append(check_that("file", outcome.file_name, "it is not in the source"))
+                continue
+            subject, now = decode_body(path, sha1, next(bodies))
+            finding = _compare_file(outcome, now)
+            found.append(check_that("file", outcome.file_name, finding))
+            if not finding and subject is not None:
+                finding = _compare_metadata(outcome, now) or _compare_pixels(
+                    subject, {n: b[i] for n, b in blocks.items()}
+                )
+                found.append(check_that("source", outcome.file_name, finding))
     return found
 
 
-def _compare(stored: Outcome, now: Outcome) -> str:
-    """What the store says of a subject against what its file says now."""
+def _compare_file(stored: Outcome, now: Outcome) -> str:
+    """Whether a file is still the one that the store was made of."""
     if stored.status is not Status.OK and now.status is Status.OK:
         return f"the store has it as {stored.status.label}, and it is good now: --retry-failed"
     if stored.status is Status.OK and now.status is not Status.OK:
@@ -271,6 +276,11 @@ def _compare(stored: Outcome, now: Outcome) -> str:
         return ""
     if stored.sha1 != now.sha1:
         return f"its sha1 is {now.sha1}, the store was built from {stored.sha1}"
+    return ""
+
+
+def _compare_metadata(stored: Outcome, now: Outcome) -> str:
+    """What the store says of a subject against what its file says."""
     mine = asdict(stored.metadata) if stored.metadata is not None else {}
     theirs = asdict(now.metadata) if now.metadata is not None else {}
     return "; ".join(
@@ -363,4 +373,6 @@ def _state(found: Sequence[Check]) -> str:
         return "incomplete"  # its small arrays may be half-written
     if kinds == {"metadata"}:
         return "stale"
+    if kinds == {"file"}:
+        return "differs"
     return "damaged" if kinds else "sound"

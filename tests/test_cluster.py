@@ -18,7 +18,7 @@ from files import link_many
 from stores import shards
 
 import gz3d_zarr
-from gz3d_zarr import BuildError, GZ3DError, cluster, running, shard
+from gz3d_zarr import BuildError, GZ3DError, UsageError, cluster, running, shard
 from gz3d_zarr.planning import MEMORY_SHARE, WORKER_BYTES, task_bytes
 from gz3d_zarr.progress import Progress
 
@@ -122,6 +122,11 @@ def test_build_goes_on_when_all_workers_were_gone(
                 too_long.cancel()
     assert report.ok == 18
     watching.join()
+
+
+def test_address_without_a_port_is_refused(simulated: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'tcp://127.0.0.1', expected .* tcp://host:8786"):
+        gz3d_zarr.build(simulated, tmp_path / "g.zarr", scheduler="tcp://127.0.0.1")
 
 
 def test_other_versions_are_told(

@@ -31,6 +31,7 @@ def test_copy_is_the_same_object_for_object(store: Path, client: Client, tmp_pat
             back = CliRunner().invoke(main, ["copy", url, str(tmp_path / "back.zarr"), "--json"])
         assert back.exit_code == 0, back.output
         assert json.loads(back.stdout)["copied"] == report.objects
+        assert f" of {report.objects - 1} objects, " in back.stderr
     finally:
         memory.rm("/test-copy", recursive=True)
     assert objects(tmp_path / "back.zarr") == objects(store)
@@ -54,8 +55,14 @@ def test_stopped_copy_is_no_store_and_resumes(
     report = gz3d_zarr.copy(store, target, client, resume=True)
     assert 1 < report.copied < report.objects
     assert objects(target) == objects(store)
-    with pytest.raises(StoreError, match="holds something already"):
+    again = gz3d_zarr.copy(store, target, client, resume=True)
+    assert again.copied == 0
+    assert again.to_text().startswith(f"Nothing to copy: all {again.objects} objects are in")
+    (target / "ra" / "c" / "0").unlink()
+    with pytest.raises(StoreError, match=r"lacks 1 objects that were copied \(ra/c/0\)"):
         gz3d_zarr.copy(store, target, client, resume=True)
+    with pytest.raises(StoreError, match="holds something already"):
+        gz3d_zarr.copy(store, target, client)
 
 
 def test_damaged_store_is_not_copied(store: Path, client: Client, tmp_path: Path) -> None:

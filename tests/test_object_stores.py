@@ -22,6 +22,7 @@ import xarray as xr
 from botocore.loaders import create_loader
 from click.testing import CliRunner
 from distributed import Client
+from files import subject_files
 from object_stores import (
     Fault,
     Faults,
@@ -42,6 +43,7 @@ import gz3d_zarr
 from gz3d_zarr import IncompleteStoreError, StoreError, UsageError
 from gz3d_zarr.cli import main
 from gz3d_zarr.export.fits import export_fits
+from gz3d_zarr.info import read_info
 from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.opening import read_build
 from gz3d_zarr.progress import Progress
@@ -201,7 +203,7 @@ def test_stopped_build_resumes_to_the_same_objects(
     place = Place(bucket)
     with pytest.raises(StopHereError):
         place.build(simulated, client, progress=stop_after(1))
-    with pytest.raises(IncompleteStoreError, match=r"is not complete: [12] of \d shards built"):
+    with pytest.raises(IncompleteStoreError, match=r"is not complete, [12] of \d shards built"):
         place.open()
     with pytest.raises(FileNotFoundError):
         xr.open_zarr(place.url, storage_options=bucket.storage_options)
@@ -583,6 +585,51 @@ def test_store_that_cannot_be_opened_is_told_in_a_sentence(
     stranger = STRANGERS[who](owner)
     message = refusal(owner, Place(hasty(stranger)).open)
     assert_one_sentence(message, pattern, stranger)
+
+
+@pytest.mark.parametrize("who", ["missing bucket", "dead endpoint"])
+def test_obstore_is_told_in_a_sentence_too(
+    owner: S3Server, simulated: Path, client: Client, who: str
+) -> None:
+    pytest.importorskip("obstore")
+    stranger = STRANGERS[who](owner)
+    options = {**stranger.storage_options, "backend": "obstore"}
+    pattern = {"missing bucket": "bucket does not exist", "dead endpoint": "could not connect"}[who]
+    with pytest.raises(StoreError) as caught:
+        gz3d_zarr.build(simulated, f"{stranger.url}/g.zarr", client, storage_options=options)
+    assert_one_sentence(str(caught.value), pattern, stranger)
+
+
+def test_endpoint_that_is_no_url_is_refused(simulated: Path, client: Client) -> None:
+    options = {"endpoint_url": "localhost:5601"}
+    with pytest.raises(UsageError, match="the endpoint is 'localhost:5601', expected a URL such"):
+        gz3d_zarr.build(simulated, "s3://gz3d/g.zarr", client, storage_options=options)
+
+
+def test_link_is_for_reading_only(
+    http: Link, simulated: Path, client: Client, tmp_path: Path
+) -> None:
+    asked: list[Callable[[], Any]] = [
+        lambda: read_info(http.url),
+        lambda: gz3d_zarr.verify(http.url, client=client),
+        lambda: gz3d_zarr.copy(http.url, tmp_path / "copy.zarr", client),
+        lambda: gz3d_zarr.build(simulated, http.url, client, overwrite=True),
+    ]
+    for action in asked:
+        with pytest.raises(StoreError, match="is a link, from which a store can be opened and"):
+            action()
+    assert not (tmp_path / "copy.zarr").exists()
+
+
+def test_files_on_s3_are_a_source(
+    moto_bucket: S3Server, simulated: Path, few: Path, client: Client, tmp_path: Path
+) -> None:
+    for path in subject_files(simulated)[:6]:
+        moto_bucket.put(f"files/{path.name}", path.read_bytes())
+    source, options = f"{moto_bucket.url}/files", moto_bucket.storage_options
+    report = gz3d_zarr.build(source, tmp_path / "g.zarr", client, source_options=options)
+    assert report.ok == 6
+    assert gz3d_zarr.verify(tmp_path / "g.zarr", source, client, source_options=options).passed
 
 
 def hasty(server: S3Server) -> S3Server:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import warnings
 from pathlib import Path
@@ -70,6 +71,13 @@ def test_a_plot_has_picture_masks_bars_bundle_and_legend(ds: xr.Dataset) -> None
     assert texts == [*CLASS_COLOURS, "marked by more than 3", "MaNGA bundle"]
     assert str(row["subject"].item()) in left.get_title()
     FigureCanvasAgg(figure).draw()
+
+
+def test_notebooks_show_a_plot(ds: xr.Dataset) -> None:
+    rows = ds.isel(subject=[0, 1])
+    pickled = pickle.loads(pickle.dumps(rows.gz3d.contact_sheet()))
+    for figure in (rows.isel(subject=0).gz3d.plot(), pickled):
+        assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_a_plot_shows_the_sky_as_it_is(ds: xr.Dataset) -> None:

@@ -101,6 +101,7 @@ def test_moved_coordinate_is_found_with_the_source(
     assert gz3d_zarr.verify(copy, client=client).passed  # nothing else there tells
     report = gz3d_zarr.verify(copy, simulated, client)
     assert failed(report) == {("source", name)}
+    assert report.state == "damaged"
     assert f"ra is {ra + 1e-7!r} in the store, {ra!r} in the file" in report.failures[0].detail
 
 
@@ -183,6 +184,8 @@ def test_source_that_differs_is_found(copy: Path, archive: Path, client: Client)
     assert "and now it is corrupt" in details[damaged.name]
     assert "the store was built from" in details[other.name]
     assert len(details) == 3
+    assert report.state == "differs"
+    assert "is sound in itself, and unlike its source: 18 subjects" in report.to_text()
 
 
 def test_flagged_subjects_are_compared_too(
@@ -194,7 +197,7 @@ def test_flagged_subjects_are_compared_too(
     gz3d_zarr.build(archive, target, client, shard_size=4)
     assert gz3d_zarr.verify(target, archive, client).passed
     report = gz3d_zarr.verify(target, simulated, client)
-    assert failed(report) == {("source", bad.name)}
+    assert failed(report) == {("file", bad.name)}
     assert "good now: --retry-failed" in report.failures[0].detail
 
 
