@@ -54,7 +54,7 @@ class BuildError(GZ3DError):
 
 
 class LeftOutWarning(UserWarning):
-    """Rows whose status is not ok were left out of what was asked for."""
+    """Rows whose status is not ok, or columns that cannot be joined, were left out."""
 
 
 class SubjectError(GZ3DError):

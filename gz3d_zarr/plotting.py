@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from types import MethodType
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -225,7 +225,7 @@ def _new_figure(wcs: WCS, bars: int) -> tuple[Figure, list[Axes], list[Axes | No
 
 def _show_in_notebooks(figure: Figure) -> Figure:
     """Let a notebook show a figure that pyplot does not know of."""
-    vars(figure)["_repr_png_"] = MethodType(_png, figure)
+    vars(figure)["_repr_png_"] = partial(_png, figure)
     return figure
 
 
