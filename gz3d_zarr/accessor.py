@@ -392,7 +392,7 @@ class GZ3DAccessor:
         subject: str | int | None = None,
         ax: Axes | Sequence[Axes] | None = None,
         *,
-        classes: Sequence[str] | None = None,
+        classes: str | Sequence[str] | None = None,
         threshold: float = THRESHOLD,
         hexagon: bool = True,
     ) -> Figure:
@@ -434,7 +434,7 @@ class GZ3DAccessor:
         ax: Sequence[Axes] | None = None,
         *,
         columns: int | None = None,
-        classes: Sequence[str] | None = None,
+        classes: str | Sequence[str] | None = None,
         threshold: float = THRESHOLD,
         hexagon: bool = True,
         title: str | None = None,
