@@ -101,12 +101,13 @@ def build_shard(task: ShardTask) -> Receipt:
             key, data = encode_shard(task.documents, name, task.shard, blocks.pop(name))
             ours.result()
             puts.append((key, data, executor.submit(task.folder.put, key, data)))
+        still_ours = executor.submit(check_build, task.folder, task.build_id)
         stored = []
         for key, data, put in puts:
             digest = hashlib.sha256(data).hexdigest()
             put.result()
             stored.append(StoredObject(key, len(data), digest))
-    check_build(task.folder, task.build_id)
+        still_ours.result()
     receipt = Receipt(task.shard, task.fingerprint, ordered, tuple(stored))
     task.folder.put(receipt.key, receipt.to_json())
     return receipt
