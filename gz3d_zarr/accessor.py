@@ -247,7 +247,9 @@ class GZ3DAccessor:
         -------
         xarray.DataArray
             float64 (subject, [class]) in square arcsec, over dask; NaN where the status is not
-            ok. A pixel is `scale` squared: over 52 arcsec the projection changes that by 1e-7.
+            ok, and 0 where volunteers were not asked: for spiral arms, or a bar, that is where less
+            than a fifth of the votes were for one. A pixel is `scale` squared: over 52 arcsec the
+            projection changes that by 1e-7.
 
         Raises
         ------

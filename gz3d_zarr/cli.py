@@ -180,7 +180,7 @@ def plan(
 @json_option
 @_guarded
 def verify(store: str, as_json: bool, **options: Any) -> None:
-    """Read every chunk of STORE and check all that can be; with --source, every value.
+    """Check every chunk of STORE; with --source, every value.
 
     The exit status is 0 where all checks pass, and 1 where one does not.
     """
@@ -202,7 +202,9 @@ def verify(store: str, as_json: bool, **options: Any) -> None:
 @json_option
 @_guarded
 def copy(store: str, destination: str, as_json: bool, **options: Any) -> None:
-    """Copy the complete store STORE to DESTINATION, checked, its metadata last.
+    """Copy the store STORE to DESTINATION, checked.
+
+    Its metadata come last, so that nobody sees half a store.
 
     Both are paths or URLs; the options for S3 are for each of them that is a URL.
     """
@@ -227,7 +229,7 @@ def copy(store: str, destination: str, as_json: bool, **options: Any) -> None:
 @json_option
 @_guarded
 def info(store: str, as_json: bool, **options: Any) -> None:
-    """Show the arrays, bytes, status counts and provenance of a complete store."""
+    """Show what a complete store holds, and what it was made from."""
     from gz3d_zarr.info import read_info
 
     _print(read_info(store, **_gather(options)), as_json)
@@ -262,7 +264,10 @@ def export() -> None:
 @_export_options
 @_guarded
 def export_fits_files(store: str, dest: str, as_json: bool, **options: Any) -> None:
-    """Write subject files with HDUs 0 to 5 into the folder DEST, under the source's names."""
+    """Write subject files, HDUs 0 to 5, into the folder DEST.
+
+    They have the names of the source's.
+    """
     from gz3d_zarr.export.fits import export_fits
 
     _export(export_fits, store, dest, as_json, options)
@@ -274,7 +279,10 @@ def export_fits_files(store: str, dest: str, as_json: bool, **options: Any) -> N
 @_export_options
 @_guarded
 def export_mmu_files(store: str, dest: str, as_json: bool, **options: Any) -> None:
-    """Write the Multimodal Universe's HDF5 files, DEST/healpix=N/001-of-001.hdf5."""
+    """Write HDF5 files in the Multimodal Universe's layout.
+
+    DEST/healpix=N/001-of-001.hdf5, with N NESTED at nside 16.
+    """
     from gz3d_zarr.export.mmu import export_mmu
 
     _export(export_mmu, store, dest, as_json, options)
@@ -319,7 +327,7 @@ def _export(
 def plot(
     store: str, object_ids: tuple[str, ...], output: str, threshold: float, **options: Any
 ) -> None:
-    """Draw a subject of STORE, picture beside masks, or several on a contact sheet.
+    """Draw one subject of STORE, or several on a contact sheet.
 
     OBJECT_ID is a MaNGA id, of which all rows are drawn, or a Zooniverse subject id.
     """
@@ -340,7 +348,10 @@ def plot(
 @click.option("--seed", type=click.IntRange(min=0), metavar="S", default=0, show_default=True)
 @_guarded
 def simulate(count: int, folder: Path, seed: int) -> None:
-    """Make up an archive of N subject files, with catalogue and sha1 list, in DIR."""
+    """Make up an archive of N subject files in DIR.
+
+    A catalogue and a sha1 list stand beside the files, as in the real archive.
+    """
     from gz3d_zarr.progress import show_progress
     from gz3d_zarr.simulate import simulate_archive
 
@@ -353,7 +364,7 @@ def simulate(count: int, folder: Path, seed: int) -> None:
 @click.argument("folder", metavar="[DIR]", default="gz3d-demo", type=click.Path(path_type=Path))
 @_guarded
 def demo(folder: Path) -> None:
-    """Simulate an archive in DIR (gz3d-demo), build a store, open it and save a picture."""
+    """Go the whole way in DIR: simulate, build, open, draw."""
     from gz3d_zarr.demo import run_demo
 
     run_demo(folder, click.echo)
