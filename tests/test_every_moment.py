@@ -121,7 +121,7 @@ def test_killed_at_any_moment_and_resumed(
         if place == "disk":
             assert not [p for p in tmp_path.iterdir() if p.name.startswith("g.zarr.")]
         moment += step
-        step = 1 if moment < 3 else 23
+        step = 1 if moment < 3 else 37
     assert "new" in states
     if old is None:
         assert states == {"none", "new"}
