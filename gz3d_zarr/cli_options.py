@@ -10,23 +10,38 @@ import click
 
 Command = Callable[..., Any]
 
+_TEXT = frozenset({"key", "secret", "token", "password", "username"})
+"""Options that are text, even where they have digits only."""
+
 
 def nest(_: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
-    """KEY=VALUE pairs to a mapping; the value JSON where it is, dots in the key nest."""
+    """KEY=VALUE pairs to a mapping; dots in the key nest, and the value is JSON where it can be."""
     options: dict[str, Any] = {}
     for pair in pairs:
         key, separator, text = pair.partition("=")
         *parents, last = key.split(".")
         place = options
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        if not separator or not all((*parents, last)) or not isinstance(place, dict):
+        if not separator or not all((*parents, last)):
             raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param=param)
-        try:
-            place[last] = json.loads(text)
-        except ValueError:
-            place[last] = text
+        for i, parent in enumerate(parents, 1):
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise click.BadParameter(
+                    f"{key!r} nests in {'.'.join(parents[:i])!r}, which has a value already",
+                    param=param,
+                )
+        is_text = last.lower() in _TEXT or "headers" in parents
+        place[last] = _value(text, is_text=is_text)
     return options
+
+
+def _value(text: str, *, is_text: bool) -> Any:
+    """JSON where it is; of a text, only a quoted one and an object (gcsfs takes such tokens)."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return text if is_text and not isinstance(value, str | dict) else value
 
 
 def all_of(options: list[Command]) -> Callable[[Command], Command]:

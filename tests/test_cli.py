@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from distributed import Client
@@ -18,6 +19,7 @@ from files import link_many, subject_files
 
 import gz3d_zarr
 from gz3d_zarr.cli import main
+from gz3d_zarr.cli_options import nest
 from gz3d_zarr.progress import Progress, show_progress
 
 
@@ -132,6 +134,29 @@ def test_storage_options_nest(monkeypatch: pytest.MonkeyPatch, simulated: Path) 
         "config_kwargs": {"retries": {"max_attempts": 3}},
     }  # fmt: skip
     assert seen["source_options"] == {"block_size": 0}
+
+
+def options_of(*pairs: str) -> dict[str, Any]:
+    context = click.Context(main)
+    return nest(context, click.Option(["--storage-option"]), pairs)
+
+
+def test_options_that_are_text_stay_text() -> None:
+    names = ("key", "secret", "token", "password", "username", "headers.X-Id", "a.headers.N")
+    for name in names:
+        *parents, last = name.split(".")
+        for given, expected in (("12345678", "12345678"), ("true", "true"), ('"7"', "7")):
+            found = options_of(f"{name}={given}")
+            for parent in parents:
+                found = found[parent]
+            assert found == {last: expected}
+    assert options_of('token={"type": "x"}', "n=3") == {"token": {"type": "x"}, "n": 3}
+
+
+def test_option_that_nests_in_a_value_is_named() -> None:
+    for pairs in (("a=1", "a.b.c=2"), ("a=1", "a.b=2"), ("a.b=x", "a.b.c.d=2")):
+        with pytest.raises(click.BadParameter, match="nests in .* which has a value already"):
+            options_of(*pairs)
 
 
 @pytest.mark.parametrize("command", [["build", "SOURCE"], ["info"]])
