@@ -52,7 +52,7 @@ def plan(
     """
     from gz3d_zarr.cluster import find_resources, use_client  # slow to import
 
-    chosen = PlanOptions.of(options)
+    chosen = replace(PlanOptions.of(options), cache=None)  # listing an archive fills a cache
     mode = choose_mode(resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed)
     folder = object_folder(store, chosen.storage_options)
     with use_client(client, scheduler) as running:
