@@ -67,6 +67,7 @@ def list_archive(
     notes: list[str] = []
     with open_connection(options) as connection:
         page = _try_index(connection, base, notes)
+        is_cut = page is not None and not _is_whole(page)
         listed = _read_links(page, base) if page is not None else []
         names = {base_name(path) for path in listed}
         digests: dict[str, str] = {}
@@ -86,6 +87,17 @@ def list_archive(
         data = _load(connection, base + release.catalogue, check)
         if data is not None:
             documents[base + release.catalogue] = data
+        elif is_cut:
+            raise SourceError(
+                f"the index page {base} has no </html>, as if it were cut short, and there is no "
+                f"{release.catalogue} that names what it lacks: try again, or list the files' "
+                "URLs in a .txt file and use that as the source"
+            )
+    if is_cut:
+        notes.append(
+            "the index page has no </html>, as if it were cut short: subjects that the catalogue "
+            "does not name may be left out"
+        )
     if cache is not None:
         for path, data in documents.items():
             write_cached(Path(cache, base_name(path)), data)
@@ -122,14 +134,22 @@ def _load(connection: Connection, url: str, check: Callable[[str, bytes], object
 
 
 def _try_index(connection: Connection, base: str, notes: list[str]) -> str | None:
-    """Text of the index page; None where the server shows none."""
+    """Text of the index page, of two tries if it is cut; None where the server shows none."""
     try:
-        return fetch(connection, base, MAX_SMALL_FILE).decode("utf-8", "replace")
+        page = fetch(connection, base, MAX_SMALL_FILE).decode("utf-8", "replace")
+        if not _is_whole(page):
+            page = fetch(connection, base, MAX_SMALL_FILE).decode("utf-8", "replace")
+        return page
     except SubjectError as error:
         if error.status is not Status.MISSING and not isinstance(error, RefusedError):
             raise SourceError(error.reason) from None
     notes.append("the server shows no index page: subjects are those of the catalogue")
     return None
+
+
+def _is_whole(page: str) -> bool:
+    """Whether a page came to its end: one that is sent without a length may be cut unnoticed."""
+    return "</html>" in page.lower()
 
 
 class _Links(HTMLParser):

@@ -36,8 +36,10 @@ LONGEST_RETRY_AFTER = 300.0
 """Seconds that a server may ask to wait; one that asks for more is given up."""
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
 """How long to wait for a connection, and for the next bytes of a body."""
-TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-MISSING = frozenset({404, 410})
+MISSING, REFUSED = frozenset({404, 410}), frozenset({401, 403})
+TRANSIENT = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505}
+"""Worth another try. Proxies have 5xx of their own, such as 520 to 530; 501 and 505 say that the
+server cannot do what is asked at all, which no other try changes."""
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ class Connection:
 
 
 class RefusedError(SubjectError):
-    """The server answers, and will not give it: 401, 403 and their like."""
+    """The server answers, and will not give it: 401 and 403."""
 
 
 class _TransientError(Exception):
@@ -130,7 +132,7 @@ def open_connection(
 def fetch(connection: Connection, url: str, limit: int) -> bytes:
     """Fetch a whole body, trying again where that can help.
 
-    Tries again on 429, 5xx and their like (not before the time in ``Retry-After``), on resets,
+    Tries again on what is `TRANSIENT` (not before the time in ``Retry-After``), on resets,
     timeouts and bodies shorter than they should be; never on 404.
 
     Raises
@@ -243,7 +245,8 @@ def _check_status(url: str, response: urllib3.BaseHTTPResponse) -> None:
         raise SubjectError(Status.MISSING, f"there is no file {url}: {answer}")
     wait = _retry_after(response.headers.get("Retry-After"))
     if response.status not in TRANSIENT:
-        raise RefusedError(Status.UNREACHABLE, f"{url} cannot be fetched: {answer}")
+        kind = RefusedError if response.status in REFUSED else SubjectError
+        raise kind(Status.UNREACHABLE, f"{url} cannot be fetched: {answer}")
     if wait > LONGEST_RETRY_AFTER:
         raise SubjectError(
             Status.UNREACHABLE, f"{url}: {answer} and asks to wait {wait:.0f} s; try again then"

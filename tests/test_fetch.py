@@ -81,6 +81,8 @@ PASSING: dict[str, tuple[Answer, int]] = {
     "502": (status(502), 2),
     "reset in mid-body": (reset_in_mid_body, 2),
     "short under a full length": (short_body, 2),
+    "520, a proxy's": (status(520), 2),
+    "599": (status(599), 2),
     "short without a length": (short_without_length, 2),
     "flipped byte": (flipped_byte, 2),
     "a web page": (status(200, b"<html>busy</html>"), 2),
@@ -116,6 +118,8 @@ LASTING: dict[str, tuple[Answer, Status, str, int]] = {
     "403": (status(403), Status.UNREACHABLE, "403 Forbidden", 1),
     "503": (status(503), Status.UNREACHABLE, "in 4 tries: the server answers 503", 4),
     "reset": (reset_in_mid_body, Status.UNREACHABLE, "in 4 tries: ProtocolError", 4),
+    "501": (status(501), Status.UNREACHABLE, "501 Not Implemented", 1),
+    "505": (status(505), Status.UNREACHABLE, "answers 505", 1),
     "short": (short_body, Status.UNREACHABLE, "in 4 tries: .*IncompleteRead", 4),
     "stall": (stall(0.9), Status.UNREACHABLE, "in 4 tries: ReadTimeoutError", 4),
     "a loop": (redirected_for_ever, Status.UNREACHABLE, "too many redirects", 4),
@@ -421,10 +425,44 @@ def test_named_release_is_served_from_its_url(
     with pytest.raises(UsageError, match="connections is 0"):
         gz3d_zarr.plan("dr17", "g.zarr", workers=1, connections=0)
 
+    server.faults[""] = [status(501)]
+    with pytest.raises(SourceError, match="the server answers 501"):
+        list_archive(server.url)
+    server.faults[""] = [only_first(status(520), server.requests[""] + 1)]
+    assert list_archive(server.url).notes == ()
 
 def test_large_catalogue_is_read_in_seconds(server: ArchiveServer) -> None:
     path = server.folder / "gz3d_metadata.fits"
     rows = Table.read(path)
+def cut_index(handler: Any, _: bytes, __: int) -> bool:
+    """Half of the index page, without a length that would tell."""
+    page = handler.archive.index.encode()
+    return short_without_length(handler, page[: len(page) // 2 + 1000], 1)
+
+
+def test_index_that_is_cut_loses_nothing_in_silence(server: ArchiveServer) -> None:
+    server.faults[""] = [only_first(cut_index)]
+    assert list_archive(server.url).notes == ()
+    assert server.requests[""] == 2
+    server.faults[""] = [cut_index]
+    listing = list_archive(server.url)
+    assert len(listing.files) == 18  # by the catalogue
+    assert "the index page has no </html>, as if it were cut short" in listing.notes[0]
+    (server.folder / "gz3d_metadata.fits").unlink()
+    with pytest.raises(SourceError, match="cut short, and there is no gz3d_metadata.fits"):
+        list_archive(server.url)
+
+
+def test_plan_fills_no_cache(server: ArchiveServer, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert gz3d_zarr.plan(
+        server.url, tmp_path / "g.zarr", workers=1, cache=cache
+    ).manifest.catalogue
+    assert not cache.exists()
+    gz3d_zarr.open_source(server.url, cache=cache)
+    assert (cache / "gz3d_metadata.fits").is_file()
+
+
     many = rows[[i % len(rows) for i in range(29_813)]]
     many["zooniverse_subject_id"] = range(29_813)
     many["file_name"] = [f"1-{i}_19_{i}.fits" for i in range(29_813)]
