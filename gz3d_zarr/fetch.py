@@ -161,18 +161,6 @@ def fetch(connection: Connection, url: str, limit: int) -> bytes:
     raise AssertionError("tenacity ends by an answer or an error")  # pragma: no cover
 
 
-def fetch_verified(connection: Connection, url: str, sha1: str | None, limit: int) -> bytes:
-    """Fetch a subject file; what is not the file is fetched once more, and then given as it is.
-
-    Raises
-    ------
-    SubjectError
-        As `fetch`.
-    """
-    data = fetch(connection, url, limit)
-    return data if find_mismatch(data, sha1) is None else fetch(connection, url, limit)
-
-
 def find_mismatch(data: bytes, sha1: str | None) -> str | None:
     """Why these bytes are not the file: by sha1 where that is known, by gzip's CRC otherwise."""
     if sha1 is not None:

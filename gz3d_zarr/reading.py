@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import errno
+import functools
 import queue
 import threading
 import uuid
@@ -18,7 +21,7 @@ from gz3d_zarr.errors import SourceError, Status, SubjectError, access_errors, d
 from gz3d_zarr.fetch import (
     Connection,
     FetchRules,
-    fetch_verified,
+    fetch,
     find_mismatch,
     is_http,
     open_connection,
@@ -27,6 +30,9 @@ from gz3d_zarr.source import base_name, is_url
 
 MAX_FILE = 32 * 2**20
 """Bytes beyond which a file is not read at all; real ones have 0.2 to 0.6 MB."""
+AHEAD_BYTES = 32 * 2**20
+"""Bytes that may wait for their reader before no other file is fetched; a shard of real files has
+fewer, so that they are all fetched ahead."""
 
 Gate = Callable[[Callable[[], bool]], AbstractContextManager[bool]]
 """Makes a context in which one connection may be open: True in it; False where, says the function
@@ -46,6 +52,9 @@ def read_files(
     gate: Gate = open_gate,
 ) -> Generator[bytes | SubjectError, None, None]:
     """Read subject files in order; those at URLs are fetched ahead, over several connections.
+
+    No file is kept once it is given, and no other is fetched while `AHEAD_BYTES` wait: what is
+    held at the most is that, and one file for every connection.
 
     Parameters
     ----------
@@ -69,21 +78,26 @@ def read_files(
                 body = _try_file(path, sha1, options, chosen.cache)
             yield body
         return
-    orders = [_Order(path, sha1) for path, sha1 in files]
+    orders = collections.deque(_Order(path, sha1) for path, sha1 in files)
     waiting: queue.SimpleQueue[_Order] = queue.SimpleQueue()
     for order in orders:
         waiting.put(order)
     stop = threading.Event()
+    ahead = _Ahead()
     over_http = any(is_http(path) for path, _ in files)
+
+    def is_needed() -> bool:
+        return not (stop.is_set() or waiting.empty())
 
     def work() -> None:
         try:
-            with gate(lambda: not (stop.is_set() or waiting.empty())) as is_open:
+            with gate(is_needed) as is_open:
                 if is_open:
                     http = open_connection(options, stop) if over_http else nullcontext()
                     with http as connection:
-                        while not stop.is_set():
-                            waiting.get_nowait().fill(connection, options, chosen.cache)
+                        # Before an order is taken: the one that is read next always comes.
+                        while ahead.wait(is_needed):
+                            waiting.get_nowait().fill(connection, options, chosen.cache, ahead)
         except queue.Empty:
             return
         except Exception as error:
@@ -96,10 +110,11 @@ def read_files(
         for _ in range(count):
             executor.submit(work)
         try:
-            for order in orders:
-                yield order.body.result()
+            while orders:
+                yield ahead.take(orders.popleft().body.result())
         finally:
             stop.set()
+            ahead.wake()
 
 
 def _is_fetched_ahead(path: str, options: Mapping[str, Any] | None) -> bool:
@@ -113,6 +128,42 @@ def _is_fetched_ahead(path: str, options: Mapping[str, Any] | None) -> bool:
     return bool(fs.async_impl)
 
 
+class _Ahead:
+    """Bytes that are fetched and not yet given; while they are too many, fetching waits."""
+
+    def __init__(self) -> None:
+        self._held = 0
+        self._changed = threading.Condition()
+
+    def wait(self, is_needed: Callable[[], bool]) -> bool:
+        """Wait for room; False where nothing is needed any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._held < AHEAD_BYTES or not is_needed())
+        return is_needed()
+
+    def put(self, body: bytes | SubjectError) -> None:
+        """Count what was fetched."""
+        with self._changed:
+            self._held += _size(body)
+            self._changed.notify_all()  # it may have been the last
+
+    def take(self, body: bytes | SubjectError) -> bytes | SubjectError:
+        """Count it no more."""
+        with self._changed:
+            self._held -= _size(body)
+            self._changed.notify_all()
+        return body
+
+    def wake(self) -> None:
+        """Let those who wait ask again whether anything is needed."""
+        with self._changed:
+            self._changed.notify_all()
+
+
+def _size(body: bytes | SubjectError) -> int:
+    return 0 if isinstance(body, SubjectError) else len(body)
+
+
 class _Order:
     """One file to be fetched, and the promise of its bytes."""
 
@@ -121,11 +172,17 @@ class _Order:
         self.body: Future[bytes | SubjectError] = Future()
 
     def fill(
-        self, connection: Connection | None, options: Mapping[str, Any] | None, cache: str | None
+        self,
+        connection: Connection | None,
+        options: Mapping[str, Any] | None,
+        cache: str | None,
+        ahead: _Ahead,
     ) -> None:
         """Keep the promise, whatever happens."""
         try:
-            self.body.set_result(_try_file(self.path, self.sha1, options, cache, connection))
+            body = _try_file(self.path, self.sha1, options, cache, connection)
+            ahead.put(body)
+            self.body.set_result(body)
         except Exception as error:  # handed to whoever waits for the bytes
             self.body.set_exception(error)
 
@@ -141,7 +198,8 @@ def _try_file(
     try:
         return read_file(path, sha1, options, cache, connection)
     except SubjectError as error:
-        return error
+        # Another one: the frames of a traceback hold what was read until it was raised.
+        return SubjectError(error.status, error.reason)
 
 
 def read_file(
@@ -153,7 +211,8 @@ def read_file(
 ) -> bytes:
     """Read one subject file, from the cache where it is there and sound.
 
-    Where it is twice fetched and is not the file, that is for whoever decodes it to find.
+    What is not the file, by its sha1 or gzip's CRC, is fetched once more: it may have been damaged
+    on its way. What it is then, is for whoever decodes it to find.
 
     Raises
     ------
@@ -173,9 +232,12 @@ def read_file(
     with contextlib.ExitStack() as stack:
         if is_http(path):
             chosen = connection or stack.enter_context(open_connection(options))
-            data = fetch_verified(chosen, path, sha1, MAX_FILE)
+            read = functools.partial(fetch, chosen, path, MAX_FILE)
         else:
-            data = _read_remote(path, options)
+            read = functools.partial(_read_remote, path, options)
+        data = read()
+        if find_mismatch(data, sha1) is not None:
+            data = read()
     if cache is not None and find_mismatch(data, sha1) is None:
         write_cached(Path(cache, base_name(path)), data)
     return data
@@ -216,7 +278,13 @@ def write_cached(path: Path, data: bytes) -> None:
 def _read_remote(path: str, options: Mapping[str, Any] | None) -> bytes:
     try:
         fs, inner = url_to_fs(path, **(options or {}))
-        data: bytes = fs.cat_file(inner, end=MAX_FILE + 1)
+        try:
+            data: bytes = fs.cat_file(inner, end=MAX_FILE + 1)
+        except OSError as error:
+            # S3 has no range of an empty object, and answers 416.
+            if error.errno != errno.EINVAL or fs.size(inner) != 0:
+                raise
+            data = b""
     except access_errors(ImportError, TypeError, ValueError) as error:
         raise _unread(error) from None
     return _bounded(data)

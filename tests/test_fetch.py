@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import gzip
@@ -11,7 +12,8 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ from servers import (
 )
 
 import gz3d_zarr
-from gz3d_zarr import BuildError, SourceError, Status, SubjectError, UsageError, fetch
+from gz3d_zarr import BuildError, SourceError, Status, SubjectError, UsageError, fetch, reading
 from gz3d_zarr.archive import list_archive
 from gz3d_zarr.cli import main
 from gz3d_zarr.fetch import FetchRules
@@ -79,10 +81,10 @@ PASSING: dict[str, tuple[Answer, int]] = {
     "429": (status(429), 2),
     "500": (status(500), 2),
     "502": (status(502), 2),
-    "reset in mid-body": (reset_in_mid_body, 2),
-    "short under a full length": (short_body, 2),
     "520, a proxy's": (status(520), 2),
     "599": (status(599), 2),
+    "reset in mid-body": (reset_in_mid_body, 2),
+    "short under a full length": (short_body, 2),
     "short without a length": (short_without_length, 2),
     "flipped byte": (flipped_byte, 2),
     "a web page": (status(200, b"<html>busy</html>"), 2),
@@ -116,10 +118,10 @@ LASTING: dict[str, tuple[Answer, Status, str, int]] = {
     "404": (status(404), Status.MISSING, "404 Not Found", 1),
     "410": (status(410), Status.MISSING, "410 Gone", 1),
     "403": (status(403), Status.UNREACHABLE, "403 Forbidden", 1),
-    "503": (status(503), Status.UNREACHABLE, "in 4 tries: the server answers 503", 4),
-    "reset": (reset_in_mid_body, Status.UNREACHABLE, "in 4 tries: ProtocolError", 4),
     "501": (status(501), Status.UNREACHABLE, "501 Not Implemented", 1),
     "505": (status(505), Status.UNREACHABLE, "answers 505", 1),
+    "503": (status(503), Status.UNREACHABLE, "in 4 tries: the server answers 503", 4),
+    "reset": (reset_in_mid_body, Status.UNREACHABLE, "in 4 tries: ProtocolError", 4),
     "short": (short_body, Status.UNREACHABLE, "in 4 tries: .*IncompleteRead", 4),
     "stall": (stall(0.9), Status.UNREACHABLE, "in 4 tries: ReadTimeoutError", 4),
     "a loop": (redirected_for_ever, Status.UNREACHABLE, "too many redirects", 4),
@@ -211,6 +213,83 @@ def test_reading_stops_with_its_reader(server: ArchiveServer) -> None:
     next(bodies)
     bodies.close()
     assert sum(server.requests.values()) < len(files)
+
+
+class Mark:
+    """Lives as long as the body that has it: there are no weak references to bytes."""
+
+
+class Body(bytes):
+    mark: Mark
+
+
+Fetched = list[weakref.ref[Mark]]
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> Fetched:
+    """What `read_files` fetches, in place of a network; every seventh file is missing."""
+    bodies: Fetched = []
+
+    def fetch_one(_: Any, url: str, __: int) -> bytes:
+        body = Body(url.encode())
+        body.mark = Mark()
+        bodies.append(weakref.ref(body.mark))
+        if int(url.rpartition("/")[2]) % 7 == 3:
+            raise SubjectError(Status.MISSING, "there is no file")
+        return body
+
+    monkeypatch.setattr(reading, "fetch", fetch_one)
+    monkeypatch.setattr(reading, "find_mismatch", lambda *_: None)
+    monkeypatch.setattr(reading, "AHEAD_BYTES", 100)  # four files may wait, and another begin
+    return bodies
+
+
+MANY = [(f"http://127.0.0.1:9/{i:03}", None) for i in range(100)]
+
+
+def test_no_more_is_fetched_ahead_than_fits(fetched: Fetched) -> None:
+    bodies = read_files(MANY, rules=FetchRules(connections=4))
+    given = 0
+    for i, body in enumerate(bodies):
+        if i == 10:  # of a hundred
+            time.sleep(0.05)  # more would be fetched now, were nothing in the way
+        given += 1
+        alive = sum(ref() is not None for ref in fetched)
+        # Those that wait, one of each connection, and what is missing among so many.
+        assert len(fetched) <= given + 4 + 4 + 3
+        assert alive <= 1 + 4 + 4 + 4  # the one here; threads let go of theirs a little later
+        missing = isinstance(body, SubjectError)
+        assert missing == (i % 7 == 3)
+        assert missing or body == MANY[i][0].encode()
+    assert given == len(MANY)
+
+
+@pytest.mark.parametrize("after", [1, 4, 50])
+def test_reader_that_leaves_waits_for_nobody(fetched: Fetched, after: int) -> None:
+    bodies = read_files(MANY, rules=FetchRules(connections=4))
+    for _ in range(after):
+        next(bodies)
+    bodies.close()
+    assert len(fetched) < len(MANY)
+    assert not [t for t in threading.enumerate() if t.name.startswith("gz3d-fetch")]
+
+
+def test_one_connection_for_all_is_enough(fetched: Fetched) -> None:
+    only = threading.Semaphore(1)
+
+    @contextlib.contextmanager
+    def gate(is_needed: Callable[[], bool]) -> Iterator[bool]:
+        held = False
+        while not held and is_needed():
+            held = only.acquire(timeout=0.01)
+        try:
+            yield held
+        finally:
+            if held:
+                only.release()
+
+    assert len(list(read_files(MANY, rules=FetchRules(connections=4), gate=gate))) == len(MANY)
 
 
 def test_gate_that_fails_is_not_waited_for_for_ever(server: ArchiveServer) -> None:
@@ -346,8 +425,42 @@ def test_index_that_fails_is_not_taken_for_none(server: ArchiveServer) -> None:
     server.faults[""] = [status(503)]
     with pytest.raises(SourceError, match="in 4 tries: the server answers 503"):
         list_archive(server.url)
+    server.faults[""] = [status(501)]
+    with pytest.raises(SourceError, match="the server answers 501"):
+        list_archive(server.url)
+    server.faults[""] = [only_first(status(520), server.requests[""] + 1)]
+    assert list_archive(server.url).notes == ()
     server.faults[""] = [status(200, b"<html>Welcome</html>")]
     assert len(list_archive(server.url).files) == 18
+
+
+def cut_index(handler: Any, _: bytes, __: int) -> bool:
+    """Half of the index page, without a length that would tell."""
+    page = handler.archive.index.encode()
+    return short_without_length(handler, page[: len(page) // 2 + 1000], 1)
+
+
+def test_index_that_is_cut_loses_nothing_in_silence(server: ArchiveServer) -> None:
+    server.faults[""] = [only_first(cut_index)]
+    assert list_archive(server.url).notes == ()
+    assert server.requests[""] == 2
+    server.faults[""] = [cut_index]
+    listing = list_archive(server.url)
+    assert len(listing.files) == 18  # by the catalogue
+    assert "the index page has no </html>, as if it were cut short" in listing.notes[0]
+    (server.folder / "gz3d_metadata.fits").unlink()
+    with pytest.raises(SourceError, match="cut short, and there is no gz3d_metadata.fits"):
+        list_archive(server.url)
+
+
+def test_plan_fills_no_cache(server: ArchiveServer, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert gz3d_zarr.plan(
+        server.url, tmp_path / "g.zarr", workers=1, cache=cache
+    ).manifest.catalogue
+    assert not cache.exists()
+    gz3d_zarr.open_source(server.url, cache=cache)
+    assert (cache / "gz3d_metadata.fits").is_file()
 
 
 def test_catalogue_is_verified_and_fetched_once_more(server: ArchiveServer, tmp_path: Path) -> None:
@@ -425,44 +538,10 @@ def test_named_release_is_served_from_its_url(
     with pytest.raises(UsageError, match="connections is 0"):
         gz3d_zarr.plan("dr17", "g.zarr", workers=1, connections=0)
 
-    server.faults[""] = [status(501)]
-    with pytest.raises(SourceError, match="the server answers 501"):
-        list_archive(server.url)
-    server.faults[""] = [only_first(status(520), server.requests[""] + 1)]
-    assert list_archive(server.url).notes == ()
 
 def test_large_catalogue_is_read_in_seconds(server: ArchiveServer) -> None:
     path = server.folder / "gz3d_metadata.fits"
     rows = Table.read(path)
-def cut_index(handler: Any, _: bytes, __: int) -> bool:
-    """Half of the index page, without a length that would tell."""
-    page = handler.archive.index.encode()
-    return short_without_length(handler, page[: len(page) // 2 + 1000], 1)
-
-
-def test_index_that_is_cut_loses_nothing_in_silence(server: ArchiveServer) -> None:
-    server.faults[""] = [only_first(cut_index)]
-    assert list_archive(server.url).notes == ()
-    assert server.requests[""] == 2
-    server.faults[""] = [cut_index]
-    listing = list_archive(server.url)
-    assert len(listing.files) == 18  # by the catalogue
-    assert "the index page has no </html>, as if it were cut short" in listing.notes[0]
-    (server.folder / "gz3d_metadata.fits").unlink()
-    with pytest.raises(SourceError, match="cut short, and there is no gz3d_metadata.fits"):
-        list_archive(server.url)
-
-
-def test_plan_fills_no_cache(server: ArchiveServer, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    assert gz3d_zarr.plan(
-        server.url, tmp_path / "g.zarr", workers=1, cache=cache
-    ).manifest.catalogue
-    assert not cache.exists()
-    gz3d_zarr.open_source(server.url, cache=cache)
-    assert (cache / "gz3d_metadata.fits").is_file()
-
-
     many = rows[[i % len(rows) for i in range(29_813)]]
     many["zooniverse_subject_id"] = range(29_813)
     many["file_name"] = [f"1-{i}_19_{i}.fits" for i in range(29_813)]
