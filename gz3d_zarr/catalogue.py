@@ -47,7 +47,8 @@ _COLUMNS = {
     "number_foreground_stars": "number_foreground_stars",
 }
 
-
+_SENSELESS = (AttributeError, OverflowError, TypeError, ValueError)
+"""What a cell of another type raises: a text where a number is expected, or several numbers."""
 _TEXT = ("manga_id", "iauname", "explorer_link", "sample")
 
 
@@ -217,7 +218,7 @@ def read_catalogue(path: str, data: bytes) -> dict[tuple[str, int, int], Catalog
         try:
             metadata = _row({key: values[i] for key, values in columns.items()})
             rows[_key(name)] = CatalogueRow(metadata, bool(table["observed"][i]))
-        except ValueError as error:
+        except _SENSELESS as error:
             raise SourceError(f"row {i} ({name!r}) of the catalogue {path}: {error}") from None
     return rows
 
@@ -234,7 +235,7 @@ def read_file_names(path: str, data: bytes) -> list[str]:
     for i, name in enumerate(_read_table(path, data, ["file_name"])["file_name"]):
         try:
             manga_id, bundle, subject = _key(name)
-        except ValueError as error:
+        except _SENSELESS as error:
             raise SourceError(f"row {i} ({name!r}) of the catalogue {path}: {error}") from None
         names.append(f"gz3d_{manga_id}_{bundle}_{subject}.fits.gz")
     return names
@@ -253,7 +254,9 @@ def _read_table(path: str, data: bytes, names: Sequence[str]) -> dict[str, list[
                     f"the catalogue {path} has no column {', '.join(sorted(lacking))}"
                 )
             return {name: table[name].tolist() for name in names}
-    except (OSError, AttributeError, IndexError, TypeError, ValueError) as error:
+    except SourceError:
+        raise
+    except Exception as error:  # of damaged bytes astropy raises KeyError, VerifyError and others
         raise SourceError(
             f"the catalogue {path} cannot be read: {describe(error)}; expected the table "
             f"{CATALOGUE_NAME} in HDU 1"

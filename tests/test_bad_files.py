@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
+import hashlib
+import io
 import json
 import logging
 import subprocess
 import sys
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.io import fits
+from astropy.table import Table
 from click.testing import CliRunner
 from distributed import Client
 from files import (
@@ -28,10 +33,16 @@ from files import (
     with_mask_value,
     without_column,
 )
+from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import gz3d_zarr
-from gz3d_zarr import GZ3DError, fetch
+from gz3d_zarr import GZ3DError, SourceError, Status, SubjectError, fetch
+from gz3d_zarr.catalogue import read_catalogue, read_file_names
 from gz3d_zarr.cli import main
+from gz3d_zarr.reading import read_file
+from gz3d_zarr.shard import decode_body
 
 MEGABYTE = 2**20
 
@@ -140,6 +151,91 @@ def test_bomb_takes_no_more_memory_than_a_good_file(simulated: Path, tmp_path: P
     assert said["good"] == "good"
     assert "unpacks to more than 32 MiB" in said["bomb"]
     assert peak["bomb"] < peak["good"] + 64
+
+
+@pytest.fixture
+def remote(simulated: Path, tmp_path: Path) -> Iterator[tuple[str, bytes]]:
+    """URL of one subject file in memory, and its bytes."""
+    folder = f"/{tmp_path.name}"
+    path = subject_files(simulated)[0]
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file(f"{folder}/{path.name}", path.read_bytes())
+    try:
+        yield f"memory:/{folder}/{path.name}", path.read_bytes()
+    finally:
+        memory.rm(folder, recursive=True)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_file_damaged_on_its_way_is_read_once_more(
+    remote: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    url, data = remote
+    answers = [flip_middle(data), data]
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *_, **__: answers.pop(0))
+    assert read_file(url, hashlib.sha1(data).hexdigest() if known else None) == data
+    answers = [flip_middle(data), flip_middle(data), data]
+    assert read_file(url, None) == flip_middle(data)
+    assert answers == [data]
+
+
+def test_empty_object_is_corrupt_and_not_unreachable(
+    remote: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, _ = remote
+
+    def refuse(*_: Any, **__: Any) -> bytes:  # as s3fs does what S3 answers with 416
+        raise OSError(errno.EINVAL, "The requested range is not satisfiable")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)
+    with pytest.raises(SubjectError, match="range is not satisfiable") as caught:
+        read_file(url, None)
+    assert caught.value.status is Status.UNREACHABLE
+    fsspec.filesystem("memory").pipe_file(url.partition(":/")[2], b"")
+    assert decode_body(url, None, read_file(url, None))[1].status is Status.CORRUPT
+
+
+def with_text(data: bytes) -> bytes:
+    """The catalogue with a text column of numbers."""
+    table = Table.read(io.BytesIO(data))
+    table["nsa_id"] = [str(value) for value in table["nsa_id"]]
+    out = io.BytesIO()
+    table.write(out, format="fits")
+    return out.getvalue()
+
+
+CATALOGUES: dict[str, Callable[[bytes], bytes]] = {
+    "a text column": with_text,
+    "no TFIELDS": lambda data: data.replace(b"TFIELDS ", b"TFIELDZ ", 1),
+    "NAXIS2 of nothing": lambda data: data.replace(b"NAXIS2  =", b"NAXIS2  /", 1),
+    "TFORM of nonsense": lambda data: data.replace(b"TFORM3  = '", b"TFORM3  = Q", 1),
+    "empty": lambda _: b"",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", CATALOGUES)
+def test_damaged_catalogue_is_named(simulated: Path, kind: str) -> None:
+    data = (simulated / "gz3d_metadata.fits").read_bytes()
+    with pytest.raises(SourceError, match="the catalogue c.fits"):
+        read_catalogue("c.fits", CATALOGUES[kind](data))
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=150)
+@given(
+    flips=st.lists(st.tuples(st.integers(0, 20000), st.integers(0, 255)), max_size=4),
+    length=st.none() | st.integers(0, 17000),
+)
+def test_any_bytes_are_a_catalogue_or_an_error(
+    simulated: Path, flips: list[tuple[int, int]], length: int | None
+) -> None:
+    data = bytearray((simulated / "gz3d_metadata.fits").read_bytes())
+    for place, value in flips:
+        data[place % len(data)] = value
+    for read in (read_catalogue, read_file_names):
+        with contextlib.suppress(SourceError):
+            read("c.fits", bytes(data[:length]))
 
 
 SECRET = "open-sesame-4711"
