@@ -21,7 +21,7 @@ from fsspec.core import url_to_fs
 from gz3d_zarr.errors import StoreError, UsageError, access_errors, describe
 from gz3d_zarr.fetch import is_http
 from gz3d_zarr.obstore_backend import ObstoreBackend, obstore_backend
-from gz3d_zarr.source import absolute, is_url, origin
+from gz3d_zarr.source import S3_SCHEMES, absolute, ask, holds_secret, is_url, origin
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of a local file that is still being written; never a name in a store."""
@@ -104,7 +104,7 @@ class ObjectFolder:
             if self.backend == OBSTORE:
                 return self._obstore().get(key)
             fs, root = self._remote()
-            data: bytes = fs.cat_file(f"{root}/{key}")
+            data: bytes = ask(fs, fs.cat_file, f"{root}/{key}")
         except (FileNotFoundError, NotADirectoryError) as error:
             if _lacks_bucket(error):
                 raise self._failed("read", key, error) from error
@@ -131,7 +131,7 @@ class ObjectFolder:
                 return self._obstore().sizes(prefix)
             fs, root_path = self._remote()
             start = f"{root_path}/{prefix}".rstrip("/")
-            found_there = fs.find(start, detail=True, refresh=True)
+            found_there = ask(fs, fs.find, start, detail=True, refresh=True)
         except FileNotFoundError as error:
             if _lacks_bucket(error):
                 raise self._failed("listed", prefix, error) from error
@@ -167,7 +167,7 @@ class ObjectFolder:
             else:
                 fs, root = self._remote()
                 with contextlib.suppress(FileNotFoundError):
-                    fs.rm_file(f"{root}/{key}")
+                    ask(fs, fs.rm_file, f"{root}/{key}")
         except access_errors(TypeError) as error:
             raise self._failed("deleted", key, error) from error
 
@@ -298,7 +298,7 @@ def object_folder(url: str | Path, storage_options: Mapping[str, Any] | None) ->
     ------
     UsageError
         Where storage options are given for a local path, which would take none of them; or an
-        endpoint that is no URL.
+        endpoint that is no URL, or has a password in it.
     """
     text = absolute(str(url).removeprefix("file://"))
     if storage_options and not is_url(text):
@@ -308,6 +308,12 @@ def object_folder(url: str | Path, storage_options: Mapping[str, Any] | None) ->
         )
     options = dict(storage_options or {})
     endpoint = options.get("endpoint_url") or options.get("client_kwargs", {}).get("endpoint_url")
+    if endpoint is not None and ("@" in str(endpoint) or holds_secret(str(endpoint))):
+        raise UsageError(
+            "the endpoint's URL holds a password, a token or a query, which would stand in "
+            "messages: leave it out, and give key and secret by --storage-option, by the "
+            "environment, or in a profile"
+        )
     if endpoint is not None and not is_http(str(endpoint)):
         raise UsageError(
             f"the endpoint is {endpoint!r}, expected a URL such as https://host or "
@@ -316,5 +322,5 @@ def object_folder(url: str | Path, storage_options: Mapping[str, Any] | None) ->
     backend = options.pop("backend", "fsspec")
     if backend not in ("fsspec", "s3fs", OBSTORE):
         raise UsageError(f"the store backend is {backend!r}, expected s3fs or obstore")
-    defaults = S3_DEFAULTS if text.startswith(("s3://", "s3a://")) else {}
+    defaults = S3_DEFAULTS if text.startswith(S3_SCHEMES) else {}
     return ObjectFolder(text.rstrip("/") or "/", {**defaults, **options}, backend)

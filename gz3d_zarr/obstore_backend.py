@@ -6,6 +6,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from gz3d_zarr.errors import UsageError, access_errors
@@ -18,6 +19,12 @@ TRANSLATED = {
     "anon": "skip_signature",
 }
 """Storage options of s3fs, and what obstore calls them."""
+
+FIRST_ANSWER_SECONDS = 15
+RETRY_SECONDS = 5
+"""How long a server may take for one request up to its first answer, and how long one is tried."""
+REQUEST_SECONDS = 300
+"""How long a whole request may take later, a PUT's 23 MB on a slow line among it."""
 
 
 class ObstoreBackend:
@@ -50,41 +57,59 @@ class ObstoreBackend:
         if scheme not in ("s3", "s3a"):
             raise UsageError(f"the store backend obstore is for s3:// URLs, not {url}")
         self._base_error: type[Exception] = BaseError
-        self._store: Any = S3Store(bucket, prefix=prefix or None, **_translate(options))
+        place_and_options = {"prefix": prefix or None, **_translate(options)}
+
+        def store(seconds: int, **more: Any) -> Any:
+            # Also where the endpoint is in the environment; one of https stays so.
+            limits: Any = {"allow_http": True, "timeout": f"{seconds}s"}
+            return S3Store(bucket, client_options=limits, **place_and_options, **more)
+
+        self._store = store(REQUEST_SECONDS)
+        # Without an answer obstore would try for three minutes.
+        self._first = store(
+            FIRST_ANSWER_SECONDS, retry_config={"retry_timeout": timedelta(seconds=RETRY_SECONDS)}
+        )
+        self._answered = False
 
     def put(self, key: str, data: bytes) -> None:
         """Write one object in one request."""
-        self._try(lambda: self._store.put(key, data, use_multipart=False))
+        self._try(lambda _: self._store.put(key, data, use_multipart=False))
 
     def get(self, key: str) -> bytes:
         """Read one object; FileNotFoundError where there is none."""
-        data: bytes = self._try(lambda: self._store.get(key).bytes().to_bytes())
+        data: bytes = self._try(lambda store: store.get(key).bytes().to_bytes())
         return data
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Keys below a prefix, with bytes."""
-        pages = self._try(lambda: list(self._store.list(prefix or None)))
+        pages = self._try(lambda store: list(store.list(prefix or None)))
         return {str(item["path"]): int(item["size"]) for page in pages for item in page}
 
     def delete(self, key: str) -> None:
         """Delete one object."""
-        self._try(lambda: self._store.delete(key))
+        self._try(lambda store: store.delete(key))
 
-    def _try(self, action: Callable[[], Any]) -> Any:
+    def _try(self, action: Callable[[Any], Any]) -> Any:
         """Errors of obstore as those of a file system."""
         try:
-            return action()
+            found = action(self._store if self._answered else self._first)
         except access_errors() as error:  # FileNotFoundError among them
+            self._answered = True
             if "NoSuchBucket" in str(error):
                 raise FileNotFoundError("The specified bucket does not exist") from error
             raise
         except self._base_error as error:
             told = re.search(r"<Message>([^<]*)</Message>", str(error))
             words = told[1] if told else " ".join(str(error).partition("<?xml")[0].split())
+            words = re.sub(r"://[^/@\s]*@", "://", words)  # an endpoint may come with a password
             if "error sending request" in words:
                 words = "could not connect to the endpoint"
+            elif "timed out" in words:
+                words = "the endpoint does not answer in time"
             denied = any(w in str(error) for w in ("403", "401", "Forbidden", "AccessDenied"))
             raise (PermissionError if denied else OSError)(words[:300]) from error
+        self._answered = True
+        return found
 
 
 def _translate(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,8 +124,7 @@ def _translate(options: Mapping[str, Any]) -> dict[str, Any]:
     region = options.get("client_kwargs", {}).get("region_name")
     if region:
         translated["region"] = region
-    # Also where the endpoint is in the environment; one of https stays so.
-    return {**translated, "client_options": {"allow_http": True}}
+    return translated
 
 
 @functools.lru_cache(maxsize=8)

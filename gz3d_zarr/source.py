@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, MutableSet, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,17 @@ from gz3d_zarr.fetch import fetch, is_http, open_connection
 
 CATALOGUE_NAME = "gz3d_metadata.fits"
 SHA1_SUFFIX = ".sha1sum"
+S3_SCHEMES = ("s3://", "s3a://")
 MAX_SMALL_FILE = 256 * 2**20
 """Bound of a catalogue (7.6 MB for the whole survey), a sha1 list or an index page."""
+FIRST_ANSWER_SECONDS = 15
+"""How long a server may take for its first answer; s3fs would wait for six minutes."""
+LISTING_SECONDS = 60
+"""How long a web server may take to list a folder; fsspec would wait for five minutes."""
+
+_OWN_LIMITS = frozenset({"connect_timeout", "read_timeout", "retries"})
+_answered: MutableSet[Any] = weakref.WeakSet()
+"""File systems whose server has answered in this process: it is slow at times, not dead."""
 
 _HALF_URL = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")
 _SECRET = re.compile(r"://[^/@]*:[^/@]*@|https?://[^/@]*@|https?://[^?]*\?")
@@ -109,6 +120,39 @@ def origin(url: str) -> str:
     """Scheme and host of a URL: whom a header or a limit is for."""
     parts = urlsplit(url.rpartition("::")[2])
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def holds_secret(url: str) -> bool:
+    """Whether a URL has a password, a token or a query in it, and is not to be shown."""
+    return _SECRET.search(url) is not None
+
+
+def ask(fs: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a method of a file system; up to the server's first answer, only for so long.
+
+    The limits of each request stay as they are: a server that has answered once may be slow, or
+    away for minutes, in a build of hours. A user who gives limits of his own is left to them.
+
+    Raises
+    ------
+    TimeoutError
+        Nothing has answered in `FIRST_ANSWER_SECONDS`.
+    """
+    own = _OWN_LIMITS & {*(getattr(fs, "config_kwargs", None) or {})}
+    if own or not fs.async_impl or fs in _answered:
+        return call(*args, **kwargs)
+    try:
+        found = call(*args, timeout=FIRST_ANSWER_SECONDS, **kwargs)
+    except (FileNotFoundError, PermissionError):
+        _answered.add(fs)
+        raise
+    except TimeoutError as error:
+        raise TimeoutError(
+            f"nothing answers within {FIRST_ANSWER_SECONDS} seconds; check the endpoint, and "
+            "whether it is reachable from here"
+        ) from error
+    _answered.add(fs)
+    return found
 
 
 def parse_name(path: str, size: int | None = None) -> SubjectFile | None:
@@ -202,7 +246,7 @@ def absolute(path: str, folder: str = "") -> str:
         holds a password or a token, which would be written down with it.
     """
     if is_url(path):
-        if _SECRET.search(path):
+        if holds_secret(path):
             raise UsageError(
                 f"a URL of {path.partition('://')[0]} holds a password, a token or a query, which "
                 "would stand in the store and in messages: leave it out, and give it by "
@@ -269,7 +313,8 @@ def _with_beside(
         try:
             if is_url(folder):
                 fs, inner = url_to_fs(folder, **options)
-                names = [fs.unstrip_protocol(name) for name in fs.ls(inner, detail=False)]
+                listed = ask(fs, fs.ls, inner, detail=False)
+                names = [fs.unstrip_protocol(name) for name in listed]
             else:
                 names = [str(path) for path in Path(folder).iterdir()]
         except access_errors():
@@ -299,11 +344,17 @@ def _list_url(location: str, options: Mapping[str, Any]) -> list[tuple[str, int 
     if parse_name(location) is not None:
         return _with_beside([(location, None)], options)
     fs, inner = url_to_fs(location, **options)
+    limit = {"timeout": LISTING_SECONDS} if is_http(location) else {}
+    if location.startswith(S3_SCHEMES):  # a long listing may take its time, a dead server not
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            ask(fs, fs.info, inner.partition("*")[0])
     if glob.has_magic(inner):
         chain = location[location.index("::") :] if "::" in location else ""
-        matches = [(str(fs.unstrip_protocol(name)) + chain, None) for name in fs.glob(inner)]
+        matches = [
+            (str(fs.unstrip_protocol(name)) + chain, None) for name in fs.glob(inner, **limit)
+        ]
         return [*matches] if chain else _with_beside(matches, options)
-    entries = fs.ls(inner, detail=True)
+    entries = fs.ls(inner, detail=True, **limit)
     return [
         (fs.unstrip_protocol(entry["name"]), entry.get("size"))
         for entry in entries

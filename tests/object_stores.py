@@ -312,6 +312,13 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
+def silent_server() -> Iterator[str]:
+    """Endpoint of a server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # the kernel takes them
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@contextlib.contextmanager
 def _running(command: list[str], log: Any) -> Iterator[None]:
     """A process that ends with the context."""
     process = subprocess.Popen(

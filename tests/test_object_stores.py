@@ -36,15 +36,23 @@ from object_stores import (
     run_moto,
     run_proxy,
     run_swift,
+    silent_server,
 )
 from stores import StopHereError, stop_after
 
 import gz3d_zarr
-from gz3d_zarr import IncompleteStoreError, StoreError, UsageError
+from gz3d_zarr import (
+    IncompleteStoreError,
+    SourceError,
+    StoreError,
+    UsageError,
+    obstore_backend,
+    source,
+)
 from gz3d_zarr.cli import main
 from gz3d_zarr.export.fits import export_fits
 from gz3d_zarr.info import read_info
-from gz3d_zarr.objects import ObjectFolder
+from gz3d_zarr.objects import ObjectFolder, object_folder
 from gz3d_zarr.opening import read_build
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.rows import read_texts, select_rows
@@ -604,6 +612,104 @@ def test_endpoint_that_is_no_url_is_refused(simulated: Path, client: Client) -> 
     options = {"endpoint_url": "localhost:5601"}
     with pytest.raises(UsageError, match="the endpoint is 'localhost:5601', expected a URL such"):
         gz3d_zarr.build(simulated, "s3://gz3d/g.zarr", client, storage_options=options)
+
+
+SECRET = "open-sesame"
+
+
+@pytest.mark.parametrize("backend", ["s3fs", "obstore"])
+@pytest.mark.parametrize("given", ["http://me:{}@127.0.0.1:9", "http://{}@host", "me:{}@host"])
+def test_endpoint_with_a_password_is_refused_unseen(
+    simulated: Path, client: Client, backend: str, given: str
+) -> None:
+    options = {"endpoint_url": given.format(SECRET), "backend": backend}
+    for chosen in (options, {"client_kwargs": options, "backend": backend}):
+        with pytest.raises(UsageError, match="the endpoint's URL holds a password") as caught:
+            gz3d_zarr.build(simulated, "s3://gz3d/g.zarr", client, storage_options=chosen)
+        assert SECRET not in str(caught.value)
+
+
+def test_obstore_shows_no_password_of_an_endpoint_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("obstore")
+    url = f"http://me:{SECRET}@127.0.0.1:{free_ports(1)[0]}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    folder = ObjectFolder("s3://gz3d/g.zarr", {"key": "k", "secret": "s"}, "obstore")
+    with pytest.raises(StoreError) as caught:
+        folder.get("a")
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["s3fs", "obstore"])
+@pytest.mark.parametrize("action", ["get", "sizes", "delete"])
+def test_server_that_never_answers_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, backend: str, action: str
+) -> None:
+    if backend == "obstore":
+        pytest.importorskip("obstore")
+    monkeypatch.setattr(source, "FIRST_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(obstore_backend, "FIRST_ANSWER_SECONDS", 1)
+    monkeypatch.setattr(obstore_backend, "RETRY_SECONDS", 0)
+    calls: dict[str, Callable[[ObjectFolder], Any]] = {
+        "get": lambda folder: folder.get("zarr.json"),
+        "sizes": lambda folder: folder.sizes(),
+        "delete": lambda folder: folder.delete(["zarr.json"]),
+    }
+    with silent_server() as endpoint:
+        folder = object_folder(
+            "s3://gz3d/g.zarr",
+            {"key": "k", "secret": "s", "endpoint_url": endpoint, "backend": backend},
+        )
+        began = time.monotonic()
+        with pytest.raises(StoreError, match="nothing answers within|could not connect"):
+            calls[action](folder)
+        assert time.monotonic() - began < 10
+
+
+def test_source_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "FIRST_ANSWER_SECONDS", 0.2)
+    with silent_server() as endpoint:
+        options = {"key": "k", "secret": "s", "endpoint_url": endpoint}
+        began = time.monotonic()
+        for place in ("s3://gz3d/files", "s3://gz3d/files/*.fits.gz"):
+            with pytest.raises(SourceError, match="cannot be listed: nothing answers within"):
+                source.list_source(place, options)
+        assert time.monotonic() - began < 10
+
+
+def test_file_on_a_web_server_that_lists_nothing_has_nothing_beside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(source, "FIRST_ANSWER_SECONDS", 0.2)
+    with silent_server() as endpoint:
+        began = time.monotonic()
+        found = source.list_source(f"{endpoint}/gz3d_1-150000_91_14760000.fits.gz")
+        assert time.monotonic() - began < 10
+    assert [file.zooniverse_subject_id for file in found.files] == [14760000]
+    assert found.catalogue is None
+
+
+def test_server_that_has_answered_may_be_slow(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = object_folder(proxy.server.url, proxy.server.storage_options)
+    assert folder.get("a") is None
+    monkeypatch.setattr(source, "FIRST_ANSWER_SECONDS", 0.01)
+    proxy.delay = 0.1
+    assert folder.get("a") is None
+    assert folder.sizes() == {}
+
+
+@pytest.mark.parametrize("limit", ["connect_timeout", "read_timeout", "retries"])
+def test_limits_of_the_user_are_his(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    value: Any = {"max_attempts": 0} if limit == "retries" else 20
+    options = {**proxy.server.storage_options, "config_kwargs": {limit: value}}
+    monkeypatch.setattr(source, "FIRST_ANSWER_SECONDS", 0.01)
+    proxy.delay = 0.1
+    assert object_folder(proxy.server.url, options).get("a") is None
 
 
 def test_link_is_for_reading_only(
