@@ -10,10 +10,11 @@ import re
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from platform import python_version
+from typing import Any, TypeVar
 
 import dask
 from dask.system import CPU_COUNT
@@ -24,6 +25,7 @@ from distributed.system import MEMORY_LIMIT
 from gz3d_zarr.errors import BuildError, UsageError, describe
 from gz3d_zarr.planning import Resources
 
+Answer = TypeVar("Answer")
 CONNECT_SECONDS = 10
 SHARED_PACKAGES = ("gz3d-zarr", "dask", "distributed", "numpy", "zarr", "fsspec")
 
@@ -66,8 +68,9 @@ def client_resources(client: Client) -> Resources:
     BuildError
         Where it has no workers after a while.
     """
-    workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
+    workers = _find_workers(client)
     if not workers:
+        wanted = client.submit(int, pure=False)  # a cluster that adapts starts workers for tasks
         try:
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         except TimeoutError:
@@ -75,10 +78,12 @@ def client_resources(client: Client) -> Resources:
                 f"the scheduler {_address(client)} has no workers after {CONNECT_SECONDS} seconds; "
                 "start some and try again"
             ) from None
-        workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
+        finally:
+            wanted.cancel()
+        workers = _find_workers(client)
     notes = _compare_versions(client)
-    limits = [worker["memory_limit"] for worker in workers if worker["memory_limit"]]
-    threads = max(worker["nthreads"] for worker in workers)
+    limits = [worker["memory_limit"] for worker in workers.values() if worker["memory_limit"]]
+    threads = max(worker["nthreads"] for worker in workers.values())
     memory = min(limits) if limits else None
     return Resources(
         len(workers),
@@ -89,33 +94,86 @@ def client_resources(client: Client) -> Resources:
     )
 
 
+def _find_workers(client: Client) -> dict[str, dict[str, Any]]:
+    """What the scheduler knows of each worker, by address."""
+    return dict(client.scheduler_info(n_workers=-1)["workers"])
+
+
 def find_versions() -> dict[str, str]:
     """Versions of what client and workers share."""
     return {name: version(name) for name in SHARED_PACKAGES} | {"python": python_version()}
 
 
 def _compare_versions(client: Client) -> tuple[str, ...]:
-    """Tell where workers have other versions than the client.
+    """Tell where workers have other versions than the client, or went away while asked.
 
     Raises
     ------
     BuildError
-        They lack this package, or one that it needs.
+        They lack this package, or one that it needs; or one of them says nothing.
     """
     here = find_versions()
-    try:
-        there = client.run(find_versions)
-    except ImportError as error:
-        raise BuildError(
-            f"workers of {_address(client)} lack a package: {error}. Install gz3d-zarr there, in "
-            "the version that is here"
-        ) from error
-    notes = []
+    there, notes = [], []
+    for worker, answer in _ask_workers(client).items():
+        if isinstance(answer, ImportError):
+            raise BuildError(
+                f"workers of {_address(client)} lack a package: {answer}. Install gz3d-zarr there, "
+                "in the version that is here"
+            ) from answer
+        if isinstance(answer, OSError):
+            notes.append(f"the worker {worker} went away while it was asked for its versions")
+        elif isinstance(answer, Exception):
+            raise BuildError(
+                f"the worker {worker} cannot tell its versions: {describe(answer)}. Install there "
+                "what is installed here"
+            ) from answer
+        else:
+            there.append(answer)
     for name, mine in here.items():
-        others = sorted({versions[name] for versions in there.values()} - {mine})
+        others = sorted({versions[name] for versions in there} - {mine})
         if others:
             notes.append(f"workers have {name} {' and '.join(others)}, here it is {mine}")
     return tuple(notes)
+
+
+def _ask_workers(client: Client) -> dict[str, dict[str, str] | Exception]:
+    """Versions on each worker, or why there are none.
+
+    Raises
+    ------
+    BuildError
+        A worker says nothing, or nothing can be asked.
+    """
+    asking: queue.SimpleQueue[dict[str, dict[str, str] | Exception] | Exception]
+    asking = _answer_of(lambda: client.run(find_versions, on_error="return"))
+    try:
+        answers = asking.get(timeout=CONNECT_SECONDS)
+    except queue.Empty:
+        seen = {address: known["last_seen"] for address, known in _find_workers(client).items()}
+        raise BuildError(
+            f"a worker of {_address(client)} does not answer within {CONNECT_SECONDS} seconds; "
+            f"{min(seen, key=seen.__getitem__, default='none')} has been silent for longest. "
+            "End it, or see why it hangs, and try again"
+        ) from None
+    if isinstance(answers, Exception):
+        raise BuildError(
+            f"the workers of {_address(client)} cannot be asked: {describe(answers)}"
+        ) from answers
+    return answers
+
+
+def _answer_of(call: Callable[[], Answer]) -> queue.SimpleQueue[Answer | Exception]:
+    """Make a call that may never return; what it returns or raises comes into the queue."""
+    answer: queue.SimpleQueue[Answer | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put(call())
+        except Exception as error:  # whoever waits for it is told
+            answer.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answer
 
 
 @contextlib.contextmanager
@@ -182,16 +240,8 @@ def connect(address: str) -> Iterator[Client]:
     """
     if not _ADDRESS.fullmatch(address):
         raise UsageError(f"scheduler is {address!r}, expected an address such as tcp://host:8786")
-    answer: queue.SimpleQueue[Client | Exception] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answer.put(Client(address, timeout=CONNECT_SECONDS, set_as_default=False))
-        except (OSError, TimeoutError, TypeError, ValueError) as error:
-            answer.put(error)
-
     # dask waits without end for one that accepts a connection and then says nothing.
-    threading.Thread(target=ask, daemon=True).start()
+    answer = _answer_of(lambda: Client(address, timeout=CONNECT_SECONDS, set_as_default=False))
     try:
         client = answer.get(timeout=CONNECT_SECONDS + 1)
     except queue.Empty:

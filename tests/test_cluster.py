@@ -14,6 +14,7 @@ from typing import Any
 import dask
 import pytest
 from distributed import Client, LocalCluster
+from distributed.comm import CommClosedError
 from files import link_many
 from stores import shards
 
@@ -136,7 +137,8 @@ def test_other_versions_are_told(
     assert set(here) >= {"gz3d-zarr", "zarr", "python"}
     plan = gz3d_zarr.plan(simulated, tmp_path / "g.zarr", client=client)
     assert not [note for note in plan.notes if "workers have" in note]
-    monkeypatch.setattr(client, "run", lambda _: {"tcp://a": {**here, "zarr": "3.0.0"}})
+    answers = {"tcp://a": {**here, "zarr": "3.0.0"}}
+    monkeypatch.setattr(client, "run", lambda *_, **__: answers)
     plan = gz3d_zarr.plan(simulated, tmp_path / "g.zarr", client=client)
     assert f"workers have zarr 3.0.0, here it is {here['zarr']}" in plan.notes
 
@@ -144,12 +146,55 @@ def test_other_versions_are_told(
 def test_workers_without_the_package_are_named(
     simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lacking(*_: Any) -> Any:
-        raise ModuleNotFoundError("No module named 'gz3d_zarr'")
-
-    monkeypatch.setattr(client, "run", lacking)
+    answers = {"tcp://a": ModuleNotFoundError("No module named 'gz3d_zarr'")}
+    monkeypatch.setattr(client, "run", lambda *_, **__: answers)
     with pytest.raises(BuildError, match="lack a package: No module named 'gz3d_zarr'. Install"):
         gz3d_zarr.build(simulated, tmp_path / "g.zarr", client)
+
+
+def test_worker_that_goes_away_while_it_is_asked_is_told(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {"tcp://a": CommClosedError("gone"), "tcp://b": cluster.find_versions()}
+    monkeypatch.setattr(client, "run", lambda *_, **__: answers)
+    plan = gz3d_zarr.plan(simulated, tmp_path / "g.zarr", client=client)
+    told = "the worker tcp://a went away while it was asked for its versions"
+    assert [note for note in plan.notes if "worker" in note] == [told]
+
+
+def test_worker_that_other_errors_come_from_is_named(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {"tcp://a": AttributeError("no find_versions")}
+    monkeypatch.setattr(client, "run", lambda *_, **__: answers)
+    with pytest.raises(BuildError, match="worker tcp://a cannot tell its versions: no find_ver"):
+        gz3d_zarr.build(simulated, tmp_path / "g.zarr", client)
+
+
+def test_worker_that_says_nothing_ends_the_build(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(client, "run", lambda *_, **__: over.wait(60))
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.1)
+    address = next(iter(client.scheduler_info(n_workers=-1)["workers"]))
+    try:
+        with pytest.raises(BuildError, match="does not answer within 0.1 seconds") as caught:
+            gz3d_zarr.build(simulated, tmp_path / "g.zarr", client)
+    finally:
+        over.set()
+    assert f"{address} has been silent for longest" in str(caught.value)
+    assert not (tmp_path / "g.zarr").exists()
+
+
+def test_cluster_that_adapts_starts_its_first_worker_for_a_build(
+    simulated: Path, tmp_path: Path
+) -> None:
+    with local_cluster(tmp_path, n_workers=0, threads_per_worker=1) as workers:
+        workers.adapt(minimum=0, maximum=1, interval="50ms")
+        with Client(workers, set_as_default=False) as client:
+            report = gz3d_zarr.build(simulated, tmp_path / "g.zarr", client, limit=4)
+    assert report.ok == 4
 
 
 SCHEDULER = """
