@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
+from multiprocessing import resource_tracker
 from platform import python_version
 from typing import Any, TypeVar
 
@@ -275,7 +276,7 @@ def start_local(resources: Resources) -> Iterator[Client]:
         }
         stack.enter_context(dask.config.set(settings))
         try:
-            with _ignored_interrupts():
+            with _kept_interrupts():
                 cluster = stack.enter_context(
                     LocalCluster(
                         n_workers=resources.workers,
@@ -295,16 +296,28 @@ def start_local(resources: Resources) -> Iterator[Client]:
 
 
 @contextlib.contextmanager
-def _ignored_interrupts() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C: it is for us, who then end them."""
-    if threading.current_thread() is not threading.main_thread():
+def _kept_interrupts() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C, and keep one that comes meanwhile for the end.
+
+    It is for us, who then end them. A process inherits the signals that are blocked in the thread
+    that starts it, and a thread those of its maker: dask's, which start workers later too, have
+    SIGINT blocked for good. Another thread may take the signal, whose handler then runs here.
+    """
+    if threading.current_thread() is not threading.main_thread() or os.name == "nt":
         yield  # only the main thread may set signals
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Where multiprocessing starts its tracker, it unblocks SIGINT, and so not in dask's threads.
+    resource_tracker.ensure_running()
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _environment() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 from distributed import Client
@@ -275,6 +277,39 @@ def test_interrupt_ends_cleanly_and_says_how_to_go_on(
     assert again.returncode == 0, again.stderr
     assert f"Read {300 - 2 * done} subjects" in again.stdout
     assert gz3d_zarr.open_store(tmp_path / "g.zarr").sizes["subject"] == len(subject_files(source))
+
+
+def test_interrupt_while_workers_start_is_not_lost(archive: Path, tmp_path: Path) -> None:
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from gz3d_zarr.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "build", str(archive), "g.zarr", "--workers", "1"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while process.poll() is None and not any(map(is_worker, children(process.pid))):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert out == ""
+    assert errors.strip().splitlines()[-1] == "Interrupted; the same command with --resume goes on."
+    assert "Traceback" not in errors
+
+
+def children(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children()
+    return []
+
+
+def is_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "--multiprocessing-fork" in process.cmdline()
+    return False
 
 
 def test_help_is_complete() -> None:

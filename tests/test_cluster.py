@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -195,6 +197,18 @@ def test_cluster_that_adapts_starts_its_first_worker_for_a_build(
         with Client(workers, set_as_default=False) as client:
             report = gz3d_zarr.build(simulated, tmp_path / "g.zarr", client, limit=4)
     assert report.ok == 4
+
+
+def interrupt_self() -> bool:
+    os.kill(os.getpid(), signal.SIGINT)
+    return signal.SIGINT in signal.sigpending()
+
+
+def test_workers_of_a_local_cluster_ignore_interrupts_also_after_a_restart() -> None:
+    with cluster.start_local(cluster.local_resources(1)) as client:
+        assert set(client.run(interrupt_self).values()) == {True}
+        client.restart()
+        assert set(client.run(interrupt_self).values()) == {True}
 
 
 SCHEDULER = """
