@@ -29,8 +29,11 @@ SHA1_SUFFIX = ".sha1sum"
 S3_SCHEMES = ("s3://", "s3a://")
 MAX_SMALL_FILE = 256 * 2**20
 """Bound of a catalogue (7.6 MB for the whole survey), a sha1 list or an index page."""
-FIRST_ANSWER_SECONDS = 15
-"""How long a server may take for its first answer; s3fs would wait for six minutes."""
+FIRST_ANSWER_SECONDS = 18
+"""How long a server may take for its first answer; s3fs would wait for six minutes.
+
+Where a connection is refused, botocore tries for up to 15, and can then say so.
+"""
 LISTING_SECONDS = 60
 """How long a web server may take to list a folder; fsspec would wait for five minutes."""
 
