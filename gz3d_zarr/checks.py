@@ -27,7 +27,7 @@ from gz3d_zarr.schema import (
     variable_attrs,
 )
 from gz3d_zarr.source import parse_name
-from gz3d_zarr.store import CATALOGUE_GROUP, ROOT_KEY
+from gz3d_zarr.store import CATALOGUE_GROUP, ROOT_KEY, quiet
 from gz3d_zarr.subject import CLASSES, SIDE
 
 Finding = str
@@ -197,6 +197,36 @@ def check_coordinates(
         yield check_that("coordinates", target, finding)
 
 
+def check_labels(folder: ObjectFolder, layout: Layout) -> list[Check]:
+    """Labels as stored: `open_store` goes by the schema's, and other programs by these.
+
+    Raises
+    ------
+    OSError, ValueError, RuntimeError
+        What zarr and xarray raise where they cannot be read.
+    """
+    with quiet():
+        stored = xr.open_zarr(
+            folder.url,
+            zarr_format=3,
+            consolidated=True,
+            chunks=None,
+            storage_options=dict(folder.storage_options) or None,
+        )
+    checks = []
+    for name, labels in LABELS.items():
+        found = [str(label) for label in stored[name].values.tolist()]
+        finding = "" if found == list(labels) else f"it is {found}, expected {list(labels)}"
+        checks.append(check_that("coordinates", name, finding))
+    meanings = (stored["sample"].attrs.get("flag_meanings"), _sample_meanings(layout))
+    finding = "" if meanings[0] == meanings[1] else "it is {!r}, expected {!r}".format(*meanings)
+    return [*checks, check_that("coordinates", "sample's flag_meanings", finding)]
+
+
+def _sample_meanings(layout: Layout) -> str:
+    return str(variable_attrs("sample", layout)["flag_meanings"])
+
+
 Values = Mapping[str, NDArray[Any]]
 
 
@@ -259,7 +289,7 @@ def _find_status(values: Values, table: Values, _: Layout) -> Finding:
 def _find_samples(values: Values, table: Values, layout: Layout) -> Finding:
     flags = {name: i for i, name in enumerate(layout.samples, 2)} | {"": 0}
     expected = np.array([flags.get(str(name), 1) for name in table["sample_name"]])
-    meanings = str(variable_attrs("sample", layout)["flag_meanings"]).split()
+    meanings = _sample_meanings(layout).split()
     beyond = _first(values["sample"] >= len(meanings), "a flag without a meaning")
     return beyond or _first(values["sample"] != expected, "other flag than sample_name has")
 

@@ -258,10 +258,14 @@ def _compare_files(task: VerifyTask, blocks: Mapping[str, Any]) -> list[Check]:
             subject, now = decode_body(path, sha1, next(bodies))
             finding = _compare_file(outcome, now)
             found.append(check_that("file", outcome.file_name, finding))
-            if not finding and subject is not None:
-                finding = _compare_metadata(outcome, now) or _compare_pixels(
-                    subject, {n: b[i] for n, b in blocks.items()}
-                )
+            if finding:
+                continue
+            finding = _compare_size(outcome, now)
+            if subject is not None:
+                rows = {name: block[i] for name, block in blocks.items()}
+                finding = finding or _compare_metadata(outcome, now)
+                finding = finding or _compare_pixels(subject, rows)
+            if subject is not None or finding:
                 found.append(check_that("source", outcome.file_name, finding))
     return found
 
@@ -277,6 +281,13 @@ def _compare_file(stored: Outcome, now: Outcome) -> str:
     if stored.sha1 != now.sha1:
         return f"its sha1 is {now.sha1}, the store was built from {stored.sha1}"
     return ""
+
+
+def _compare_size(stored: Outcome, now: Outcome) -> str:
+    """Whether the store tells the size of a file that is still the same."""
+    if stored.sha1 != now.sha1 or stored.size == now.size:
+        return ""
+    return f"source_size is {stored.size} in the store, the file has {now.size} bytes"
 
 
 def _compare_metadata(stored: Outcome, now: Outcome) -> str:
@@ -341,6 +352,7 @@ def _check_alone(folder: ObjectFolder) -> tuple[list[Check], _Opened | None]:
         layout = read_layout(attrs)
         found += checks.check_structure(dataset, catalogue, layout)
         found += checks.check_coordinates(dataset, catalogue, layout)
+        found += checks.check_labels(folder, layout)
         found += checks.check_attributes(attrs, dataset["status"].values.tolist())
         layout, receipts = restore_receipts(folder)
     except access_errors(*DAMAGE, GZ3DError) as error:

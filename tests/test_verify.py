@@ -129,6 +129,44 @@ def test_values_that_contradict_each_other_are_found(
     assert report.state == "damaged"
 
 
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [("class", ["center", "star", "bar", "spiral"]), ("channel", ["blue", "green", "red"])],
+)
+def test_labels_in_another_order_are_found(
+    copy: Path, client: Client, name: str, labels: list[str]
+) -> None:
+    """`open_store` does not read them; other programs do."""
+    change(copy, name, slice(None), np.array(labels, object))
+    report = gz3d_zarr.verify(copy, client=client)
+    assert (report.state, failed(report)) == ("damaged", {("coordinates", name)})
+    assert f"it is {labels}, expected [" in report.failures[0].detail
+
+
+def test_other_meanings_of_the_samples_are_found(copy: Path, client: Client) -> None:
+    for key in ("zarr.json", "sample/zarr.json"):
+        text = (copy / key).read_text()
+        (copy / key).write_text(text.replace("unknown other extra", "unknown extra other"))
+    report = gz3d_zarr.verify(copy, client=client)
+    assert failed(report) == {("coordinates", "sample's flag_meanings")}
+
+
+def test_other_size_of_a_file_is_found_with_the_source(
+    archive: Path, client: Client, tmp_path: Path
+) -> None:
+    good, bad = subject_files(archive)[:2]
+    bad.write_bytes(b"<html>")
+    (archive / "manga_morphology_galaxyzoo3d_v4_0_0.sha1sum").unlink()
+    target = tmp_path / "g.zarr"
+    gz3d_zarr.build(archive, target, client, shard_size=4, order="name")
+    change(target, "catalogue/source_size", slice(0, 2), 1)
+    report = gz3d_zarr.verify(target, archive, client)
+    assert report.state == "damaged"
+    assert failed(report) == {("source", good.name), ("source", bad.name)}
+    details = {check.target: check.detail for check in report.failures}
+    assert details[bad.name] == "source_size is 1 in the store, the file has 6 bytes"
+
+
 def test_damaged_and_lost_small_arrays_are_found(copy: Path, client: Client) -> None:
     flip(copy / "dec" / "c" / "0", 20)
     assert failed(gz3d_zarr.verify(copy, client=client)) == {
