@@ -13,7 +13,7 @@ import xarray as xr
 from astropy_healpix import healpy
 from numpy.typing import NDArray
 
-from gz3d_zarr.errors import GZ3DError, Status, count
+from gz3d_zarr.errors import GZ3DError, Status, StoreError, count, describe
 from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.receipts import WORK_PREFIX
 from gz3d_zarr.schema import (
@@ -158,7 +158,7 @@ def check_objects(folder: ObjectFolder) -> list[Check]:
     for name, document in (_consolidated(folder) or {}).items():
         try:
             expected |= _chunk_keys(name, document)
-        except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        except _SENSELESS as error:
             finding = f"its metadata make no sense: {type(error).__name__}: {error}"
             checks.append(Check("metadata", name, False, finding))
     checks += [
@@ -171,6 +171,30 @@ def check_objects(folder: ObjectFolder) -> list[Check]:
         finding = f"{count(len(strange), 'object')} of no array (first {strange[0]})"
         checks.append(check_that("object", "others", finding))
     return checks
+
+
+def stored_keys(folder: ObjectFolder) -> set[str]:
+    """Keys of all objects that a store has beside its root, as that says.
+
+    Raises
+    ------
+    StoreError
+        Where the root cannot be read, or makes no sense.
+    """
+    keys = set()
+    for name, document in (_consolidated(folder) or {}).items():
+        try:
+            keys |= {f"{name}/{ROOT_KEY}", *_chunk_keys(name, document)}
+        except _SENSELESS as error:
+            raise StoreError(
+                f"the metadata of {name} in {folder.url} make no sense ({describe(error)}): the "
+                "store is damaged; gz3d-zarr verify tells more"
+            ) from error
+    return keys
+
+
+_SENSELESS = (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError)
+"""What metadata that are no array's raise."""
 
 
 def _chunk_keys(name: str, document: Mapping[str, Any]) -> set[str]:

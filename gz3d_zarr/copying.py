@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from dask.utils import format_bytes
 
 from gz3d_zarr.errors import StoreError, UsageError, count
 from gz3d_zarr.lease import hold_lease
-from gz3d_zarr.objects import ObjectFolder, object_folder
+from gz3d_zarr.objects import PARTIAL_SUFFIX, ObjectFolder, object_folder
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.receipts import PLAN_KEY, WORK_PREFIX, check_build
 from gz3d_zarr.schema import SCHEMA
@@ -38,6 +38,8 @@ class CopyReport:
         Objects of the store, and those that this run copied.
     copied_bytes : int
     seconds : float
+    left_behind : int
+        Files in the store's folder that are not of the store, and were not copied.
     """
 
     store: str
@@ -46,6 +48,7 @@ class CopyReport:
     copied: int
     copied_bytes: int
     seconds: float
+    left_behind: int = 0
 
     def summary(self) -> dict[str, Any]:
         """What ``gz3d-zarr copy --json`` prints."""
@@ -53,12 +56,16 @@ class CopyReport:
 
     def to_text(self) -> str:
         """What ``gz3d-zarr copy`` prints."""
-        if not self.copied:
-            return f"Nothing to copy: all {self.objects} objects are in {self.destination}"
-        return (
+        text = (
             f"Copied {self.copied} of {count(self.objects, 'object')}, "
             f"{format_bytes(self.copied_bytes)}, in {self.seconds:.1f} s: {self.destination}"
         )
+        if not self.copied:
+            text = f"Nothing to copy: all {self.objects} objects are in {self.destination}"
+        if self.left_behind:
+            others = count(self.left_behind, "other object")
+            text += f"\nLeft behind: {others} in {self.store}, not of the store"
+        return text
 
 
 @dataclass(frozen=True)
@@ -95,9 +102,10 @@ def copy(
 ) -> CopyReport:
     """Copy a complete store between any two places over dask.
 
-    Shards are checked against their digests before they are written, what a stopped run has left
-    is read and compared, and everything that stands there at the end has its size; the root comes
-    last, so that nobody sees half a store.
+    Shards are checked against their digests before they are written, everything else is decoded
+    or compared before anything is, what a stopped run has left is read and compared, and
+    everything that stands there at the end has its size; the root comes last, so that nobody sees
+    half a store. Files in the store's folder that are not of the store stay behind.
 
     Parameters
     ----------
@@ -118,7 +126,8 @@ def copy(
     StoreError
         The store is not complete or damaged, or the destination holds something already.
     """
-    from gz3d_zarr.cluster import find_resources, use_client, use_workers  # slow to import
+    from gz3d_zarr.checks import stored_keys  # slow to import
+    from gz3d_zarr.cluster import find_resources, use_client, use_workers
     from gz3d_zarr.restoring import restore_receipts
     from gz3d_zarr.running import run_tasks
 
@@ -126,18 +135,23 @@ def copy(
     target = object_folder(destination, destination_options)
     if f"{target.url}/".startswith(f"{source.url}/"):
         raise UsageError(f"{source.url} cannot be copied to itself, nor into itself")
-    layout, receipts = restore_receipts(source)
     root = source.get(ROOT_KEY) or b""
+    if _is_ours(root):  # otherwise the next line says what it is
+        _check_undigested(source)
+    layout, receipts = restore_receipts(source)
     digests = {stored.key: stored.sha256 for r in receipts for stored in r.objects}
-    sizes = {k: n for k, n in source.sizes().items() if not k.startswith((".", ROOT_KEY))}
-    lost = sorted(set(digests) - set(sizes))
+    keys, found = stored_keys(source) | set(digests), source.sizes()
+    sizes = {key: size for key, size in found.items() if key in keys}
+    others = {key for key in found if not key.startswith(WORK_PREFIX)} - keys - {ROOT_KEY}
+    lost = sorted(keys - set(sizes))
     if lost:
         raise StoreError(f"{source.url} has lost {lost[0]}: gz3d-zarr verify tells more")
     identity = {"schema": SCHEMA, "copy_of": hashlib.sha256(root).hexdigest()}
     began = time.monotonic()
     if resume and target.get(PLAN_KEY) is None and target.get(ROOT_KEY) == root:
         _check_all_there(target, sizes)
-        return CopyReport(source.url, target.url, len(sizes) + 1, 0, 0, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        return CopyReport(source.url, target.url, len(sizes) + 1, 0, 0, seconds, len(others))
     with use_client(client, scheduler) as running, hold_lease(target) as lease:
         there = _assess(target, identity, resume=resume)
         target.put(PLAN_KEY, json.dumps({**identity, "build_id": lease.build_id}).encode())
@@ -162,7 +176,42 @@ def copy(
         _publish(source, target, sizes, root, lease.build_id)
     seconds = time.monotonic() - began
     size = copied_bytes + len(root)
-    return CopyReport(source.url, target.url, len(sizes) + 1, copied + 1, size, seconds)
+    return CopyReport(
+        source.url, target.url, len(sizes) + 1, copied + 1, size, seconds, len(others)
+    )
+
+
+def _is_ours(root: bytes) -> bool:
+    try:
+        return bool(json.loads(root)["attributes"]["schema"] == SCHEMA)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _check_undigested(source: ObjectFolder) -> None:
+    """Refuse a store where an object that has no digest is damaged.
+
+    Small arrays have checksums in their codecs; metadata stand in the root once more.
+
+    Raises
+    ------
+    StoreError
+        Names the first.
+    """
+    from gz3d_zarr.checks import check_metadata, stored_keys  # slow to import
+    from gz3d_zarr.opening import read_small_arrays
+
+    keys = stored_keys(source)
+    metadata = ((f"{c.target}/{ROOT_KEY}", c.detail) for c in check_metadata(source))
+    for key, finding in (
+        *(item for item in metadata if item[0] in keys),
+        *read_small_arrays(source),
+    ):
+        if finding and key != ROOT_KEY:
+            raise StoreError(
+                f"{source.url}/{key} is damaged: {finding}. The store is not copied; gz3d-zarr "
+                "verify tells more"
+            )
 
 
 def copy_objects(task: CopyTask) -> tuple[int, int, int]:
@@ -225,23 +274,35 @@ def _group(
     return [tuple(group) for group in groups]
 
 
-def _check_all_there(target: ObjectFolder, sizes: Mapping[str, int]) -> None:
+def _check_all_there(target: ObjectFolder, sizes: Mapping[str, int]) -> dict[str, int]:
+    """All that stands at the destination, where every object is there with its size."""
     found = target.sizes()
     lost = sorted(key for key, size in sizes.items() if found.get(key) != size)
     if lost:
         raise StoreError(f"{target.url} lacks {len(lost)} objects that were copied ({lost[0]})")
+    return found
+
+
+def _is_leftover(key: str, written: Collection[str]) -> bool:
+    """Whether it is what a killed writer of one of these objects has left (see `ObjectFolder`)."""
+    folder, slash, name = key.rpartition("/")
+    if not (name.startswith(".") and name.endswith(PARTIAL_SUFFIX)):
+        return False
+    return f"{folder}{slash}{name[1:].rsplit('.', 2)[0]}" in written
 
 
 def _publish(
     source: ObjectFolder, target: ObjectFolder, sizes: Mapping[str, int], root: bytes, build_id: str
 ) -> None:
     """See that all is there and the store is still the same; then put the root."""
-    _check_all_there(target, sizes)
+    found = _check_all_there(target, sizes)
     if source.get(ROOT_KEY) != root:
         raise StoreError(
             f"{source.url} was updated while it was copied; empty {target.url} and copy it anew"
         )
     check_build(target, build_id)
+    written = {*sizes, ROOT_KEY, PLAN_KEY}
+    target.delete(sorted(key for key in found if _is_leftover(key, written)))
     target.sync(sizes)
     target.put(ROOT_KEY, root)
     target.sync([ROOT_KEY])

@@ -78,6 +78,64 @@ def test_damaged_store_is_not_copied(store: Path, client: Client, tmp_path: Path
         gz3d_zarr.copy(damaged, tmp_path / "other.zarr", client)
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "vote_fraction/c/0/0",
+        "observed/c/0",
+        "subject/c/0",
+        "class/c/0",
+        "catalogue/file_name/c/0",
+        "healpix/zarr.json",
+    ],
+)
+def test_damage_to_what_has_no_digest_is_found(
+    store: Path, client: Client, tmp_path: Path, key: str
+) -> None:
+    damaged = Path(shutil.copytree(store, tmp_path / "g.zarr"))
+    data = bytearray((damaged / key).read_bytes())
+    data[len(data) // 2] ^= 0x40
+    (damaged / key).write_bytes(data)
+    with pytest.raises(StoreError, match=f"{key.partition('/c/')[0]} is damaged: "):
+        gz3d_zarr.copy(damaged, tmp_path / "copy.zarr", client)
+    assert not (tmp_path / "copy.zarr").exists()
+    (damaged / key).unlink()
+    with pytest.raises(StoreError):
+        gz3d_zarr.copy(damaged, tmp_path / "copy.zarr", client)
+    assert not (tmp_path / "copy.zarr").exists()
+
+
+def test_what_is_not_of_the_store_stays_behind(store: Path, client: Client, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(store, tmp_path / "g.zarr"))
+    for key in ("private-notes.txt", "image/c/todo.txt", ".netrc", "image/c/9/0/0/0"):
+        (source / key).parent.mkdir(parents=True, exist_ok=True)
+        (source / key).write_text("mine")
+    report = gz3d_zarr.copy(source, tmp_path / "copy.zarr", client)
+    assert objects(tmp_path / "copy.zarr") == objects(store)
+    assert report.left_behind == 4
+    text = f"Left behind: 4 other objects in {source}, not of the store"
+    assert report.to_text().splitlines()[1:] == [text]
+    assert text in gz3d_zarr.copy(source, tmp_path / "copy.zarr", client, resume=True).to_text()
+
+
+def test_files_that_a_killed_copy_was_writing_are_deleted(
+    store: Path, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "copy.zarr"
+    with pytest.raises(StopHereError):
+        gz3d_zarr.copy(store, target, client, progress=stop_after(0))
+    for key in ("image/c/1/0/0/.0", "catalogue/.zarr.json", ".zarr.json", ".gz3d/.plan.json"):
+        partial = target / f"{key}.{'0f' * 16}.partial"
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(b"half")
+    (target / ".mine.partial").write_text("mine")
+    gz3d_zarr.copy(store, target, client, resume=True)
+    assert (target / ".mine.partial").read_text() == "mine"
+    (target / ".mine.partial").unlink()
+    assert objects(target) == objects(store)
+    assert not (target / ".gz3d").exists()
+
+
 def test_store_that_changes_meanwhile_is_not_published(
     store: Path, client: Client, tmp_path: Path
 ) -> None:
