@@ -124,7 +124,8 @@ def copy(
     Raises
     ------
     StoreError
-        The store is not complete or damaged, or the destination holds something already.
+        The store is not complete or damaged, the destination holds something already, or one of
+        them is a link.
     """
     from gz3d_zarr.checks import stored_keys  # slow to import
     from gz3d_zarr.cluster import find_resources, use_client, use_workers
@@ -133,6 +134,12 @@ def copy(
 
     source = object_folder(store, storage_options)
     target = object_folder(destination, destination_options)
+    for place, what in ((source, "copied"), (target, "copied to")):
+        if place.is_link:  # before anything is read, with options that are for the other place
+            raise StoreError(
+                f"{place.url} is a link, from which a store can be opened and read, and which "
+                f"cannot be {what}; give the place itself, such as s3://bucket/gz3d.zarr"
+            )
     if f"{target.url}/".startswith(f"{source.url}/"):
         raise UsageError(f"{source.url} cannot be copied to itself, nor into itself")
     root = source.get(ROOT_KEY) or b""

@@ -165,6 +165,22 @@ def test_places_that_cannot_be_copied_to_are_refused(
     assert not (tmp_path / "copy.zarr").exists()
 
 
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        (("http://127.0.0.1:9/g.zarr", "s3://b/g.zarr"), "cannot be copied; give the place"),
+        (("s3://b/g.zarr", "https://127.0.0.1:9/g.zarr"), "cannot be copied to; give the place"),
+    ],
+)
+def test_links_are_refused_whatever_options_there_are(
+    places: tuple[str, str], message: str
+) -> None:
+    result = CliRunner().invoke(main, ["copy", *places, "--storage-option", "key=x"])
+    assert result.exit_code == 1
+    assert "is a link, from which a store can be opened and read" in result.stderr
+    assert message in result.stderr
+
+
 @pytest.mark.parametrize(("url", "package"), [("gs://b/g.zarr", "gcsfs"), ("abfs://b/g", "adlfs")])
 def test_scheme_without_its_package_is_told_how_to_get_it(
     simulated: Path, client: Client, url: str, package: str
