@@ -160,7 +160,7 @@ def copy(
         seconds = time.monotonic() - began
         return CopyReport(source.url, target.url, len(sizes) + 1, 0, 0, seconds, len(others))
     with use_client(client, scheduler) as running, hold_lease(target) as lease:
-        there = _assess(target, identity, resume=resume)
+        there = _assess(target, identity, root, resume=resume)
         target.put(PLAN_KEY, json.dumps({**identity, "build_id": lease.build_id}).encode())
         items = sorted((k, n, digests.get(k, "")) for k, n in sizes.items())
         tasks = [CopyTask(source, target, lease.build_id, group) for group in _group(items)]
@@ -250,11 +250,15 @@ def copy_objects(task: CopyTask) -> tuple[int, int, int]:
     return len(task.objects), written, total
 
 
-def _assess(target: ObjectFolder, identity: Mapping[str, Any], *, resume: bool) -> dict[str, int]:
+def _assess(
+    target: ObjectFolder, identity: Mapping[str, Any], root: bytes, *, resume: bool
+) -> dict[str, int]:
     """What stands at the destination of a copy that may go on there."""
     found = {k: n for k, n in target.sizes().items() if not k.startswith(WORK_PREFIX)}
     begun = json.loads(target.get(PLAN_KEY) or b"{}")
-    if {name: begun.get(name) for name in identity} == identity and ROOT_KEY not in found:
+    if {name: begun.get(name) for name in identity} == identity and (
+        ROOT_KEY not in found or target.get(ROOT_KEY) == root  # killed just before its end
+    ):
         if not resume:
             raise StoreError(f"{target.url} holds a copy that has not ended; --resume goes on")
         return found

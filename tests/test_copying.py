@@ -65,6 +65,25 @@ def test_stopped_copy_is_no_store_and_resumes(
         gz3d_zarr.copy(store, target, client)
 
 
+def test_copy_that_was_killed_at_its_very_end_resumes(
+    store: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, sync = tmp_path / "copy.zarr", ObjectFolder.sync
+
+    def stop_after_the_root(self: ObjectFolder, keys: Any) -> None:
+        if keys == ["zarr.json"]:
+            raise StopHereError
+        sync(self, keys)
+
+    with monkeypatch.context() as patch, pytest.raises(StopHereError):
+        patch.setattr(ObjectFolder, "sync", stop_after_the_root)
+        gz3d_zarr.copy(store, target, client)
+    assert (target / "zarr.json").exists()
+    assert (target / ".gz3d/plan.json").exists()
+    assert gz3d_zarr.copy(store, target, client, resume=True).copied == 1
+    assert objects(target) == objects(store)
+
+
 def test_damaged_store_is_not_copied(store: Path, client: Client, tmp_path: Path) -> None:
     damaged = Path(shutil.copytree(store, tmp_path / "g.zarr"))
     shard = damaged / "image/c/2/0/0/0"
