@@ -124,12 +124,9 @@ class PixelReader:
         try:
             if sharding is None or (whole is None and is_url(self._folder.url)):
                 return self._by_zarr(name, row)
-            shard, position = divmod(row, sharding.size)
-            chunk = (
-                self._from_file(name, sharding, shard, position)
-                if whole is None
-                else _cut(whole, _index(whole, sharding.size)[position])
-            )
+            if whole is None:
+                return self._by_index(name, sharding, row)
+            chunk = _cut(whole, _index(whole, sharding.size)[row % sharding.size])
             return _decode(chunk, BIG_ARRAYS[name].shape, compact=sharding.compact)
         except FileNotFoundError as error:
             raise self._lost(name, row // (sharding.size if sharding else 1)) from error
@@ -138,16 +135,31 @@ class PixelReader:
                 f"{name} of row {row} in {self._folder.url} cannot be read: {describe(error)}"
             ) from error
 
-    def _from_file(
-        self, name: str, sharding: _Sharding, shard: int, position: int
-    ) -> bytes | memoryview:
-        """One chunk of a local shard, whose index is kept."""
+    def _by_index(self, name: str, sharding: _Sharding, row: int) -> NDArray[np.uint8]:
+        """Decode a subject of a local shard, whose index is kept as long as it serves."""
+        indices, shard = self._here().indices, row // sharding.size
+        was_kept = (name, shard) in indices
+        try:
+            chunk = self._from_file(name, sharding, row)
+            return _decode(chunk, BIG_ARRAYS[name].shape, compact=sharding.compact)
+        except (RuntimeError, ValueError):
+            indices.pop((name, shard), None)
+            if not was_kept:
+                raise
+        # A retry may have written the shard anew since.
+        chunk = self._from_file(name, sharding, row)
+        return _decode(chunk, BIG_ARRAYS[name].shape, compact=sharding.compact)
+
+    def _from_file(self, name: str, sharding: _Sharding, row: int) -> bytes | memoryview:
+        """One chunk of a local shard."""
         indices = self._here().indices
+        shard, position = divmod(row, sharding.size)
         with Path(self._folder.url, _key(name, shard)).open("rb", buffering=0) as file:
-            if (name, shard) not in indices:
+            index = indices.get((name, shard))
+            if index is None:
                 file.seek(-min(_index_size(sharding.size), os.fstat(file.fileno()).st_size), 2)
-                indices[name, shard] = _index(file.read(), sharding.size)
-            offset, size = (int(number) for number in indices[name, shard][position])
+                index = indices[name, shard] = _index(file.read(), sharding.size)
+            offset, size = (int(number) for number in index[position])
             if offset == _ABSENT:
                 return b""
             return _whole(os.pread(file.fileno(), size, offset), size)

@@ -193,3 +193,26 @@ def test_shard_that_is_cut_at_the_front_is_not_read_as_black(damaged: Path) -> N
         ):
             with pytest.raises(StoreError):
                 read()
+
+
+def test_shard_that_is_replaced_under_an_open_dataset_is_read(
+    archive: Path, client: Client, tmp_path: Path
+) -> None:
+    target, bad = tmp_path / "g.zarr", subject_files(archive)[5]
+    good = bad.read_bytes()
+    bad.write_bytes(b"")
+    gz3d_zarr.build(archive, target, client, shard_size=4, order="name")
+    quick = gz3d_zarr.open_store(target, chunks=None)
+    before = {row: quick["image"][row].values for row in (4, 5, 6, 7)}
+    bad.write_bytes(good)
+    gz3d_zarr.build(archive, target, client, shard_size=4, order="name", retry_failed=True)
+    for row in (7, 4, 6):
+        np.testing.assert_array_equal(quick["image"][row].values, before[row])
+    assert quick["image"][5].values.any()
+    shard = target / "image/c/1/0/0/0"
+    data = bytearray(shard.read_bytes())
+    data[1000] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(StoreError, match="image of row 4 in .* cannot be read"):
+        quick["image"][4].values  # noqa: B018
+    np.testing.assert_array_equal(quick["image"][7].values, before[7])
