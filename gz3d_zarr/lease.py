@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -156,11 +157,17 @@ def _read(folder: ObjectFolder) -> dict[str, Any]:
 
 
 def _process() -> dict[str, Any]:
-    """What identifies this process: its number means something among `processes` only."""
-    try:
-        processes = os.readlink("/proc/self/ns/pid")  # a container counts its own
-    except OSError:
-        processes = ""
+    """What identifies this process: its number means something among `processes` only.
+
+    A container counts its own; outside of them the namespace has the same name on every Linux,
+    and the id of the boot tells machines apart.
+    """
+    boot = namespace = ""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with contextlib.suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    processes = f"{boot} {namespace}"
     started = psutil.Process().create_time()
     host = socket.gethostname()
     return {"host": host, "processes": processes, "pid": os.getpid(), "started": started}

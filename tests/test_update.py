@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -288,6 +289,27 @@ def test_lease_of_a_dead_builder_does_not_hold(
         assert folder.get(LEASE_KEY) is None
 
 
+def test_lease_of_another_machine_of_the_same_name_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ObjectFolder(str(tmp_path / "g.zarr"))
+    read_text = Path.read_text
+
+    def elsewhere(self: Path, *args: Any, **options: Any) -> str:
+        return "another-boot\n" if self.name == "boot_id" else read_text(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", elsewhere)
+        theirs = {**lease._process(), "pid": 2**22 + 1}
+    if not Path("/proc/sys/kernel/random/boot_id").exists():
+        pytest.skip("this system does not tell one boot from another")
+    renewed = itertools.count()
+    monkeypatch.setattr(lease, "_read", lambda _: {**theirs, "renewed": next(renewed)})
+    monkeypatch.setattr(lease, "LAPSE_SECONDS", 0.1)
+    with pytest.raises(StoreError, match="is being built by process"):
+        lease.check_free(folder)
+
+
 def test_lease_of_a_builder_elsewhere_holds_while_it_is_renewed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,7 +373,9 @@ def test_unfinished_build_can_be_looked_at(
     half = tmp_path / "half.zarr"
     with pytest.raises(StopHereError):
         gz3d_zarr.build(simulated, half, client, shard_size=4, progress=stop_after(2))
-    with pytest.raises(gz3d_zarr.IncompleteStoreError, match="2 of 5 shards built.* incomplete=True"):
+    with pytest.raises(
+        gz3d_zarr.IncompleteStoreError, match="2 of 5 shards built.* incomplete=True"
+    ):
         gz3d_zarr.open_store(half)
     ds = gz3d_zarr.open_store(half, incomplete=True)
     assert ds.attrs["complete"] == 0
