@@ -78,6 +78,11 @@ def switch(side: ObjectFolder, folder: ObjectFolder, lease: Lease) -> None:
         if old.exists() and is_only_ours(ObjectFolder(str(old))):
             shutil.rmtree(old)
         with lease.paused():
+            if not lease.is_ours():
+                raise StoreError(
+                    f"{folder.url} was taken over by another build while this one ran; the new "
+                    f"store stays at {side.url}"
+                )
             if Path(folder.url).exists():
                 Path(folder.url).rename(old)
             Path(side.url).rename(folder.url)

@@ -17,13 +17,13 @@ from gz3d_zarr.lease import check_free, hold_lease
 from gz3d_zarr.objects import ObjectFolder, object_folder
 from gz3d_zarr.planning import Plan, PlanOptions, make_plan
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.receipts import Receipt
+from gz3d_zarr.receipts import WORK_PREFIX, Receipt
 from gz3d_zarr.report import BuildReport, Failure
 from gz3d_zarr.running import Rules, run_shards
 from gz3d_zarr.schema import Provenance, Row
 from gz3d_zarr.source import Source
 from gz3d_zarr.store import publish
-from gz3d_zarr.target import Mode, Work, assess, begin, choose_mode, inspect, settle
+from gz3d_zarr.target import Mode, Work, assess, begin, choose_mode, clear_up, inspect, settle
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -152,6 +152,8 @@ def build(
         if announce is not None:
             announce(work.made)
         if work.is_over and place is folder:
+            if folder.sizes(WORK_PREFIX):
+                _clear_up(folder)
             return _finished(folder, made, time.monotonic() - began)
         with hold_lease(folder) as lease:
             place = choose_place(folder, mode)  # another builder may have ended just now
@@ -190,9 +192,18 @@ def _complete(
     made = work.made
     ordered = [receipts[i] for i in range(made.layout.shards)]
     rows = _rows(made, ordered)
-    settle(place, ordered)
+    settle(place, ordered, build_id)
     publish(place, rows, ordered, made.layout, _provenance(made, rows), build_id)
+    clear_up(place)
     return _report(work, rows, ordered, time.monotonic() - began)
+
+
+def _clear_up(folder: ObjectFolder) -> None:
+    """Remove what a build left that was stopped when all was done, as the only builder there."""
+    with hold_lease(folder):
+        there = inspect(folder)
+        if there is not None and there.begun is None:
+            clear_up(folder)
 
 
 def _rows(made: Plan, receipts: Sequence[Receipt]) -> list[Row]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ FILES_KEY = WORK_PREFIX + "files.txt"
 """Names of the subject files, in the order of the store."""
 BASE_KEY = WORK_PREFIX + "base.json.gz"
 """Receipts of the complete store that an update or a retry began with."""
+ROOT_DIGEST = "root_sha256"
+"""In a plan whose store is being published."""
 LEASE_KEY = WORK_PREFIX + "lease.json"
 """Who builds here now."""
 
@@ -138,8 +141,22 @@ def _outcome(record: dict[str, Any]) -> Outcome:
     return Outcome(**{**record, "status": Status(record["status"]), "metadata": metadata})
 
 
-def check_build(folder: ObjectFolder, build_id: str) -> None:
-    """See that a place still belongs to this build.
+def sign_plan(plan: bytes, root: bytes) -> bytes:
+    """The plan with the digest of the root that is put next; see `is_published`."""
+    return json.dumps({**json.loads(plan), ROOT_DIGEST: _digest(root)}, indent=1).encode()
+
+
+def is_published(plan: Mapping[str, Any], root: bytes) -> bool:
+    """Whether the root that stands there is the one that this plan, or this copy, ends with."""
+    return _digest(root) in (plan.get(ROOT_DIGEST), plan.get("copy_of"))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_build(folder: ObjectFolder, build_id: str) -> bytes:
+    """See that a place still belongs to this build; its plan.
 
     Raises
     ------
@@ -152,3 +169,4 @@ def check_build(folder: ObjectFolder, build_id: str) -> None:
             f"{folder.url} was taken over by another build while this one ran; nothing more is "
             "written. Let one build at a time work there"
         )
+    return plan

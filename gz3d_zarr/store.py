@@ -24,13 +24,10 @@ from gz3d_zarr.catalogue import Entry
 from gz3d_zarr.errors import StoreError, describe
 from gz3d_zarr.objects import ObjectFolder
 from gz3d_zarr.receipts import (
-    BASE_KEY,
-    FILES_KEY,
     PLAN_KEY,
-    RECEIPTS_PREFIX,
-    WORK_PREFIX,
     Receipt,
     check_build,
+    sign_plan,
 )
 from gz3d_zarr.schema import (
     BIG_ARRAYS,
@@ -180,7 +177,7 @@ def publish(
     made: Provenance,
     build_id: str,
 ) -> None:
-    """Write all that is not a shard, the consolidated metadata last, and remove the receipts.
+    """Write all that is not a shard, the consolidated metadata last.
 
     Raises
     ------
@@ -191,16 +188,15 @@ def publish(
     root = objects.pop(ROOT_KEY)
     # Values before metadata: who goes by the old metadata reads old rows, which do not change.
     metadata = {key: objects.pop(key) for key in [*objects] if key.endswith(ROOT_KEY)}
-    folder.put_all(objects)
-    folder.put_all(metadata)
-    check_build(folder, build_id)
+    for part in (objects, metadata):
+        check_build(folder, build_id)
+        folder.put_all(part)
+    plan = check_build(folder, build_id)
     shards = {stored.key for receipt in receipts for stored in receipt.objects}
     folder.sync([*shards, *objects, *metadata])  # after a power failure too, the root is the last
+    folder.put(PLAN_KEY, sign_plan(plan, root))
     folder.put(ROOT_KEY, root)
     folder.sync([ROOT_KEY])
-    folder.delete(sorted(folder.sizes(RECEIPTS_PREFIX)))
-    folder.delete([FILES_KEY, BASE_KEY, PLAN_KEY])
-    folder.prune((WORK_PREFIX,))
 
 
 def _stage(

@@ -20,6 +20,8 @@ from gz3d_zarr.receipts import (
     RECEIPTS_PREFIX,
     WORK_PREFIX,
     Receipt,
+    check_build,
+    is_published,
     pack_receipts,
     receipt_key,
     unpack_receipts,
@@ -66,7 +68,7 @@ class Standing:
     @property
     def has_base(self) -> bool:
         """Whether what has begun goes on with the complete store, rather than deletes it."""
-        return self.begun is not None and self.begun["redo"] is not None
+        return self.begun is not None and self.begun.get("redo") is not None
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ def inspect(folder: ObjectFolder) -> Standing | None:
         raise _foreign(folder)
     if root is None and begun is not None:
         return Standing(None, plan)
+    if root is not None and is_published(plan, root):
+        begun = None  # it only lacked the time to clear up
     attrs = _parse(root).get("attributes", {})
     if isinstance(attrs, dict) and attrs.get("schema") == SCHEMA:
         return Standing(attrs, plan if begun is not None else None)
@@ -325,14 +329,16 @@ def take_over(folder: ObjectFolder, work: Work, build_id: str) -> None:
     folder.put(PLAN_KEY, json.dumps(plan, indent=1).encode())
 
 
-def settle(folder: ObjectFolder, receipts: Sequence[Receipt]) -> None:
+def settle(folder: ObjectFolder, receipts: Sequence[Receipt], build_id: str) -> None:
     """See that all shards stand there as written, and delete what a killed writer left.
 
     Raises
     ------
     StoreError
-        Where an object is not there, or of another size: the workers wrote to another place.
+        Where an object is not there, or of another size: the workers wrote to another place. Where
+        another build has taken the place over: what seems strange may be its.
     """
+    check_build(folder, build_id)
     stored = {item.key: item.size for receipt in receipts for item in receipt.objects}
     found = folder.sizes()
     lost = sorted(key for key, size in stored.items() if found.get(key) != size)
@@ -344,6 +350,18 @@ def settle(folder: ObjectFolder, receipts: Sequence[Receipt]) -> None:
     partial = {key for key in found if key.endswith(PARTIAL_SUFFIX) and _is_ours(key)}
     strange = {key for key in found if _is_shard(key) and key not in stored}
     folder.delete(sorted(partial | strange))
+
+
+def clear_up(folder: ObjectFolder) -> None:
+    """Remove what a build left that was stopped between publishing and the end.
+
+    The plan goes first: without it, what else is there means nothing.
+    """
+    left = folder.sizes(WORK_PREFIX)
+    if left:
+        folder.delete([PLAN_KEY])
+        folder.delete(sorted(key for key in left if not key.startswith(LEASE_KEY)))
+        folder.prune((WORK_PREFIX,))
 
 
 def read_receipts(folder: ObjectFolder, made: Plan) -> dict[int, Receipt]:

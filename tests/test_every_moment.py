@@ -55,12 +55,14 @@ def killed_at(moment: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
 
 SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "new": ({}, {}),
-    "update": ({"limit": 6}, {"update": True}),
+    "update": ({"limit": 4}, {"update": True}),
     "retry": ({}, {"retry_failed": True}),
-    "overwrite": ({"limit": 6, "codec": "compact"}, {"overwrite": True}),
+    "overwrite": ({"limit": 4, "codec": "compact"}, {"overwrite": True}),
 }
 
 
+# Tasks of a killed build still run, and Python's filters of warnings are not safe for threads.
+@pytest.mark.filterwarnings("ignore:.*(Numcodecs codecs are not|is currently not part)")
 @pytest.mark.parametrize(
     ("kind", "place"),
     [("new", "disk"), ("update", "disk"), ("retry", "memory"), ("overwrite", "disk"),
@@ -77,11 +79,11 @@ def test_killed_at_any_moment_and_resumed(
     """Readers see the old store, the new one, or none; resume gives what a clean build gives."""
     monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
     files = subject_files(archive)
-    for path in files[10:]:
+    for path in files[7:]:
         path.unlink()
     before, options = SCENARIOS[kind]
     bad, whole = files[2], files[2].read_bytes()
-    fixed = {"shard_size": 4}
+    fixed = {"shard_size": 3}
     gz3d_zarr.build(archive, tmp_path / "clean.zarr", client, **fixed)
     expected = gz3d_zarr.open_store(tmp_path / "clean.zarr").compute()
     memory = fsspec.filesystem("memory")
@@ -94,34 +96,36 @@ def test_killed_at_any_moment_and_resumed(
         gz3d_zarr.build(archive, first, client, **fixed, **before)
         bad.write_bytes(whole)
         old = gz3d_zarr.open_store(first).compute()
-    moment, step, states = 0, 1, set()
-    while True:
+    lay(first if old is not None else None, name, memory)
+    with killed_at(10**6, monkeypatch) as done:
+        gz3d_zarr.build(archive, name, client, **fixed, **options)
+    published = max(i for i, key in enumerate(done) if key == "zarr.json")
+    assert done[published - 1] == ".gz3d/plan.json"
+    states = set()
+    for moment in (0, 1, 2, published // 2, *range(published - 1, len(done) + 1)):
         lay(first if old is not None else None, name, memory)
         with killed_at(moment, monkeypatch) as done:
             gz3d_zarr.build(archive, name, client, **fixed, **options)
         remove_lease(name, memory)
-        ended = len(done) < moment
         states.add(read(name, old, expected))
         report = gz3d_zarr.verify(name, client=client) if stands(name) else None
         assert report is None or report.state in ("sound", "incomplete"), (done, report.to_text())
-        if ended:
-            break
         if kind in ("update", "retry"):
-            gz3d_zarr.build(archive, name, client, **fixed, **options)
+            again = gz3d_zarr.build(archive, name, client, **fixed, **options)
         else:
             try:
-                gz3d_zarr.build(archive, name, client, **fixed, resume=True)
+                again = gz3d_zarr.build(archive, name, client, **fixed, resume=True)
             except StoreError as error:  # nothing had begun but a few notes
                 assert kind == "overwrite", error
                 assert read(name, old, expected) == "old"
-                gz3d_zarr.build(archive, name, client, **fixed, overwrite=True)
+                again = gz3d_zarr.build(archive, name, client, **fixed, overwrite=True)
+        assert moment <= published or again.shards_built == 0, done
+        assert not (ObjectFolder(name).sizes(".gz3d/")), done
         xr.testing.assert_equal(gz3d_zarr.open_store(name).compute(), expected)
         report = gz3d_zarr.verify(name, archive, client)
         assert report.passed, (done, report.to_text())
         if place == "disk":
             assert not [p for p in tmp_path.iterdir() if p.name.startswith("g.zarr.")]
-        moment += step
-        step = 1 if moment < 3 else 37
     assert "new" in states
     if old is None:
         assert states == {"none", "new"}

@@ -20,7 +20,7 @@ from servers import only_first, serve, status
 from stores import StopHereError, objects, shards, stop_after
 
 import gz3d_zarr
-from gz3d_zarr import StoreError, UsageError, fetch, lease
+from gz3d_zarr import StoreError, UsageError, building, fetch, lease
 from gz3d_zarr.beside import BUILDING_SUFFIX
 from gz3d_zarr.lease import hold_lease
 from gz3d_zarr.objects import ObjectFolder
@@ -364,6 +364,30 @@ def test_two_that_come_at_once_do_not_both_hold_the_lease(
     monkeypatch.setattr(lease.Lease, "is_ours", late)
     with pytest.raises(StoreError, match="is being built by process 7 on here"):
         hold_lease(folder).__enter__()
+
+
+def test_builder_that_slept_meanwhile_changes_nothing(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a laptop is closed: its lease lapses, and others go on."""
+    target = tmp_path / "g.zarr"
+    options: dict[str, Any] = {"shard_size": 4, "order": "name"}
+    settle = building.settle
+    before: list[dict[str, str]] = []
+
+    def sleep_and_settle(*args: Any) -> None:
+        monkeypatch.setattr(building, "settle", settle)
+        ObjectFolder(str(target)).delete([LEASE_KEY])
+        gz3d_zarr.build(simulated, target, client, limit=8, resume=True, **options)
+        gz3d_zarr.build(simulated, target, client, update=True, **options)
+        before.append(objects(target))
+        settle(*args)
+
+    monkeypatch.setattr(building, "settle", sleep_and_settle)
+    with pytest.raises(StoreError, match="was taken over by another build"):
+        gz3d_zarr.build(simulated, target, client, limit=8, **options)
+    assert objects(target) == before[0]
+    assert gz3d_zarr.verify(target, simulated, client).passed
 
 
 def test_unfinished_build_can_be_looked_at(
