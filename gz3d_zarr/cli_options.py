@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,9 @@ def nest(_: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> di
         *parents, last = key.split(".")
         place = options
         if not separator or not all((*parents, last)):
-            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param=param)
+            shown = re.split(r"[^\w.]", pair, maxsplit=1)[0]  # behind that may be a secret
+            more = "" if shown == pair else "..."
+            raise click.BadParameter(f"{shown!r}{more} is not KEY=VALUE", param=param)
         for i, parent in enumerate(parents, 1):
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):

@@ -193,6 +193,11 @@ def test_simulate_says_where(tmp_path: Path) -> None:
         (["build", "SOURCE", "g.zarr", "--limit", "0"], 2, "limit is 0"),
         (["build", "SOURCE", "g.zarr", "--codec", "jpeg"], 2, "'jpeg' is not one of"),
         (["build", "SOURCE", "g.zarr", "--storage-option", "x"], 2, "'x' is not KEY=VALUE"),
+        (
+            ["build", "SOURCE", "g.zarr", "--storage-option", "secret:hunter2"],
+            2,
+            "'secret'... is not KEY=VALUE",
+        ),
         (["build", "SOURCE", "g.zarr", "--nonsense"], 2, "No such option"),
         (["build", "SOURCE", "STORE"], 1, "holds a complete store; use --overwrite"),
         (["build", "SOURCE", "file/g.zarr", "--limit", "1"], 1, "cannot be written"),
