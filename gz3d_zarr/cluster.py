@@ -28,6 +28,8 @@ from gz3d_zarr.planning import Resources
 
 Answer = TypeVar("Answer")
 CONNECT_SECONDS = 10
+ANSWER_SECONDS = 60
+"""How long workers may take to import this package, for the first time, and tell its version."""
 SHARED_PACKAGES = ("gz3d-zarr", "dask", "distributed", "numpy", "zarr", "fsspec")
 
 _ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://.+:\d+|inproc://.+")
@@ -148,11 +150,11 @@ def _ask_workers(client: Client) -> dict[str, dict[str, str] | Exception]:
     asking: queue.SimpleQueue[dict[str, dict[str, str] | Exception] | Exception]
     asking = _answer_of(lambda: client.run(find_versions, on_error="return"))
     try:
-        answers = asking.get(timeout=CONNECT_SECONDS)
+        answers = asking.get(timeout=ANSWER_SECONDS)
     except queue.Empty:
         seen = {address: known["last_seen"] for address, known in _find_workers(client).items()}
         raise BuildError(
-            f"a worker of {_address(client)} does not answer within {CONNECT_SECONDS} seconds; "
+            f"a worker of {_address(client)} does not answer within {ANSWER_SECONDS} seconds; "
             f"{min(seen, key=seen.__getitem__, default='none')} has been silent for longest. "
             "End it, or see why it hangs, and try again"
         ) from None

@@ -89,7 +89,7 @@ def read(dataset: xr.Dataset, *names: str) -> list[NDArray[Any]]:
 
 def take(dataset: xr.Dataset, rows: Sequence[int] | NDArray[np.intp]) -> xr.Dataset:
     """Rows of a Dataset by position, in this order; nothing is read."""
-    chosen = np.asarray(rows, np.intp)
+    chosen = np.arange(dataset.sizes["subject"])[np.asarray(rows, np.intp)]  # from the end, too
     if len(chosen) and np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
         # Dask reads a part of a shard for a slice, and all of it for a list.
         return dataset.isel(subject=slice(int(chosen[0]), int(chosen[0]) + len(chosen)))

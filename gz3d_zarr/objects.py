@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,11 +48,18 @@ class ObjectFolder:
         For fsspec; never shown.
     backend : {'fsspec', 'obstore'}
         Which client writes to S3.
+    is_patient : bool
+        Wait for a server's first answer as long as for any other: where it is sent to a worker,
+        whoever sent it has had one.
     """
 
     url: str
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     backend: str = "fsspec"
+    is_patient: bool = field(default=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ObjectFolder, (self.url, self.storage_options, self.backend, True)
 
     def put(self, key: str, data: bytes) -> None:
         """Write one object, whole or not at all.
@@ -104,7 +111,7 @@ class ObjectFolder:
             if self.backend == OBSTORE:
                 return self._obstore().get(key)
             fs, root = self._remote()
-            data: bytes = ask(fs, fs.cat_file, f"{root}/{key}")
+            data: bytes = self._ask(fs, fs.cat_file, f"{root}/{key}")
         except (FileNotFoundError, NotADirectoryError) as error:
             if _lacks_bucket(error):
                 raise self._failed("read", key, error) from error
@@ -131,7 +138,7 @@ class ObjectFolder:
                 return self._obstore().sizes(prefix)
             fs, root_path = self._remote()
             start = f"{root_path}/{prefix}".rstrip("/")
-            found_there = ask(fs, fs.find, start, detail=True, refresh=True)
+            found_there = self._ask(fs, fs.find, start, detail=True, refresh=True)
         except FileNotFoundError as error:
             if _lacks_bucket(error):
                 raise self._failed("listed", prefix, error) from error
@@ -167,7 +174,7 @@ class ObjectFolder:
             else:
                 fs, root = self._remote()
                 with contextlib.suppress(FileNotFoundError):
-                    ask(fs, fs.rm_file, f"{root}/{key}")
+                    self._ask(fs, fs.rm_file, f"{root}/{key}")
         except access_errors(TypeError) as error:
             raise self._failed("deleted", key, error) from error
 
@@ -191,7 +198,7 @@ class ObjectFolder:
         if not self.is_local or not hasattr(os, "O_DIRECTORY"):  # Windows syncs no folders
             return
         names = sorted(keys)
-        folders = sorted({str(Path(name).parent) for name in names})
+        folders = sorted({str(folder) for name in names for folder in Path(name).parents})
         for name in (*names, *folders):
             try:
                 descriptor = os.open(Path(self.url, name), os.O_RDONLY)
@@ -200,7 +207,8 @@ class ObjectFolder:
                 finally:
                     os.close(descriptor)
             except OSError as error:
-                raise self._failed("kept", name, error) from error
+                if name not in folders:  # some file systems sync no folders
+                    raise self._failed("kept", name, error) from error
 
     def free_bytes(self) -> int | None:
         """Free space on the disk, or None where there is no such bound."""
@@ -245,8 +253,11 @@ class ObjectFolder:
                 f"cannot be {what}; give the place itself, such as s3://bucket/gz3d.zarr"
             )
 
+    def _ask(self, fs: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return call(*args, **kwargs) if self.is_patient else ask(fs, call, *args, **kwargs)
+
     def _obstore(self) -> ObstoreBackend:
-        return obstore_backend(self.url, self.storage_options)
+        return obstore_backend(self.url, self.storage_options, is_patient=self.is_patient)
 
     def _remote(self) -> tuple[Any, str]:
         try:

@@ -36,6 +36,8 @@ class ObstoreBackend:
         ``s3://bucket/prefix``.
     options : mapping
         Storage options as s3fs has them.
+    is_patient : bool
+        Wait for the first answer as long as for any other.
 
     Raises
     ------
@@ -43,7 +45,7 @@ class ObstoreBackend:
         obstore is not installed, the URL is of no S3 store, or an option has no counterpart.
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any], *, is_patient: bool) -> None:
         try:
             from obstore.exceptions import BaseError
             from obstore.store import S3Store
@@ -69,7 +71,7 @@ class ObstoreBackend:
         self._first = store(
             FIRST_ANSWER_SECONDS, retry_config={"retry_timeout": timedelta(seconds=RETRY_SECONDS)}
         )
-        self._answered = False
+        self._answered = is_patient
 
     def put(self, key: str, data: bytes) -> None:
         """Write one object in one request."""
@@ -128,10 +130,12 @@ def _translate(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=8)
-def _cached(url: str, options: str) -> ObstoreBackend:
-    return ObstoreBackend(url, json.loads(options))
+def _cached(url: str, options: str, is_patient: bool) -> ObstoreBackend:
+    return ObstoreBackend(url, json.loads(options), is_patient=is_patient)
 
 
-def obstore_backend(url: str, options: Mapping[str, Any]) -> ObstoreBackend:
+def obstore_backend(
+    url: str, options: Mapping[str, Any], *, is_patient: bool = False
+) -> ObstoreBackend:
     """The backend of a place; its connections are kept for the next call."""
-    return _cached(url, json.dumps(dict(options), sort_keys=True))
+    return _cached(url, json.dumps(dict(options), sort_keys=True), is_patient)

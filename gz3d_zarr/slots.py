@@ -10,7 +10,8 @@ import contextlib
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar, cast
+from fractions import Fraction
+from typing import TYPE_CHECKING, TypeVar
 
 import zarr
 from distributed import Worker, get_worker
@@ -26,6 +27,34 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+WAIT_SECONDS = 0.5
+"""How often a task that waits asks whether it is still wanted."""
+
+
+class Room:
+    """The memory of a worker that shards take parts of, whatever build they are of."""
+
+    def __init__(self) -> None:
+        self._taken = Fraction(0)
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def take(self, part: Fraction, is_wanted: Callable[[], bool]) -> Iterator[bool]:
+        """Wait for a part, and hold it; False where it is not wanted any more."""
+        with self._changed:
+            while is_wanted() and self._taken + part > 1:
+                self._changed.wait(WAIT_SECONDS)
+            if not is_wanted():
+                part = Fraction(0)
+            self._taken += part
+        try:
+            yield part > 0
+        finally:
+            with self._changed:
+                self._taken -= part
+                self._changed.notify_all()
+
+
 class ShardSlots(WorkerPlugin):
     """Gives every worker, also one that comes later, as many slots as shards fit its memory.
 
@@ -37,7 +66,8 @@ class ShardSlots(WorkerPlugin):
         Subjects in a shard.
     """
 
-    free: threading.Semaphore
+    room: Room
+    part: Fraction
 
     def __init__(self, name: str, shard_size: int) -> None:
         self.name = name
@@ -45,25 +75,31 @@ class ShardSlots(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         """Count this worker's slots, and keep zarr's threads down to dask's."""
-        others = [
-            plugin.free
-            for name, plugin in worker.plugins.items()
-            if isinstance(plugin, ShardSlots) and name != self.name
-        ]
         threads = worker.state.nthreads
         slots = count_slots(self.shard_size, threads, worker.memory_manager.memory_limit)
-        # Two builds on one cluster share the memory.
-        self.free = others[0] if others else threading.Semaphore(max(1, slots))
+        self.part = Fraction(1, max(1, slots))
+        # Two builds on one cluster share the memory, and so do tasks of one that has ended.
+        self.room = vars(worker).setdefault("_gz3d_room", Room())
         is_own_process = not str(worker.contact_address).startswith("inproc")
         if is_own_process and zarr.config.get("threading.max_workers") is None:
             zarr.config.set({"threading.max_workers": threads})
 
 
 def run_in_slot(name: str, function: Callable[[Task], Result], task: Task) -> Result:
-    """Run a task on a worker once one of its slots is free."""
-    slots = cast("ShardSlots", get_worker().plugins[name])
-    with slots.free:
-        return function(task)
+    """Run a task on a worker once one of its slots is free.
+
+    Raises
+    ------
+    BuildError
+        The run has ended meanwhile: dask cannot cancel a task that waits here.
+    """
+    plugins = get_worker().plugins
+    slots = plugins.get(name)
+    if isinstance(slots, ShardSlots):
+        with slots.room.take(slots.part, lambda: name in plugins) as is_wanted:
+            if is_wanted:
+                return function(task)
+    raise BuildError("the run that this task is of has ended")
 
 
 @contextlib.contextmanager

@@ -316,10 +316,16 @@ def _with_beside(
         try:
             if is_url(folder):
                 fs, inner = url_to_fs(folder, **options)
-                listed = ask(fs, fs.ls, inner, detail=False)
+                limit = {"timeout": LISTING_SECONDS} if fs.async_impl else {}
+                listed = fs.ls(inner, detail=False, **limit)
                 names = [fs.unstrip_protocol(name) for name in listed]
             else:
                 names = [str(path) for path in Path(folder).iterdir()]
+        except TimeoutError:
+            raise SourceError(
+                f"{folder} cannot be listed in {LISTING_SECONDS} seconds, to look for a catalogue "
+                "and a sha1 list beside the files: is it reachable from here?"
+            ) from None
         except access_errors():
             continue
         beside += [(name, None) for name in names if _is_beside(name)]

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import warnings
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,20 @@ def test_all_is_kept_by_the_disk_before_the_root_is_written(
     files = {path.stat().st_ino for path in target.rglob("*") if path.is_file() and path != root}
     assert files <= before_root
     assert {root.stat().st_ino, target.stat().st_ino} <= kept - before_root
+
+
+def test_file_system_that_syncs_no_folders_will_do(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    assert gz3d_zarr.build(simulated, tmp_path / "g.zarr", client, limit=2).ok == 2
 
 
 def test_bad_files_keep_their_rows_and_are_named(

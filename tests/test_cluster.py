@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from files import link_many
 from stores import shards
 
 import gz3d_zarr
-from gz3d_zarr import BuildError, GZ3DError, UsageError, cluster, running, shard
+from gz3d_zarr import BuildError, GZ3DError, UsageError, cluster, running, shard, slots
 from gz3d_zarr.planning import MEMORY_SHARE, WORKER_BYTES, task_bytes
 from gz3d_zarr.progress import Progress
 
@@ -69,6 +70,54 @@ def test_worker_with_many_threads_takes_as_many_shards_as_fit(
         assert not any(left.values())
     assert most[0] == 2
     assert shards(tmp_path / "g.zarr") == shards(store)
+
+
+STARTED: list[int] = []
+
+
+def note_start(task: int) -> int:
+    STARTED.append(task)
+    time.sleep(0.1)
+    return task
+
+
+def test_tasks_that_wait_for_a_slot_do_not_outlive_their_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "count_slots", lambda *_: 1)
+    monkeypatch.setattr(slots, "WAIT_SECONDS", 0.01)
+    STARTED.clear()
+    with (
+        local_cluster(tmp_path, n_workers=1, threads_per_worker=4) as workers,
+        Client(workers, set_as_default=False) as client,
+    ):
+        results = running.run_tasks(client, note_start, range(8), "test", 4)
+        next(results)
+        results.close()
+        while any(client.run(lambda dask_worker: len(dask_worker.state.executing)).values()):
+            time.sleep(0.01)
+        assert len(STARTED) <= 2  # the first, and the one that had its slot
+        assert sorted(running.run_tasks(client, note_start, range(3), "test", 4)) == [0, 1, 2]
+
+
+def test_builds_of_other_shards_share_the_room_of_a_worker() -> None:
+    room, wanted = slots.Room(), [True]
+    with room.take(Fraction(1, 3), lambda: True), room.take(Fraction(2, 3), lambda: True):
+        taken: list[bool] = []
+
+        def take() -> None:
+            with room.take(Fraction(1, 8), lambda: wanted[0]) as is_wanted:
+                taken.append(is_wanted)
+
+        waiting = threading.Thread(target=take)
+        waiting.start()
+        waiting.join(0.05)
+        assert not taken
+        wanted[0] = False
+        waiting.join(10)
+    assert taken == [False]
+    with room.take(Fraction(1), lambda: True) as is_wanted:
+        assert is_wanted
 
 
 def test_workers_come_and_go_during_a_build(
@@ -178,7 +227,7 @@ def test_worker_that_says_nothing_ends_the_build(
 ) -> None:
     over = threading.Event()
     monkeypatch.setattr(client, "run", lambda *_, **__: over.wait(60))
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.1)
     address = next(iter(client.scheduler_info(n_workers=-1)["workers"]))
     try:
         with pytest.raises(BuildError, match="does not answer within 0.1 seconds") as caught:

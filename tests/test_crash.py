@@ -18,6 +18,7 @@ from stores import objects, shards
 
 import gz3d_zarr
 
+pytestmark = pytest.mark.long
 SUBJECTS = 512
 SHARD_SIZE = 32
 

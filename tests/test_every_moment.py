@@ -61,6 +61,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.long
 # Tasks of a killed build still run, and Python's filters of warnings are not safe for threads.
 @pytest.mark.filterwarnings("ignore:.*(Numcodecs codecs are not|is currently not part)")
 @pytest.mark.parametrize(

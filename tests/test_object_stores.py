@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -678,16 +679,15 @@ def test_source_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         assert time.monotonic() - began < 10
 
 
-def test_file_on_a_web_server_that_lists_nothing_has_nothing_beside(
+def test_web_server_that_never_lists_what_is_beside_a_file_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(source, "FIRST_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(source, "LISTING_SECONDS", 0.2)
     with silent_server() as endpoint:
         began = time.monotonic()
-        found = source.list_source(f"{endpoint}/gz3d_1-150000_91_14760000.fits.gz")
+        with pytest.raises(SourceError, match=r"cannot be listed in 0.2 seconds, to look for a"):
+            source.list_source(f"{endpoint}/gz3d_1-150000_91_14760000.fits.gz")
         assert time.monotonic() - began < 10
-    assert [file.zooniverse_subject_id for file in found.files] == [14760000]
-    assert found.catalogue is None
 
 
 def test_server_that_has_answered_may_be_slow(
@@ -699,6 +699,22 @@ def test_server_that_has_answered_may_be_slow(
     proxy.delay = 0.1
     assert folder.get("a") is None
     assert folder.sizes() == {}
+
+
+@pytest.mark.parametrize("backend", ["s3fs", "obstore"])
+def test_worker_is_patient_from_the_start(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """Whoever sent it a place has had an answer; its own first request may be a large one."""
+    if backend == "obstore":
+        pytest.importorskip("obstore")
+    monkeypatch.setattr(source, "FIRST_ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(obstore_backend, "FIRST_ANSWER_SECONDS", 0.01)
+    proxy.delay = 0.1
+    folder = object_folder(proxy.server.url, {**proxy.server.storage_options, "backend": backend})
+    sent = pickle.loads(pickle.dumps(folder))
+    assert sent == folder
+    assert sent.get("a") is None
 
 
 @pytest.mark.parametrize("limit", ["connect_timeout", "read_timeout", "retries"])

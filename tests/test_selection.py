@@ -225,6 +225,7 @@ def test_scattered_rows_are_read_alone(store: Path, monkeypatch: pytest.MonkeyPa
         assert list(chosen.variables) == list(ds.variables)
         assert set(chosen.coords) == set(ds.coords)
         assert chosen["segmentation"].encoding["shards"] == (4, 4, 525, 525)
+    assert rows_read(take(ds, [-1, 2])["segmentation"], expected[[-1, 2]]) == 2
     chosen = take(ds, [16, 3, 4])
     counts = chosen["segmentation"]
     assert rows_read(counts[1], expected[3]) == 1
