@@ -113,7 +113,7 @@ class _Messages(logging.Handler):
 def main() -> None:
     """Galaxy Zoo: 3D as one cloud-native Zarr store."""
     # Dask reports every lost connection of an ending cluster; our own errors say what matters.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
     ours = logging.getLogger("gz3d_zarr")
     ours.setLevel(logging.INFO)
     ours.handlers = [_Messages()]

@@ -285,7 +285,7 @@ def start_local(resources: Resources) -> Iterator[Client]:
                         threads_per_worker=resources.threads,
                         processes=True,
                         memory_limit=resources.memory,
-                        silence_logs=logging.CRITICAL,
+                        silence_logs=logging.CRITICAL + 1,  # it tells whom it lost while it ends
                         dashboard_address="127.0.0.1:0",  # any free port: 8787 may be somebody's
                     )
                 )
