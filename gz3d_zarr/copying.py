@@ -135,11 +135,7 @@ def copy(
     source = object_folder(store, storage_options)
     target = object_folder(destination, destination_options)
     for place, what in ((source, "copied"), (target, "copied to")):
-        if place.is_link:  # before anything is read, with options that are for the other place
-            raise StoreError(
-                f"{place.url} is a link, from which a store can be opened and read, and which "
-                f"cannot be {what}; give the place itself, such as s3://bucket/gz3d.zarr"
-            )
+        place.refuse_link(what)  # before anything is read, with options that are for the other
     if f"{target.url}/".startswith(f"{source.url}/"):
         raise UsageError(f"{source.url} cannot be copied to itself, nor into itself")
     root = source.get(ROOT_KEY) or b""

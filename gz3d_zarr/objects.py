@@ -69,7 +69,7 @@ class ObjectFolder:
         StoreError
             Where it cannot be written.
         """
-        self._refuse_link("written to")
+        self.refuse_link("written to")
         try:
             if self.is_local:
                 self._put_file(Path(self.url, key), data)
@@ -128,7 +128,7 @@ class ObjectFolder:
         StoreError
             Where they cannot be listed.
         """
-        self._refuse_link("listed")
+        self.refuse_link("listed")
         try:
             if self.is_local:
                 root = Path(self.url)
@@ -246,7 +246,8 @@ class ObjectFolder:
         """Whether it is a link of the web: objects can be read by name, and nothing else."""
         return is_http(self.url)
 
-    def _refuse_link(self, what: str) -> None:
+    def refuse_link(self, what: str) -> None:
+        """Raise StoreError where it is a link, which cannot be `what`: listed, for example."""
         if self.is_link:
             raise StoreError(
                 f"{self.url} is a link, from which a store can be opened and read, and which "
