@@ -66,7 +66,7 @@ def find_originals(source: Path | None, scratch: Path) -> list[Path]:
     """Copy the subject files to link from, onto the file system of the links."""
     folder = source or REFERENCE
     if not folder.is_dir():
-        from gz3d_zarr.simulate import simulate_archive
+        from gz3d_zarr.simulation.archive import simulate_archive
 
         return simulate_archive(64, scratch / "simulated")
     copies = scratch / folder.name

@@ -28,9 +28,9 @@ from astropy.io import fits
 from measuring import describe_machine, find_originals, link
 
 import gz3d_zarr
-from gz3d_zarr.objects import object_folder
-from gz3d_zarr.pixels import PixelReader
-from gz3d_zarr.subject import CLASSES
+from gz3d_zarr.backends.chunk_reader import PixelReader
+from gz3d_zarr.datamodel.subject import CLASSES
+from gz3d_zarr.storage.object_store import object_folder
 
 Read = Callable[[int], Any]
 

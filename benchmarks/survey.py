@@ -66,7 +66,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gz3d-benchmark-") as scratch:
         folder = Path(scratch)
-        from gz3d_zarr.simulate import simulate_archive
+        from gz3d_zarr.simulation.archive import simulate_archive
 
         originals = simulate_archive(options.originals, folder / "originals")
         print(f"{describe_machine()}; {options.codec}, {options.workers} workers\n")

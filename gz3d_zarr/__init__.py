@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    from gz3d_zarr.building import build, plan
-    from gz3d_zarr.copying import copy
+    from gz3d_zarr.backends.source import open_source
+    from gz3d_zarr.backends.store import open_store
+    from gz3d_zarr.datamodel.fits_decoder import decode
     from gz3d_zarr.errors import (
         BuildError,
         GZ3DError,
@@ -29,10 +30,9 @@ if TYPE_CHECKING:
         SubjectError,
         UsageError,
     )
-    from gz3d_zarr.lazy import open_source
-    from gz3d_zarr.opening import open_store
-    from gz3d_zarr.subject import decode
-    from gz3d_zarr.verification import verify
+    from gz3d_zarr.pipeline.build import build, plan
+    from gz3d_zarr.pipeline.copy import copy
+    from gz3d_zarr.pipeline.verify import verify
 
 __version__ = "0.1.0"
 
@@ -40,13 +40,13 @@ __version__ = "0.1.0"
 # then starts without xarray, pandas and astropy, and ``gz3d-zarr --help`` answers at once. No
 # module has the name of a function here, or importing the one would hide the other.
 _HOMES = {
-    "build": "building",
-    "plan": "building",
-    "open_store": "opening",
-    "open_source": "lazy",
-    "verify": "verification",
-    "copy": "copying",
-    "decode": "subject",
+    "build": "pipeline.build",
+    "plan": "pipeline.build",
+    "open_store": "backends.store",
+    "open_source": "backends.source",
+    "verify": "pipeline.verify",
+    "copy": "pipeline.copy",
+    "decode": "datamodel.fits_decoder",
     "GZ3DError": "errors",
     "UsageError": "errors",
     "SourceError": "errors",
@@ -115,13 +115,13 @@ class _RegisterWithXarray:
                 load(module)
                 if self in sys.meta_path:
                     sys.meta_path.remove(self)
-                importlib.import_module(f"{__name__}.accessor")
+                importlib.import_module(f"{__name__}.analysis.accessor")
 
             setattr(spec.loader, "exec_module", load_both)  # noqa: B010 - of this one alone
         return spec
 
 
 if "xarray" in sys.modules:
-    importlib.import_module(f"{__name__}.accessor")
+    importlib.import_module(f"{__name__}.analysis.accessor")
 else:
     sys.meta_path.insert(0, _RegisterWithXarray())

@@ -38,7 +38,6 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NOT_OK = 3
 EXIT_INTERRUPTED = 130
-
 Command = Callable[..., Any]
 
 
@@ -208,8 +207,8 @@ def copy(store: str, destination: str, as_json: bool, **options: Any) -> None:
 
     Both are paths or URLs; the options for S3 are for each of them that is a URL.
     """
+    from gz3d_zarr.locations import is_url
     from gz3d_zarr.progress import show_progress
-    from gz3d_zarr.source import is_url
 
     options = _gather(options)
     shared = options["storage_options"]
@@ -230,7 +229,7 @@ def copy(store: str, destination: str, as_json: bool, **options: Any) -> None:
 @_guarded
 def info(store: str, as_json: bool, **options: Any) -> None:
     """Show what a complete store holds, and what it was made from."""
-    from gz3d_zarr.info import read_info
+    from gz3d_zarr.backends.store_info import read_info
 
     _print(read_info(store, **_gather(options)), as_json)
 
@@ -292,9 +291,9 @@ def _export(
     function: Command, store: str, dest: str, as_json: bool, options: dict[str, Any]
 ) -> None:
     """Run an export on the subjects that the options select."""
+    from gz3d_zarr.export.subset import resolve_rows
+    from gz3d_zarr.locations import is_url
     from gz3d_zarr.progress import show_progress
-    from gz3d_zarr.rows import resolve_rows
-    from gz3d_zarr.source import is_url
 
     options = _gather(options)
     rows = resolve_rows(
@@ -331,7 +330,7 @@ def plot(
 
     OBJECT_ID is a MaNGA id, of which all rows are drawn, or a Zooniverse subject id.
     """
-    from gz3d_zarr.plotting import save_picture
+    from gz3d_zarr.analysis.plotting import save_picture
 
     dataset = gz3d_zarr.open_store(store, **_gather(options))
     with warnings.catch_warnings(record=True) as told:
@@ -353,7 +352,7 @@ def simulate(count: int, folder: Path, seed: int) -> None:
     A catalogue and a sha1 list stand beside the files, as in the real archive.
     """
     from gz3d_zarr.progress import show_progress
-    from gz3d_zarr.simulate import simulate_archive
+    from gz3d_zarr.simulation.archive import simulate_archive
 
     with show_progress(sys.stderr) as progress:
         files = simulate_archive(count, folder, seed=seed, progress=progress)

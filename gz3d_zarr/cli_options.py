@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 Command = Callable[..., Any]
-
 _TEXT = frozenset({"key", "secret", "token", "password", "username"})
 """Options that are text, even where they have digits only."""
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from dask.utils import format_bytes
 
-from gz3d_zarr.building import build
-from gz3d_zarr.opening import open_store
-from gz3d_zarr.plotting import plot_sheet
+from gz3d_zarr.analysis.plotting import plot_sheet
+from gz3d_zarr.backends.store import open_store
+from gz3d_zarr.pipeline.build import build
+from gz3d_zarr.pipeline.report import BuildReport
 from gz3d_zarr.progress import show_progress
-from gz3d_zarr.report import BuildReport
-from gz3d_zarr.simulate import simulate_archive
+from gz3d_zarr.simulation.archive import simulate_archive
 
 SUBJECTS = 24
 SHOWN = 4

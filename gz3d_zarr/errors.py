@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -102,3 +104,9 @@ def describe(error: Exception) -> str:
 def count(number: int, noun: str) -> str:
     """Number and noun, as English has them."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def status_counts(ok: int, others: Iterable[str]) -> dict[str, int]:
+    """Number of subjects for every status, zero included."""
+    found = Counter(others)
+    return {s.label: ok if s is Status.OK else found[s.label] for s in Status}

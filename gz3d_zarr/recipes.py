@@ -23,14 +23,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from gz3d_zarr import masks
-from gz3d_zarr.dataset import as_rows, chunk_values, find_ok, in_chunks, read, require
+from gz3d_zarr.analysis import masks
+from gz3d_zarr.analysis.indexing import as_rows, chunk_values, in_chunks, read
+from gz3d_zarr.analysis.validation import find_ok, require
+from gz3d_zarr.datamodel.subject import CRPIX, SIDE, THRESHOLD
 from gz3d_zarr.errors import UsageError
-from gz3d_zarr.schema import THRESHOLD
-from gz3d_zarr.subject import CRPIX, SIDE
 
 FloatArray = NDArray[np.float64]
-
 STEP = 0.5
 """Width of an annulus in arcsec: a spaxel of MaNGA."""
 REACH = 26.0

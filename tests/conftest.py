@@ -11,7 +11,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 import gz3d_zarr
-from gz3d_zarr.simulate import simulate_archive
+from gz3d_zarr.simulation.archive import simulate_archive
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "reference"
 SUBJECTS = 18

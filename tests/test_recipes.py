@@ -17,8 +17,8 @@ from files import subject_files
 
 import gz3d_zarr
 from gz3d_zarr import GZ3DError, LeftOutWarning, StoreError, UsageError
+from gz3d_zarr.datamodel.schema import BIG_ARRAYS, LABELS
 from gz3d_zarr.recipes import arms_against_bars, mean_mask, radial_profile
-from gz3d_zarr.schema import BIG_ARRAYS, LABELS
 
 SURVEY, SHARD = 29_813, 64
 MOST_TASKS = {"all": 3000, "selected": 4500}

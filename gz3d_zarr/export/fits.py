@@ -12,25 +12,25 @@ import deflate
 import numpy as np
 from numpy.typing import NDArray
 
-from gz3d_zarr.export.tasks import Done, ExportReport, Runner, open_places, read_subjects
-from gz3d_zarr.objects import ObjectFolder
-from gz3d_zarr.pixels import PixelReader
+from gz3d_zarr.backends.chunk_reader import PixelReader
+from gz3d_zarr.datamodel.file_names import base_name
+from gz3d_zarr.datamodel.subject import CRPIX
+from gz3d_zarr.export.runner import Done, ExportReport, Runner, open_places, read_subjects
+from gz3d_zarr.export.subset import Selection, read_texts
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.rows import Selection, read_texts
-from gz3d_zarr.source import base_name
-from gz3d_zarr.subject import CRPIX
+from gz3d_zarr.storage.object_store import ObjectFolder
 
 if TYPE_CHECKING:
     import xarray as xr
     from astropy.io.fits import BinTableHDU, HDUList, Header
     from distributed import Client
 
+
 COMPRESSION = 6
 HISTORY = (
     "Written from a Zarr store by gz3d_zarr: HDUs 0 to 5 only. The store",
     "has none of HDUs 6 to 10 (clusters and the volunteers' raw marks).",
 )
-
 # Name, FITS format, and where the value comes from: a variable, or a column of the catalogue. The
 # order and the formats are those of the release v4_0_0.
 _COLUMNS = (

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gz3d_zarr.export.sharing import check_place, share
-from gz3d_zarr.export.tasks import missing_extra, read_subjects
-from gz3d_zarr.pixels import PixelReader
-from gz3d_zarr.rows import Selection, select_rows
-from gz3d_zarr.subject import CLASSES, SIDE
+from gz3d_zarr.backends.chunk_reader import PixelReader
+from gz3d_zarr.datamodel.subject import CLASSES, SIDE
+from gz3d_zarr.export.partition import check_place, share
+from gz3d_zarr.export.runner import missing_extra, read_subjects
+from gz3d_zarr.export.subset import Selection, select_rows
 
 if TYPE_CHECKING:
     import xarray as xr

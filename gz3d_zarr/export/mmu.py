@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gz3d_zarr.export.tasks import (
+from gz3d_zarr.backends.chunk_reader import PixelReader
+from gz3d_zarr.datamodel.subject import CLASSES, SIDE
+from gz3d_zarr.export.runner import (
     Done,
     ExportReport,
     Runner,
@@ -25,22 +27,20 @@ from gz3d_zarr.export.tasks import (
     open_places,
     read_subjects,
 )
-from gz3d_zarr.objects import ObjectFolder
-from gz3d_zarr.pixels import PixelReader
+from gz3d_zarr.export.subset import Selection, read_texts
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.rows import Selection, read_texts
-from gz3d_zarr.subject import CLASSES, SIDE
+from gz3d_zarr.storage.object_store import ObjectFolder
 
 if TYPE_CHECKING:
     import h5py
     import xarray as xr
     from distributed import Client
 
+
 MMU_NSIDE = 16
 """HEALPix resolution of the Multimodal Universe, in NESTED order, whatever the store has."""
 FILE = "001-of-001.hdf5"
 PICTURE = "false_color"
-
 # Column, type, and the variable of the store or column of its catalogue that it has.
 _NUMBERS = (
     ("ra", "f4", "ra"),

@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gz3d_zarr.backends.chunk_reader import PixelReader
 from gz3d_zarr.errors import UsageError
-from gz3d_zarr.export.sharing import check_place, share
-from gz3d_zarr.export.tasks import missing_extra
-from gz3d_zarr.pixels import PixelReader
-from gz3d_zarr.rows import select_rows
-
-try:
-    import torch
-    from torch.utils.data import Dataset, IterableDataset, get_worker_info
-except ImportError as error:
-    raise missing_extra("gz3d_zarr.export.torch", error, "torch") from error
+from gz3d_zarr.export.partition import check_place, share
+from gz3d_zarr.export.runner import missing_extra
+from gz3d_zarr.export.subset import select_rows
 
 if TYPE_CHECKING:
     import xarray as xr
 
     Rows = Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None
 
+
+try:
+    import torch
+    from torch.utils.data import Dataset, IterableDataset, get_worker_info
+except ImportError as error:
+    raise missing_extra("gz3d_zarr.export.torch", error, "torch") from error
 Sample = dict[str, Any]
 Transform = Callable[[Sample], Any]
 WINDOW = 4

@@ -1,0 +1,1 @@
+"""What ``ds.gz3d`` does."""

@@ -1,0 +1,151 @@
+"""What the accessor's functions ask of a Dataset, and how they take rows from it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gz3d_zarr.datamodel.layout import SHARD_SIZE
+from gz3d_zarr.datamodel.schema import BIG_ARRAYS, VARIABLES
+from gz3d_zarr.errors import StoreError, count
+
+MOST_CHUNKS = 4000
+"""Of an array along ``subject``: dask then takes many seconds before it begins."""
+
+
+def as_rows(dataset: xr.Dataset) -> xr.Dataset:
+    """Give a Dataset of one subject, such as ``ds.isel(subject=0)``, its dimension again.
+
+    Raises
+    ------
+    StoreError
+        There are several, along another dimension.
+    """
+    if "subject" in dataset.dims:
+        return dataset
+    along = dataset["subject"].dims
+    if along:
+        raise StoreError(
+            f"this Dataset of Galaxy Zoo: 3D has its rows along {', '.join(map(str, along))}, not "
+            "subject: use it from before the dimensions were swapped, or swap them back, as "
+            f"ds.swap_dims({along[0]}='subject')"
+        )
+    names = ("subject", "object_id", *VARIABLES, *BIG_ARRAYS)
+    rows = {
+        name: variable.set_dims(("subject", *variable.dims))
+        for name in names
+        if (variable := dataset.variables.get(name)) is not None
+    }
+    coordinates = {name: rows.pop(name) for name in list(rows) if name in dataset.coords}
+    whole: xr.Dataset = dataset.drop_vars(list(coordinates)).assign(rows)
+    return whole.assign_coords(coordinates)
+
+
+def read(dataset: xr.Dataset, *names: str) -> list[NDArray[Any]]:
+    """Values of small variables, computed together: a file is then read once for all of them."""
+    small = xr.Dataset({f"{name}_": dataset.variables[name].to_base_variable() for name in names})
+    computed = small.compute()
+    return [computed[f"{name}_"].values for name in names]
+
+
+def take(dataset: xr.Dataset, rows: Sequence[int] | NDArray[np.intp]) -> xr.Dataset:
+    """Rows of a Dataset by position, in this order; nothing is read."""
+    chosen = np.arange(dataset.sizes["subject"])[np.asarray(rows, np.intp)]  # from the end, too
+    if len(chosen) and np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
+        # Dask reads a part of a shard for a slice, and all of it for a list.
+        return dataset.isel(subject=slice(int(chosen[0]), int(chosen[0]) + len(chosen)))
+    taken = dataset.isel(subject=chosen)
+    apart = {
+        name: taken.variables[name].copy(data=few)
+        for name, variable in dataset.variables.items()
+        if (few := _few_rows(variable, chosen)) is not None
+    }
+    return taken.assign(apart) if apart else taken
+
+
+class _Rows:
+    """Some rows of what dask reads from, for `dask.array.from_array`."""
+
+    def __init__(self, source: Any, axis: int, rows: NDArray[np.intp]) -> None:
+        self.source, self.axis, self.rows = source, axis, rows
+        self.shape = (*source.shape[:axis], len(rows), *source.shape[axis + 1 :])
+        self.dtype, self.ndim = source.dtype, len(source.shape)
+
+    def __getitem__(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        within = list(key)
+        rows = np.atleast_1d(self.rows[within[self.axis]])
+        within[self.axis] = 0 if isinstance(within[self.axis], int | np.integer) else slice(None)
+        # By slices: for a list, zarr copies pixel by pixel, in a hundred times as long.
+        parts = []
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+            place = slice(int(run[0]), int(run[-1]) + 1) if len(run) else slice(0)
+            parts.append(np.asarray(self.source[(slice(None),) * self.axis + (place,)]))
+        found: NDArray[Any] = np.concatenate(parts, self.axis)[tuple(within)]
+        return found
+
+
+def _few_rows(variable: xr.Variable, rows: NDArray[np.intp]) -> Any:
+    """Rows of a variable over dask, each read alone; None where whole chunks are as good.
+
+    That is where the rows are a quarter of the chunks that they are in, or more: of a shard of 64
+    masks, 16 rows take as long alone as all take together. It is also where dask computes the
+    variable and not just reads it: what a chunk needs would be computed again for each row.
+    """
+    if variable.chunks is None or "subject" not in variable.dims or not len(rows):
+        return None
+    array: Any = variable.data
+    axis = variable.get_axis_num("subject")
+    sizes = np.asarray(array.chunks[axis])
+    touched = np.unique(np.searchsorted(np.cumsum(sizes), rows, side="right"))
+    original = f"original-{array.name}"  # how dask names what an array is read from
+    if 4 * len(rows) >= sizes[touched].sum() or original not in array.dask.layers:
+        return None
+    import dask.array as da  # slow to import
+    from dask.base import tokenize
+    from dask.local import get_sync
+
+    source = get_sync(array.dask.layers[original], original)
+    chunks = (*array.chunks[:axis], int(sizes.max()), *array.chunks[axis + 1 :])
+    name = f"rows-{tokenize(array.name, rows)}"
+    return da.from_array(_Rows(source, axis, rows), chunks, name, meta=array._meta)
+
+
+def in_chunks(array: xr.DataArray) -> xr.DataArray:
+    """The array over dask, in whole shards where it was opened without chunks."""
+    if array.chunks is not None:
+        _warn_of_many_chunks(array)
+        return array
+    shards = array.encoding.get("shards") or (SHARD_SIZE,)
+    return chunk_values(array, {"subject": shards[0]} if "subject" in array.dims else {})
+
+
+def _warn_of_many_chunks(array: xr.DataArray) -> None:
+    """Say how to open a store, where each of many shards was cut into several dask chunks."""
+    sizes = array.variable.chunksizes.get("subject", ())
+    shards = array.encoding.get("shards")
+    if not shards or len(sizes) <= MOST_CHUNKS or max(sizes) >= shards[0]:
+        return
+    from dask.array import PerformanceWarning  # slow to import
+
+    warnings.warn(
+        f"{array.name} is in {len(sizes)} dask chunks of {count(max(sizes), 'subject')}, each of "
+        f"which is several tasks, though the store has shards of {shards[0]}: open it with "
+        f'gz3d_zarr.open_store(path), or xr.open_zarr(path, chunks={{"subject": {shards[0]}}})',
+        PerformanceWarning,
+        stacklevel=5,
+    )
+
+
+def chunk_values(array: xr.DataArray, chunks: Mapping[str, int | tuple[int, ...]]) -> xr.DataArray:
+    """The array over dask in these chunks, and its coordinates as they were.
+
+    ``array.chunk`` cuts the coordinates too, and xarray then computes them when it joins the array
+    with another, to see whether they are equal.
+    """
+    cut: xr.DataArray = array.copy(data=array.variable.chunk(chunks).data)
+    return cut

@@ -1,0 +1,163 @@
+"""What volunteers marked: masks, fractions and areas, lazily.
+
+A mask is where *more than* `threshold` volunteers marked a pixel. So do the authors of the
+catalogue: the code behind the spiral arms of Masters et al. 2021 (MNRAS 507, 3923), S. Shamsi's
+GZ3D_spiral_analysis, compares counts with ``> threshold``, 3 by default. With 0, a mask is
+wherever anybody marked anything.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gz3d_zarr.analysis.indexing import chunk_values, in_chunks
+from gz3d_zarr.analysis.validation import require
+from gz3d_zarr.analysis.wcs import require_scale
+from gz3d_zarr.datamodel.subject import CLASSES
+from gz3d_zarr.errors import Status, UsageError
+
+VOLUNTEERS = 15
+"""How many volunteers were asked about a subject, as a rule."""
+_MOST = 254
+
+
+def class_mask(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.DataArray:
+    """Where a class is marked, as `GZ3DAccessor.mask` documents."""
+    counts = _counts(dataset, cls)
+    marked = counts > _level(counts, threshold)
+    return _named(marked, "mask", f"marked by more than {threshold:g} volunteers")
+
+
+def no_class_mask(dataset: xr.Dataset, threshold: float) -> xr.DataArray:
+    """Where no class is marked, as `GZ3DAccessor.other` documents."""
+    require(dataset, "status")
+    counts = _counts(dataset, None)
+    if counts.sizes.get("class") != len(CLASSES):
+        raise UsageError("other needs all four classes: use the Dataset from before one was chosen")
+    free = xr.apply_ufunc(
+        _free,
+        counts,
+        _cut_as(counts, dataset["status"] == Status.OK),
+        input_core_dims=[["class", "y", "x"], []],
+        output_core_dims=[["y", "x"]],
+        kwargs={"level": _level(counts, threshold)},
+        dask="parallelized",
+        output_dtypes=[np.bool_],
+        dask_gufunc_kwargs={"allow_rechunk": True},
+    )
+    return _named(free, "other", f"no class is marked by more than {threshold:g} volunteers")
+
+
+def marked_fraction(
+    dataset: xr.Dataset, cls: str | None, of: Literal["volunteers", "marks"]
+) -> xr.DataArray:
+    """Counts as a share, as `GZ3DAccessor.fraction` documents."""
+    functions = {"volunteers": _of_volunteers, "marks": _of_marks}
+    if of not in functions:
+        raise UsageError(f"of is {of!r}, expected volunteers or marks")
+    share = xr.apply_ufunc(
+        functions[of],
+        _counts(dataset, cls),
+        input_core_dims=[["y", "x"]],
+        output_core_dims=[["y", "x"]],
+        dask="parallelized",
+        output_dtypes=[np.float32],
+    )
+    whole = "15 volunteers" if of == "volunteers" else "the most marked pixel"
+    return _named(share, "fraction", f"counts over those of {whole}", "1")
+
+
+def class_area(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.DataArray:
+    """Marked area, as `GZ3DAccessor.area` documents."""
+    require_scale(dataset, "status")
+    counts = _counts(dataset, cls)
+    pixel = ((dataset["scale"] * 3600) ** 2).where(dataset["status"] == Status.OK)
+    area = xr.apply_ufunc(
+        _area,
+        counts,
+        _cut_as(counts, pixel),
+        input_core_dims=[["y", "x"], []],
+        kwargs={"level": _level(counts, threshold)},
+        dask="parallelized",
+        output_dtypes=[np.float64],
+    )
+    return _named(area, "area", f"area marked by more than {threshold:g} volunteers", "arcsec2")
+
+
+def _cut_as(counts: xr.DataArray, values: xr.DataArray) -> xr.DataArray:
+    """A value for each subject, cut as the counts are: dask would do that in more tasks a shard."""
+    if values.chunks is not None or "subject" not in values.dims:
+        return values
+    return chunk_values(values, {"subject": counts.variable.chunksizes["subject"]})
+
+
+def _counts(dataset: xr.Dataset, cls: str | None) -> xr.DataArray:
+    require(dataset, "segmentation", "class")
+    counts = in_chunks(dataset["segmentation"])
+    if cls is None:
+        return counts
+    position = check_class(dataset, cls)
+    # By position: the index of a text coordinate is of another kind in each version of pandas.
+    # Without the dimension, the class was selected before.
+    return counts.isel({"class": position}) if "class" in counts.dims else counts
+
+
+def check_class(dataset: xr.Dataset, cls: str) -> int:
+    """Position of a class; UsageError where there is none of that name."""
+    names = [str(name) for name in np.atleast_1d(dataset["class"].values)]
+    if cls not in names:
+        near = difflib.get_close_matches(str(cls), names, 1)
+        raise UsageError(
+            f"there is no class {cls!r}, expected one of {', '.join(names)}"
+            + (f"; is {near[0]} meant?" if near and near[0] != cls else "")
+        )
+    return names.index(cls)
+
+
+def _level(counts: xr.DataArray, threshold: float) -> Any:
+    """The threshold in a type that leaves the counts in theirs."""
+    whole = np.uint8(whole_threshold(threshold))
+    # Averages, such as those of spaxels, are not whole.
+    return threshold if counts.dtype.kind == "f" else whole
+
+
+def whole_threshold(threshold: float) -> int:
+    """The whole number that a count exceeds just where it exceeds `threshold`."""
+    number = isinstance(threshold, int | float | np.integer | np.floating)
+    if not number or isinstance(threshold, bool) or not 0 <= threshold <= _MOST:
+        raise UsageError(f"threshold is {threshold!r}, expected a number from 0 to {_MOST}")
+    return math.floor(threshold)
+
+
+def _area(counts: NDArray[Any], pixel: NDArray[Any], level: Any) -> NDArray[np.float64]:
+    area: NDArray[np.float64] = (counts > level).sum(axis=(-2, -1), dtype=np.float64) * pixel
+    return area
+
+
+def _free(counts: NDArray[Any], ok: NDArray[np.bool_], level: Any) -> NDArray[np.bool_]:
+    # Asked this way round, NaN, which is outside the picture, is not free.
+    free: NDArray[np.bool_] = (counts <= level).all(axis=-3) & ok[..., None, None]
+    return free
+
+
+def _of_volunteers(counts: NDArray[Any]) -> NDArray[np.float32]:
+    return counts.astype(np.float32) / np.float32(VOLUNTEERS)
+
+
+def _of_marks(counts: NDArray[Any]) -> NDArray[np.float32]:
+    # Unlike max, fmax skips NaN, which is outside the picture.
+    most: NDArray[Any] = np.fmax.reduce(counts, axis=(-2, -1), keepdims=True, initial=0)
+    share: NDArray[np.float32] = counts.astype(np.float32) / np.maximum(most, 1).astype(np.float32)
+    return share
+
+
+def _named(array: xr.DataArray, name: str, meaning: str, unit: str | None = None) -> xr.DataArray:
+    named: xr.DataArray = array.rename(name)
+    named.attrs = {"long_name": meaning, **({} if unit is None else {"units": unit})}
+    return named

@@ -1,0 +1,350 @@
+"""Pictures of subjects: what the volunteers saw, beside what they marked."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gz3d_zarr.analysis.indexing import as_rows
+from gz3d_zarr.analysis.masks import VOLUNTEERS, check_class, whole_threshold
+from gz3d_zarr.analysis.selection import select_any
+from gz3d_zarr.analysis.validation import keep_ok, status_label
+from gz3d_zarr.analysis.wcs import PLACE, bundle_hexagon, in_memory, require_scale, subject_wcs
+from gz3d_zarr.datamodel.subject import THRESHOLD
+from gz3d_zarr.errors import Status, UsageError
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+
+CLASS_COLOURS: Mapping[str, str] = {
+    "center": "#ffd21f",
+    "star": "#ff5a3c",
+    "spiral": "#35b6ff",
+    "bar": "#5ce65c",
+}
+HEXAGON_COLOUR = "#ffffff"
+SHEET_MOST = 200
+"""Subjects on one contact sheet at the most."""
+_DIM = 0.7
+_OPAQUE = 0.8
+_NEEDED = ("image", "segmentation", "class", "status", "ifu_design_size")
+
+
+def plot_subject(
+    row: xr.Dataset,
+    ax: Axes | Sequence[Axes] | None = None,
+    *,
+    classes: str | Sequence[str] | None = None,
+    threshold: float = THRESHOLD,
+    hexagon: bool = True,
+) -> Figure:
+    """Draw one row, as `GZ3DAccessor.plot` documents."""
+    require_scale(row, *_NEEDED, "ra", "dec")
+    _need_matplotlib()
+    level = whole_threshold(threshold)
+    names = _classes(row, classes)
+    row = in_memory(row, *_NEEDED, *PLACE)
+    status = int(row["status"].values)
+    if status != Status.OK:
+        raise UsageError(f"subject {_title(row)} has no picture: its status is "
+                         f"{status_label(status)}")  # fmt: skip
+    bars: list[Axes | None] = [None] * len(names)
+    if ax is None:
+        figure, panels, bars = _new_figure(subject_wcs(row), len(names))
+    else:
+        panels = list(np.atleast_1d(np.asarray(ax, object)).flat)
+        if len(panels) not in (1, 2):
+            raise UsageError(f"plot takes one or two axes, not {len(panels)}")
+        figure = cast("Figure", panels[0].figure)
+    image, counts = _pixels(row, names)
+    if len(panels) == 2:
+        _show(panels[0], image)
+        panels[0].set_title(_title(row))
+    right = panels[-1]
+    _overlay(right, image, counts, level)
+    right.set_title("volunteers' counts" if len(panels) == 2 else _title(row))
+    if hexagon:
+        for panel in panels:
+            _draw_hexagon(panel, row)
+    for bar, (name, values) in zip(bars, counts.items(), strict=True):
+        _count_bar(figure, right, bar, name, int(values.max()))
+    _legend(right, counts, level, hexagon)
+    return figure
+
+
+def plot_sheet(
+    dataset: xr.Dataset,
+    ax: Sequence[Axes] | None = None,
+    *,
+    columns: int | None = None,
+    classes: str | Sequence[str] | None = None,
+    threshold: float = THRESHOLD,
+    hexagon: bool = True,
+    title: str | None = None,
+) -> Figure:
+    """Draw many rows, as `GZ3DAccessor.contact_sheet` documents."""
+    require_scale(dataset, *_NEEDED)
+    _need_matplotlib()
+    from matplotlib.figure import Figure
+
+    level = whole_threshold(threshold)
+    names = _classes(dataset, classes)
+    rows = as_rows(dataset)
+    number = rows.sizes["subject"]
+    if number == 0:
+        raise UsageError("there is no subject to plot")
+    if number > SHEET_MOST:
+        raise UsageError(
+            f"{number} subjects do not fit one contact sheet: select {SHEET_MOST} at the most"
+        )
+    if columns is not None and columns < 1:
+        raise UsageError(f"columns is {columns}, expected at least 1")
+    rows = keep_ok(rows, "the contact sheet")
+    number = rows.sizes["subject"]
+    if ax is None:
+        across = min(number, columns or math.ceil(math.sqrt(number)))
+        down = -(-number // across)
+        size = max(3.0 * across, 5.0), 3.25 * down + 0.7
+        figure = _show_in_notebooks(Figure(figsize=size, layout="constrained"))
+        panels = list(figure.subplots(down, across, squeeze=False).flat)
+        for panel in panels[number:]:
+            panel.set_axis_off()
+    else:
+        panels = list(np.atleast_1d(np.asarray(ax, object)).flat)
+        if len(panels) < number:
+            raise UsageError(f"{number} subjects need as many axes, not {len(panels)}")
+        figure = cast("Figure", panels[0].figure)
+    for i in range(number):
+        row = in_memory(rows.isel(subject=i), *_NEEDED, "scale")
+        image, counts = _pixels(row, names)
+        _overlay(panels[i], image, counts, level)
+        panels[i].set_title(_title(row), fontsize="small")
+        panels[i].set_axis_off()
+        if hexagon:
+            _draw_hexagon(panels[i], row)
+    if ax is None:
+        figure.legend(
+            handles=_handles(names, level, hexagon),
+            loc="outside lower center",
+            ncols=3,
+            frameon=False,
+            fontsize="small",
+        )
+    if title is not None:
+        figure.suptitle(title)
+    return figure
+
+
+def save_picture(
+    dataset: xr.Dataset, subjects: Sequence[str], path: str, *, threshold: float = THRESHOLD
+) -> None:
+    """Draw one subject, or several on a contact sheet, to a file.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+    subjects : sequence of str
+        MaNGA and Zooniverse ids; a MaNGA id stands for all its rows.
+    path : str
+        Its suffix says which format.
+    threshold : float
+        As for `plot_subject`.
+
+    Raises
+    ------
+    UsageError
+        As `plot_subject` and `plot_sheet`; or the file cannot be written.
+    """
+    rows = select_any(dataset, subjects)
+    figure = (
+        plot_subject(rows.isel(subject=0), threshold=threshold)
+        if rows.sizes["subject"] == 1
+        else plot_sheet(rows, threshold=threshold)
+    )
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no picture can be written to {path}: {error}") from error
+
+
+def _need_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401 - asked for, to name the extra
+    except ImportError as error:
+        raise UsageError(
+            f"plotting needs {error.name}: python3 -m pip install 'gz3d-zarr[plot]'"
+        ) from error
+
+
+def _classes(dataset: xr.Dataset, classes: str | Sequence[str] | None) -> list[str]:
+    if classes is None:
+        held = np.atleast_1d(dataset["class"].values).tolist()
+        return [name for name in CLASS_COLOURS if name in held]
+    names = [classes] if isinstance(classes, str) else list(classes)
+    for name in names:
+        check_class(dataset, name)
+    return names
+
+
+def _pixels(
+    row: xr.Dataset, names: Sequence[str]
+) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]:
+    """Picture (y, x, channel), and counts (y, x) of each class, of a row in memory."""
+    placed = row.transpose(..., "y", "x", "channel")
+    image, segmentation = placed["image"].values, placed["segmentation"].values
+    planes = segmentation.reshape(-1, *segmentation.shape[-2:])  # also where one was selected
+    return image, {name: planes[check_class(row, name)] for name in names}
+
+
+def _new_figure(wcs: WCS, bars: int) -> tuple[Figure, list[Axes], list[Axes | None]]:
+    """Two square panels in sky coordinates, and thin axes of their height for colour bars."""
+    from matplotlib.figure import Figure
+
+    left, bottom, side, gap, pitch = 1.15, 0.65, 4.4, 0.15, 0.55  # inches
+    width, height = left + 2 * side + gap + 0.2 + bars * pitch, bottom + side + 0.45
+    figure = _show_in_notebooks(Figure(figsize=(width, height)))
+
+    def box(x: float, across: float) -> tuple[float, float, float, float]:
+        return x / width, bottom / height, across / width, side / height
+
+    panels = [figure.add_axes(box(left + i * (side + gap), side), projection=wcs) for i in range(2)]
+    for panel in panels:
+        _label_sky(panel, with_dec=panel is panels[0])
+    first = left + 2 * side + gap + 0.2
+    return figure, panels, [figure.add_axes(box(first + i * pitch, 0.15)) for i in range(bars)]
+
+
+def _show_in_notebooks(figure: Figure) -> Figure:
+    """Let a notebook show a figure that pyplot does not know of."""
+    vars(figure)["_repr_png_"] = partial(_png, figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _label_sky(axes: Any, *, with_dec: bool) -> None:
+    ra, dec = axes.coords
+    ra.set_axislabel("right ascension (ICRS)")
+    ra.set_ticks(number=4)
+    dec.set_ticks(number=5)
+    if with_dec:
+        dec.set_axislabel("declination (ICRS)")
+    else:
+        dec.set_ticklabel_visible(False)
+        dec.set_axislabel(" ")
+
+
+def _show(axes: Axes, image: NDArray[np.uint8]) -> None:
+    """The picture as it was seen; axes in sky coordinates only take the origin below."""
+    axes.imshow(image, origin="lower", interpolation="nearest")
+    axes.set_xlim(-0.5, image.shape[1] - 0.5)
+    axes.set_ylim(image.shape[0] - 0.5, -0.5)
+
+
+def _overlay(
+    axes: Axes, image: NDArray[np.uint8], counts: Mapping[str, NDArray[np.uint8]], level: int
+) -> None:
+    """The picture darker, each class over it in its colour, the more marks the more opaque."""
+    _show(axes, np.rint(image * _DIM).astype(np.uint8))
+    for name, values in counts.items():
+        if not values.any():
+            continue
+        axes.imshow(
+            values,
+            cmap=_colours(name),
+            vmin=0,
+            vmax=_full(int(values.max())),
+            origin="lower",
+            interpolation="nearest",
+        )
+        if values.max() > level:
+            colour = CLASS_COLOURS[name]
+            axes.contour(values, [level + 0.5], colors=[colour], linewidths=1.0)
+    axes.set_xlim(-0.5, image.shape[1] - 0.5)
+    axes.set_ylim(image.shape[0] - 0.5, -0.5)
+
+
+def _full(most: int) -> int:
+    """Count of the full colour: all volunteers, or more where there are more marks."""
+    return max(VOLUNTEERS, most)
+
+
+def _colours(name: str) -> Colormap:
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
+
+    colour = CLASS_COLOURS[name]
+    return LinearSegmentedColormap.from_list(
+        name, [to_rgba(colour, 0), to_rgba(colour, 0.35), to_rgba(colour, _OPAQUE)]
+    )
+
+
+def _count_bar(figure: Figure, axes: Axes, place: Axes | None, name: str, most: int) -> None:
+    """What the depth of a colour stands for, at `place` or beside the axes."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.ticker import MaxNLocator
+
+    scale = ScalarMappable(Normalize(0, _full(most)), _colours(name))
+    if place is None:
+        bar = figure.colorbar(scale, ax=axes, location="right", fraction=0.05, pad=0.04)
+    else:
+        bar = figure.colorbar(scale, cax=place)
+    bar.ax.set_facecolor("black")  # the bar is as transparent as the marks
+    bar.ax.set_title(name, fontsize="small")
+    bar.ax.tick_params(labelsize="x-small")
+    bar.locator = MaxNLocator(5, integer=True)
+    bar.update_ticks()
+
+
+def _draw_hexagon(axes: Axes, row: xr.Dataset) -> None:
+    from matplotlib.patches import Polygon
+
+    corners = bundle_hexagon(row)
+    if corners is not None:
+        axes.add_patch(
+            Polygon(corners, closed=True, fill=False, edgecolor=HEXAGON_COLOUR, linewidth=1.2)
+        )
+
+
+def _legend(axes: Axes, counts: Mapping[str, Any], level: int, hexagon: bool) -> None:
+    legend = axes.legend(
+        handles=_handles(list(counts), level, hexagon),
+        loc="upper left",
+        fontsize="x-small",
+        facecolor="black",
+        labelcolor="white",
+        framealpha=0.6,
+    )
+    legend.get_frame().set_linewidth(0)
+
+
+def _handles(names: Sequence[str], level: int, hexagon: bool) -> list[Any]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [Patch(color=CLASS_COLOURS[name], label=name) for name in names]
+    handles.append(
+        Line2D([], [], color="#888888", linewidth=1.0, label=f"marked by more than {level}")
+    )
+    if hexagon:
+        handles.append(Patch(fill=False, edgecolor="#aaaaaa", label="MaNGA bundle"))
+    return handles
+
+
+def _title(row: xr.Dataset) -> str:
+    return f"{row['subject'].values} ({row['zooniverse_subject_id'].values})"

@@ -1,0 +1,284 @@
+"""Select subjects: by id, on the sky, by HEALPix pixel, by votes.
+
+Every function reads small coordinates only and then takes rows by position, so that a picture
+or mask computed later touches no shard beyond those rows' own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gz3d_zarr.analysis.indexing import as_rows, read, take
+from gz3d_zarr.analysis.validation import require
+from gz3d_zarr.errors import UsageError
+
+FloatArray = NDArray[np.float64]
+_NEAR = 3
+_HALF_SKY = 180 * 3600.0
+
+
+def select_ids(dataset: xr.Dataset, object_id: Any, zooniverse_subject_id: Any) -> xr.Dataset:
+    """Rows with these ids, as `GZ3DAccessor.sel` documents."""
+    require(dataset)
+    dataset = as_rows(dataset)
+    wanted: list[list[int]] = []
+    if object_id is not None:
+        wanted.append(_lookup(dataset, [_manga_id(i) for i in as_list(object_id)]))
+    if zooniverse_subject_id is not None:
+        ids = [_zooniverse_id(i) for i in as_list(zooniverse_subject_id)]
+        wanted.append(_lookup(dataset, ids))
+    if not wanted:
+        raise UsageError("sel needs object_id or zooniverse_subject_id")
+    both = set(wanted[-1])
+    rows = [row for row in wanted[0] if row in both]
+    if not rows:
+        raise UsageError(
+            f"no subject has both object_id={object_id!r} and "
+            f"zooniverse_subject_id={zooniverse_subject_id!r}"
+        )
+    return take(dataset, rows)
+
+
+def select_any(dataset: xr.Dataset, subjects: Any) -> xr.Dataset:
+    """Rows of MaNGA ids and Zooniverse ids, mixed, in the order asked for.
+
+    Raises
+    ------
+    UsageError
+        An id is unknown, or there is none.
+    """
+    require(dataset)
+    dataset = as_rows(dataset)
+    ids = [
+        _manga_id(subject)
+        if isinstance(subject, str) and not subject.strip().isdecimal()
+        else _zooniverse_id(subject)
+        for subject in as_list(subjects)
+    ]
+    return take(dataset, _lookup(dataset, ids))
+
+
+def one_subject(dataset: xr.Dataset, subject: str | int | None) -> xr.Dataset:
+    """The one row of this id, or of a Dataset that has no other; without the dimension.
+
+    Raises
+    ------
+    UsageError
+        The id is unknown, or more than one row could be meant.
+    """
+    require(dataset)
+    rows = as_rows(dataset) if subject is None else select_any(dataset, [subject])
+    if rows.sizes["subject"] == 1:
+        return rows.isel(subject=0)
+    if subject is None:
+        raise UsageError(
+            f"the Dataset has {rows.sizes['subject']} subjects: say which one is meant, by MaNGA "
+            "id or Zooniverse id"
+        )
+    ids = ", ".join(str(i) for i in rows["zooniverse_subject_id"].values.tolist())
+    raise UsageError(f"{subject!r} has more than one row; give the Zooniverse id of one: {ids}")
+
+
+def select_cone(dataset: xr.Dataset, ra: Any, dec: Any, radius: Any) -> xr.Dataset:
+    """Rows within a radius of a position, as `GZ3DAccessor.cone` documents."""
+    require(dataset, "ra", "dec")
+    if hasattr(ra, "icrs"):
+        if radius is None:
+            dec, radius = None, dec
+        if dec is not None:
+            raise UsageError("cone takes a SkyCoord and a radius, or ra, dec and a radius")
+        ra, dec = sky_degrees(ra)
+    center = _number(ra, "ra", "deg", -360, 360), _number(dec, "dec", "deg", -90, 90)
+    reach = _number(radius, "radius", "arcsec", 0, _HALF_SKY)
+    dataset = as_rows(dataset)
+    away = separation(*center, *read(dataset, "ra", "dec"))
+    rows = np.flatnonzero(away <= reach)
+    if not len(rows):
+        known = np.flatnonzero(np.isfinite(away))
+        nearest = "no position is known"
+        if len(known):
+            row = known[away[known].argmin()]
+            name = dataset["subject"].values[row]
+            nearest = f"the nearest, {name}, is {_spelled(away[row])} away"
+        raise UsageError(
+            f"no subject within {_spelled(reach)} of ra={center[0]:.6f}, dec={center[1]:.6f}: "
+            f"{nearest}"
+        )
+    return take(dataset, rows)
+
+
+def select_pixels(dataset: xr.Dataset, pixels: Any, nside: int | None) -> xr.Dataset:
+    """Rows in HEALPix pixels, as `GZ3DAccessor.healpix` documents."""
+    require(dataset, "healpix", "ra", "dec")
+    dataset = as_rows(dataset)
+    own = dataset["healpix"].attrs.get("nside", dataset.attrs.get("nside"))
+    if nside is None and own is None:
+        raise UsageError("the nside of healpix is not in its attributes any more: give nside")
+    side = own if nside is None else nside
+    if isinstance(side, bool) or not isinstance(side, int | np.integer):
+        raise UsageError(f"nside is {side!r}, expected a power of two")
+    side = int(side)
+    if not 1 <= side <= 2**29 or side & (side - 1):
+        raise UsageError(f"nside is {side}, expected a power of two from 1 to 2^29")
+    wanted = np.array(as_list(pixels))
+    if not wanted.size or wanted.dtype.kind not in "iu":
+        raise UsageError(f"pixels is {pixels!r}, expected one or more whole numbers")
+    if wanted.min() < 0 or wanted.max() >= 12 * side**2:
+        raise UsageError(f"pixels of nside {side} are from 0 to {12 * side**2 - 1}: {pixels!r}")
+    rows = np.flatnonzero(np.isin(_pixels(dataset, side, own), wanted))
+    if not len(rows):
+        raise UsageError(f"no subject in the HEALPix pixels {pixels!r} of nside {side}")
+    return take(dataset, rows)
+
+
+def _pixels(dataset: xr.Dataset, nside: int, own: int | None) -> NDArray[np.int64]:
+    """Nested pixel of each row, -1 where unknown."""
+    if own is not None and nside <= own:
+        (stored,) = read(dataset, "healpix")
+        shift = 2 * (int(own).bit_length() - nside.bit_length())
+        coarser: NDArray[np.int64] = stored.astype(np.int64) >> shift  # -1 stays -1
+        return coarser
+    from astropy_healpix import healpy  # slow to import
+
+    ra, dec = read(dataset, "ra", "dec")
+    pixels = np.full(len(ra), -1, np.int64)
+    known = np.isfinite(ra) & np.isfinite(dec)
+    pixels[known] = healpy.ang2pix(nside, ra[known], dec[known], nest=True, lonlat=True)
+    return pixels
+
+
+def select_votes(dataset: xr.Dataset, fractions: Mapping[str, float | None]) -> xr.Dataset:
+    """Rows whose vote fractions reach all of these, as `GZ3DAccessor.votes` documents."""
+    require(dataset, "vote_fraction", "class")
+    dataset = as_rows(dataset)
+    asked = {name: least for name, least in fractions.items() if least is not None}
+    if not asked:
+        raise UsageError("votes needs a least fraction for spiral or bar")
+    names = [str(name) for name in np.atleast_1d(dataset["class"].values)]
+    lacking = sorted(set(asked) - set(names))
+    if lacking:
+        raise UsageError(
+            f"the Dataset has no class {' and '.join(lacking)}: use the one from before a class "
+            "was chosen"
+        )
+    (votes,) = read(dataset, "vote_fraction")
+    if "class" in dataset["vote_fraction"].dims:
+        votes = np.moveaxis(votes, dataset["vote_fraction"].get_axis_num("class"), -1)
+    votes = votes.reshape(len(votes), math.prod(votes.shape[1:]))  # -1 is unknown of no rows
+    reached = np.ones(len(votes), bool)
+    for name, least in asked.items():
+        # In the variable's own precision: 0.7 is below 0.7 where only one of them is float32.
+        bound = votes.dtype.type(_number(least, name, "", 0, 1))
+        reached &= votes[:, names.index(name)] >= bound  # the flags -1, -0.5 and NaN never are
+    if not reached.any():
+        told = " and ".join(f"{name} {least}" for name, least in asked.items())
+        raise UsageError(f"no subject reaches the vote fraction of {told}")
+    return take(dataset, np.flatnonzero(reached))
+
+
+def separation(ra1: Any, dec1: Any, ra2: Any, dec2: Any) -> FloatArray:
+    """Angle between positions, float64, in arcsec; all arguments in degrees.
+
+    By Vincenty's formula, which keeps its precision at any angle, pole or antipode included.
+    """
+    a, b = np.radians(dec1), np.radians(dec2)
+    turn = np.radians(np.subtract(ra2, ra1))
+    across = np.cos(b) * np.sin(turn)
+    along = np.cos(a) * np.sin(b) - np.sin(a) * np.cos(b) * np.cos(turn)
+    cosine = np.sin(a) * np.sin(b) + np.cos(a) * np.cos(b) * np.cos(turn)
+    angle: FloatArray = np.degrees(np.arctan2(np.hypot(across, along), cosine)) * 3600
+    return angle
+
+
+def sky_degrees(positions: Any) -> tuple[Any, Any]:
+    """Right ascension and declination, ICRS, in degrees, of a SkyCoord."""
+    try:
+        icrs = positions.icrs
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the SkyCoord cannot be turned to ICRS: {error}") from error
+    return icrs.ra.deg, icrs.dec.deg
+
+
+def arcseconds(radius: Any) -> float:
+    """A radius in arcsec, from a number or a Quantity; UsageError where it is none."""
+    return _number(radius, "radius", "arcsec", 0, _HALF_SKY)
+
+
+def _number(value: Any, name: str, unit: str, low: float, high: float) -> float:
+    """One finite number within bounds, from a Quantity or as it is."""
+    try:
+        number = float(value.to_value(unit) if hasattr(value, "to_value") else value)
+    except (TypeError, ValueError) as error:
+        of = f" or a Quantity of {unit}" if unit else ""
+        raise UsageError(f"{name} is {value!r}, expected one number{of}") from error
+    if not (math.isfinite(number) and low <= number <= high):
+        raise UsageError(f"{name} is {number}, expected {low} to {high} {unit}".rstrip())
+    return number
+
+
+def _spelled(arcsec: float) -> str:
+    return f"{arcsec:.4g} arcsec" if arcsec < 3600 else f"{arcsec / 3600:.4g} deg"
+
+
+def as_list(values: Any) -> list[Any]:
+    """One or many to a list of plain Python values."""
+    if isinstance(values, str | bytes | int | float):
+        return [values]
+    if hasattr(values, "__array__"):
+        return list(np.asarray(values).ravel().tolist())
+    if not isinstance(values, Iterable):
+        raise UsageError(f"expected one id or several, not {values!r}")
+    return [value.item() if hasattr(value, "item") else value for value in values]
+
+
+def _manga_id(value: Any) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{value!r} is no MaNGA id, expected text such as '1-603114'")
+    return value.strip()
+
+
+def _zooniverse_id(value: Any) -> int:
+    text = str(value).strip()
+    if isinstance(value, bool) or not text.isdecimal():
+        raise UsageError(f"{value!r} is no Zooniverse subject id, expected a whole number")
+    return int(text)
+
+
+def _lookup(dataset: xr.Dataset, wanted: Sequence[str | int]) -> list[int]:
+    """Positions of ids, each once, in the order asked for: text is a MaNGA id."""
+    if not wanted:
+        raise UsageError("no subject was asked for: there is no id in the list")
+    found: dict[str | int, list[int]] = {label: [] for label in wanted}
+    for name, kind in (("subject", str), ("zooniverse_subject_id", int)):
+        asked = [label for label in found if isinstance(label, kind)]
+        values = dataset[name].values
+        if len(asked) == 1:  # quicker than to walk
+            found[asked[0]] = np.flatnonzero(values == asked[0]).tolist()
+        elif asked:
+            for row, label in enumerate(values.tolist()):
+                if label in found:
+                    found[label].append(row)
+    unknown = [label for label in found if not found[label]]
+    if unknown:
+        raise UsageError(_unknown(dataset, unknown))
+    return list(dict.fromkeys(row for label in wanted for row in found[label]))
+
+
+def _unknown(dataset: xr.Dataset, unknown: Sequence[str | int]) -> str:
+    """Say that an id is not there, and which are near it."""
+    first = str(unknown[0])
+    manga = isinstance(unknown[0], str)
+    labels = dataset["subject" if manga else "zooniverse_subject_id"].values.tolist()
+    near = difflib.get_close_matches(first, [str(label) for label in dict.fromkeys(labels)], _NEAR)
+    return (
+        f"there is no subject with the {'MaNGA id' if manga else 'Zooniverse subject id'} {first!r}"
+        + (f", nor with {len(unknown) - 1} more of those asked for" if unknown[1:] else "")
+        + (f"; near matches: {', '.join(near)}" if near else "; nor is there one like it")
+    )

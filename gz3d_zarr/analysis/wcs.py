@@ -1,0 +1,337 @@
+"""Where a subject's pixels are on the sky, and its masks on other grids.
+
+The WCS of picture and masks is rebuilt from `ra`, `dec` and `scale` and the constants of the
+published files: gnomonic (TAN) about pixel 262.5 (FITS counting), north up, east to the left, row
+0 at the top. Bundles and spaxels are those of MaNGA (Drory et al. 2015, AJ 149, 77; Law et al.
+2016, AJ 152, 83).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
+
+from gz3d_zarr.analysis.indexing import in_chunks, read
+from gz3d_zarr.analysis.validation import require, status_label
+from gz3d_zarr.datamodel.subject import BUNDLE_ARCSEC, CRPIX, SIDE
+from gz3d_zarr.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+
+
+SPAXEL_ARCSEC = 0.5
+SPAXEL_GRIDS: Mapping[int, int] = {7: 24, 19: 34, 37: 44, 61: 54, 91: 64, 127: 74}
+"""Fibres in a bundle, and spaxels along each side of its cubes."""
+METHODS = ("exact", "interp", "adaptive")
+PLACE = ("ra", "dec", "scale", "status")
+"""Variables that `subject_wcs` reads."""
+_SAME = 1e-11
+"""By how much numbers of a WCS may differ: pickling one rounds them to twelve digits."""
+FloatArray = NDArray[np.float64]
+
+
+class SkyTransform(CoordinateTransform):
+    """Pixels to right ascension and declination, ICRS, in degrees, by any celestial WCS.
+
+    Parameters
+    ----------
+    wcs : astropy.wcs.WCS
+        Of two axes, x and y.
+    shape : tuple of int
+        Length of ``y`` and ``x``.
+    """
+
+    def __init__(self, wcs: WCS, shape: tuple[int, int]) -> None:
+        super().__init__(("ra", "dec"), {"y": shape[0], "x": shape[1]}, np.dtype(np.float64))
+        self.wcs = wcs
+
+    def forward(self, dim_positions: dict[str, Any]) -> dict[Hashable, Any]:
+        """Positions ``y, x`` in pixels, from 0, to ``ra, dec``."""
+        sky = self.wcs.pixel_to_world(dim_positions["x"], dim_positions["y"]).icrs
+        return {"ra": sky.ra.deg, "dec": sky.dec.deg}
+
+    def reverse(self, coord_labels: dict[Hashable, Any]) -> dict[str, Any]:
+        """``ra, dec`` to positions ``y, x`` in pixels, from 0; UsageError outside the picture."""
+        from astropy.coordinates import SkyCoord
+
+        try:
+            sky = SkyCoord(coord_labels["ra"], coord_labels["dec"], unit="deg", frame="icrs")
+        except ValueError as error:
+            raise UsageError(
+                f"ra and dec are not points on the sky, in degrees: {error}"
+            ) from error
+        x, y = self.wcs.world_to_pixel(sky)
+        rows, columns = self.dim_size["y"], self.dim_size["x"]
+        # xarray rounds likewise, but counts negative pixels from the opposite edge. NaN, of points
+        # that the projection does not reach, is not inside either.
+        row, column = np.round(y), np.round(x)
+        inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+        if not inside.all():
+            first = [float(np.ravel(v)[np.argmin(inside)]) for v in (sky.ra.deg, sky.dec.deg, y, x)]
+            raise UsageError(
+                "ra={:.6f}, dec={:.6f} is outside the picture, at y={:.6g}, x={:.6g}".format(*first)
+                + f" where y is from 0 to {rows - 1} and x from 0 to {columns - 1}; leave out the "
+                f"points outside, {np.sum(~inside)} of {np.size(inside)}"
+            )
+        return {"y": y, "x": x}
+
+    def equals(
+        self,
+        other: CoordinateTransform,
+        *,
+        exclude: frozenset[Hashable] | None = None,  # noqa: ARG002 - y and x go together
+    ) -> bool:
+        """Whether the other is the same grid on the same sky."""
+        return (
+            isinstance(other, SkyTransform)
+            and self.dim_size == other.dim_size
+            and bool(self.wcs.wcs.compare(other.wcs.wcs, tolerance=_SAME))
+        )
+
+
+def require_scale(dataset: xr.Dataset, *names: str) -> None:
+    """As `require`, also of `scale`; StoreError with the true cause where `reproject` took it."""
+    if "scale" not in dataset.variables and "subject_ra" in dataset.variables:
+        raise StoreError(
+            "this Dataset has no scale, since reproject put it on a grid whose pixels are not the "
+            "subject's: use the Dataset from before it. For an area on that grid, count the "
+            "pixels of the mask and multiply by the area of one"
+        )
+    require(dataset, "scale", *names)
+
+
+def in_memory(row: xr.Dataset, *names: str) -> xr.Dataset:
+    """The row with these variables, as far as it has them, read together: a file only once."""
+    held = [name for name in names if name in row.variables and name not in row.xindexes]
+    values = zip(held, read(row, *held), strict=True)
+    loaded: xr.Dataset = row.assign({n: row.variables[n].copy(data=array) for n, array in values})
+    return loaded
+
+
+def subject_wcs(row: xr.Dataset) -> WCS:
+    """WCS of one row, as `GZ3DAccessor.wcs` documents."""
+    require_scale(row, "ra", "dec")
+    if any(row[name].ndim for name in ("ra", "dec", "scale")):
+        raise StoreError(
+            "ra and dec of this Dataset are no longer those of its subject: use the Dataset from "
+            "before sky, reproject or to_spaxels"
+        )
+    for dim in ("y", "x"):
+        if row.sizes.get(dim, SIDE) != SIDE:
+            raise UsageError(
+                f"the Dataset was cut to {row.sizes[dim]} of {SIDE} pixels along {dim}, and which "
+                "is not known: use the Dataset from before that"
+            )
+    row = in_memory(row, *PLACE)
+    ra, dec, scale = (float(row[name].values) for name in ("ra", "dec", "scale"))
+    if not np.isfinite([ra, dec, scale]).all():
+        status = status_label(int(row["status"].values)) if "status" in row else "unknown"
+        raise UsageError(
+            f"subject {_name(row)} has no WCS: its position or scale is not known, since the "
+            f"status of its file is {status}"
+        )
+    wcs = _tangent(ra, dec, CRPIX, (SIDE, SIDE))
+    wcs.wcs.pc = [[-scale, 0.0], [0.0, -scale]]
+    wcs.wcs.set()
+    return wcs
+
+
+def _tangent(ra: float, dec: float, crpix: float, shape: tuple[int, int]) -> WCS:
+    from astropy.wcs import WCS  # slow to import
+
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.cunit = ["deg", "deg"]
+    wcs.wcs.crpix = [crpix, crpix]
+    wcs.wcs.crval = [ra, dec]
+    wcs.wcs.radesys = "ICRS"
+    wcs.array_shape = shape
+    return wcs
+
+
+def with_sky(row: xr.Dataset) -> xr.Dataset:
+    """One row with coordinates for each pixel, as `GZ3DAccessor.sky` documents."""
+    return _on_sky(row, subject_wcs(row))
+
+
+def _on_sky(row: xr.Dataset, wcs: WCS) -> xr.Dataset:
+    """Lazy ``ra, dec`` of each pixel; the subject's own become ``subject_ra, subject_dec``."""
+    index = CoordinateTransformIndex(SkyTransform(wcs, wcs.array_shape))
+    named = row.rename({n: f"subject_{n}" for n in ("ra", "dec") if n in row.variables})
+    placed: xr.Dataset = named.assign_coords(xr.Coordinates.from_xindex(index))
+    for name, meaning in (("ra", "right ascension"), ("dec", "declination")):
+        placed[name].attrs.update(long_name=f"{meaning} of the pixel, ICRS", units="deg")
+    return placed
+
+
+def reprojected(
+    row: xr.Dataset, target: Any, shape: tuple[int, int] | None, method: str
+) -> xr.Dataset:
+    """One row on another grid, as `GZ3DAccessor.reproject` documents."""
+    require(row, "image", "segmentation")
+    try:
+        import reproject
+    except ImportError as error:
+        raise UsageError(
+            f"reprojecting needs {error.name}: python3 -m pip install 'gz3d-zarr[sky]'"
+        ) from error
+    if method not in METHODS:
+        raise UsageError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
+    _need_planes(row, "image", "segmentation")
+    wcs = _target(target, shape)
+    row = in_memory(row, *PLACE, "image", "segmentation")
+    source = subject_wcs(row)
+    function = getattr(reproject, f"reproject_{method}")
+
+    def onto(name: str) -> xr.Variable:
+        # Any order of dimensions, and without class or channel where one was selected.
+        planes = row[name].transpose(..., "y", "x")
+        values = function(
+            (planes.values.astype(float), source),
+            wcs,
+            shape_out=wcs.array_shape,
+            return_footprint=False,
+        )
+        return xr.Variable(planes.dims, values, _kept(planes))
+
+    moved = {"image": onto("image").transpose("y", "x", ...), "segmentation": onto("segmentation")}
+    return _on_sky(row.drop_dims(["y", "x"]).drop_vars("scale").assign(moved), wcs)
+
+
+def _need_planes(row: xr.Dataset, *names: str) -> None:
+    for name in names:
+        lacks = [dim for dim in ("y", "x") if dim not in row[name].dims]
+        if lacks:
+            raise UsageError(
+                f"{name} has no dimension {' or '.join(lacks)}, which was selected from or summed "
+                "over: use the Dataset from before that"
+            )
+
+
+def _target(target: Any, shape: tuple[int, int] | None) -> WCS:
+    """The WCS to reproject to, with its shape."""
+    from astropy.io.fits import Header
+    from astropy.wcs import WCS
+
+    if not isinstance(target, WCS | Header):
+        raise UsageError(
+            f"the target is {type(target).__name__}, expected an astropy WCS or FITS header"
+        )
+    wcs = WCS(target) if isinstance(target, Header) else target
+    if not wcs.has_celestial:
+        raise UsageError("the target WCS is not of the sky")
+    wcs = wcs.celestial  # of a cube, its two axes on the sky, wherever; a copy in any case
+    shape = wcs.array_shape if shape is None else shape
+    if shape is None:
+        raise UsageError("the target WCS has no shape of its own: give shape=(rows, columns)")
+    if len(shape) != 2 or min(shape) < 1:
+        raise UsageError(f"shape is {shape!r}, expected (rows, columns)")
+    wcs.array_shape = shape
+    return wcs
+
+
+def spaxels(row: xr.Dataset, ifu_size: int | None) -> xr.Dataset:
+    """Counts of one row on MaNGA's grid, as `GZ3DAccessor.to_spaxels` documents."""
+    require(row, "segmentation", "ifu_design_size")
+    _need_planes(row, "segmentation")
+    row = in_memory(row, *PLACE, "ifu_design_size")
+    if ifu_size is None:
+        ifu_size = int(row["ifu_design_size"].values)
+    side = SPAXEL_GRIDS.get(ifu_size)
+    if side is None:
+        raise UsageError(
+            f"there is no MaNGA bundle of {ifu_size} fibres, expected one of "
+            f"{', '.join(map(str, SPAXEL_GRIDS))}"
+        )
+    source = subject_wcs(row)
+    scale = abs(float(source.wcs.pc[0, 0]))
+    ra, dec = source.wcs.crval.tolist()
+    wcs = _tangent(ra, dec, side / 2 + 1, (side, side))
+    wcs.wcs.pc = np.diag([-SPAXEL_ARCSEC / 3600, SPAXEL_ARCSEC / 3600])
+    wcs.wcs.set()
+    # Both grids are tangent at the same point and parallel, so areas overlap along x and along
+    # y independently of each other.
+    across = _shares(side, SPAXEL_ARCSEC / 3600 / scale)
+    up = _shares(side, -SPAXEL_ARCSEC / 3600 / scale)
+    averaged = xr.apply_ufunc(
+        _average,
+        in_chunks(row["segmentation"]),
+        input_core_dims=[["y", "x"]],
+        output_core_dims=[["spaxel_y", "spaxel_x"]],
+        kwargs={"up": up, "across": across},
+        dask="parallelized",
+        output_dtypes=[np.float64],
+        dask_gufunc_kwargs={"output_sizes": {"spaxel_y": side, "spaxel_x": side}},
+    ).rename(spaxel_y="y", spaxel_x="x")
+    averaged.attrs = {
+        "long_name": "how many volunteers marked each spaxel, averaged over its area",
+        "units": "1",
+        "comment": "row 0 is at the bottom, as in MaNGA's cubes: north is up, east to the left",
+        "wcs_ctype": list(wcs.wcs.ctype),
+        "wcs_crpix": wcs.wcs.crpix.tolist(),
+        "wcs_cdelt": (np.diag(wcs.wcs.pc) * wcs.wcs.cdelt).tolist(),
+        "wcs_crval": wcs.wcs.crval.tolist(),
+    }
+    rest = row.drop_dims(["y", "x"]).drop_vars("channel", errors="ignore")
+    moved = rest.assign(segmentation=averaged).assign_coords(
+        scale=((), SPAXEL_ARCSEC / 3600, row["scale"].attrs)
+    )
+    return _on_sky(moved, wcs)
+
+
+def _shares(side: int, step: float) -> FloatArray:
+    """How much of each spaxel every pixel covers along one axis, shape (side, 525).
+
+    Rows add up to 1. The subject's position is the centre of pixel 261.5, counted from 0, and of
+    spaxel side / 2, as the cubes have it; a negative step runs against the pixels.
+    """
+    edges = (np.arange(side + 1) - 0.5 - side / 2) * step + (CRPIX - 1)
+    low, high = np.minimum(edges[:-1], edges[1:]), np.maximum(edges[:-1], edges[1:])
+    pixel = np.arange(SIDE)
+    overlap = np.minimum(high[:, None], pixel + 0.5) - np.maximum(low[:, None], pixel - 0.5)
+    shares: FloatArray = np.clip(overlap, 0, None) / (high - low)[:, None]
+    return shares
+
+
+def _average(counts: NDArray[Any], up: FloatArray, across: FloatArray) -> FloatArray:
+    averaged: FloatArray = up @ counts.astype(float) @ across.T
+    return averaged
+
+
+def bundle_hexagon(row: xr.Dataset) -> FloatArray | None:
+    """Corners of the bundle on the picture: the true ones, not those that volunteers saw.
+
+    The hexagon has corners to the east and west, and its middle is the subject. The outline in
+    the picture is smaller, by the factor 2 sqrt(3) / 5: a mistake of the project, of which its own
+    code (C. Krawczyk, GZ3D_production) and Marvin tell.
+
+    Returns
+    -------
+    ndarray of float64, shape (6, 2), or None
+        Positions (x, y) in pixels, from 0; None where the bundle's size is not known.
+    """
+    require(row, "ifu_design_size", "scale")
+    fibres, scale = (value.item() for value in read(row, "ifu_design_size", "scale"))
+    width = BUNDLE_ARCSEC.get(fibres)
+    if width is None or not np.isfinite(scale):
+        return None
+    angles = np.radians(np.arange(0, 360, 60))
+    radius = width / 2 / (scale * 3600)
+    corners: FloatArray = CRPIX - 1 + radius * np.column_stack([np.cos(angles), np.sin(angles)])
+    return corners
+
+
+def _kept(array: xr.DataArray) -> dict[str, Any]:
+    """Attributes that hold on any grid."""
+    out: Iterable[tuple[Hashable, Any]] = array.attrs.items()
+    return {str(k): v for k, v in out if k != "comment" and not str(k).startswith("wcs_")}
+
+
+def _name(row: xr.Dataset) -> str:
+    return f"{row['subject'].values} ({row['zooniverse_subject_id'].values})"

@@ -1,0 +1,1 @@
+"""Stores, sources and single files as xarray Datasets."""

@@ -1,0 +1,63 @@
+"""Pictures and masks of a store as lazy arrays of xarray, without dask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from gz3d_zarr.backends.chunk_reader import PixelReader
+
+
+def make_lazy(reader: PixelReader, name: str, array: xr.DataArray) -> xr.Variable:
+    """The same variable, read subject by subject with `PixelReader`.
+
+    Parameters
+    ----------
+    reader : PixelReader
+        Of the store that `array` was opened from.
+    name : {'image', 'segmentation'}
+    array : xarray.DataArray
+        Gives dimensions, shape and attributes.
+
+    Returns
+    -------
+    xarray.Variable
+        Of uint8; a subject is read and decoded when values of it are needed.
+    """
+    lazy = indexing.LazilyIndexedArray(_Pixels(reader, name, array.shape))
+    return xr.Variable(array.dims, lazy, array.attrs, array.encoding)
+
+
+class _Pixels(BackendArray):
+    """One big array of a store; its first axis is read by row."""
+
+    def __init__(self, reader: PixelReader, name: str, shape: tuple[int, ...]) -> None:
+        self.shape, self.dtype = shape, np.dtype("uint8")
+        self._reader, self._name = reader, name
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.OUTER, self._take
+        )
+
+    def _take(self, key: tuple[Any, ...]) -> NDArray[np.uint8]:
+        rows = np.arange(self.shape[0])[key[0]]
+        if rows.ndim == 0:
+            return _outer(self._reader.read(self._name, int(rows)), key[1:])
+        read = [_outer(self._reader.read(self._name, row), key[1:]) for row in rows.tolist()]
+        if read:
+            return np.stack(read)
+        return np.zeros((0, *_outer(np.empty(self.shape[1:], np.uint8), key[1:]).shape), np.uint8)
+
+
+def _outer(pixels: NDArray[np.uint8], key: tuple[Any, ...]) -> NDArray[np.uint8]:
+    """Index every axis by itself, from the last on, as an integer removes one."""
+    for axis in reversed(range(len(key))):
+        if not (isinstance(key[axis], slice) and key[axis] == slice(None)):
+            pixels = pixels[(slice(None),) * axis + (key[axis],)]
+    return pixels

@@ -1,0 +1,139 @@
+"""The Dataset of a store, lazily, straight from the subject files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gz3d_zarr.backends.assemble import assemble
+from gz3d_zarr.datamodel.layout import Layout
+from gz3d_zarr.datamodel.manifest import Entry
+from gz3d_zarr.datamodel.receipts import Outcome
+from gz3d_zarr.datamodel.schema import (
+    BIG_ARRAYS,
+    LABELS,
+    VARIABLES,
+    Row,
+    dataset_attrs,
+    variable_attrs,
+    variable_values,
+)
+from gz3d_zarr.datamodel.subject import Subject
+from gz3d_zarr.errors import Status, SubjectError
+from gz3d_zarr.sources.download import decode_body, read_file
+from gz3d_zarr.sources.listing import Source
+from gz3d_zarr.sources.manifest import PlanOptions, make_layout, read_manifest
+
+
+def open_source(source: Source, **options: Any) -> xr.Dataset:
+    """Open subject files as the Dataset that a store made from them would give.
+
+    Nothing is read but the listing and the catalogue; each subject is one dask chunk, and its
+    file is fetched and decoded when a value of it is computed.
+
+    Parameters
+    ----------
+    source : str, Path or sequence of them
+        As for `build`.
+    **options
+        Fields of `PlanOptions` that select and order: ``limit, tiny, ids, min_vote_fraction,
+        catalogue, order, nside, source_options, cache``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Equal, value for value, to what `open_store` gives after a `build` with these options;
+        a file that cannot be read has the same fill values and ``status``.
+
+    Raises
+    ------
+    SourceError, UsageError
+        As for `build`, before anything is computed.
+    """
+    chosen = PlanOptions.of(options)
+    manifest = read_manifest(source, chosen)
+    layout = make_layout(manifest, chosen, 1)
+    entries = np.empty(len(manifest.entries), object)
+    entries[:] = manifest.entries
+    records = da.from_array(entries, chunks=1).map_blocks(
+        _read,
+        source_options=dict(chosen.source_options or {}),
+        cache=chosen.rules.cache,
+        dtype=object,
+        meta=np.empty(0, object),
+    )
+    variables: dict[str, Any] = {}
+    for name, array in BIG_ARRAYS.items():
+        data: Any = _derive(records, partial(_pixels, name=name), array.shape, array.dtype)
+        variables[name] = (array.dims, data, dict(array.attrs))
+    unread = [Row(entry, _NOT_READ) for entry in manifest.entries]
+    for name, variable in VARIABLES.items():
+        shape = tuple(len(LABELS[dim]) for dim in variable.dims[1:])
+        data = (
+            _derive(
+                records, partial(_values, name=name, layout=layout), shape, np.dtype(variable.dtype)
+            )
+            if variable.needs_file
+            else variable_values(name, unread, layout)
+        )
+        variables[name] = (variable.dims, data, variable_attrs(name, layout))
+    attrs = dataset_attrs(manifest.location, manifest.catalogue, manifest.release)
+    return assemble(manifest.entries, variables, attrs)
+
+
+_NOT_READ = Outcome("", Status.OK, "", "", -1, None)
+
+
+def _derive(
+    records: da.Array, function: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> da.Array:
+    """An array of `shape` a subject, computed from the records block by block."""
+    derived: da.Array = da.map_blocks(
+        function,
+        records,
+        dtype=dtype,
+        meta=np.empty((0,) * (1 + len(shape)), dtype),
+        new_axis=list(range(1, 1 + len(shape))) or None,
+        chunks=(records.chunks[0], *((length,) for length in shape)),
+    )
+    return derived
+
+
+def _read(
+    block: NDArray[Any], source_options: Mapping[str, Any], cache: str | None
+) -> NDArray[Any]:
+    """Entries to (row, subject or None)."""
+    records = np.empty(len(block), object)
+    for i, entry in enumerate(block):
+        records[i] = _read_one(entry, source_options, cache)
+    return records
+
+
+def _read_one(
+    entry: Entry, source_options: Mapping[str, Any], cache: str | None
+) -> tuple[Row, Subject | None]:
+    body: bytes | SubjectError
+    try:
+        body = read_file(entry.file.path, entry.sha1, source_options, cache)
+    except SubjectError as error:
+        body = error
+    subject, outcome = decode_body(entry.file.path, entry.sha1, body)
+    return Row(entry, outcome), subject
+
+
+def _pixels(records: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    pixels = np.zeros((len(records), *BIG_ARRAYS[name].shape), np.uint8)
+    for i, (_, subject) in enumerate(records):
+        if subject is not None:
+            pixels[i] = getattr(subject, name)
+    return pixels
+
+
+def _values(records: NDArray[Any], name: str, layout: Layout) -> NDArray[Any]:
+    return variable_values(name, [row for row, _ in records], layout)

@@ -1,0 +1,167 @@
+"""What a complete store holds: arrays, shards, bytes, status counts, provenance."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dask.utils import format_bytes
+
+from gz3d_zarr.backends.store import open_store, read_build
+from gz3d_zarr.errors import Status, status_counts
+from gz3d_zarr.storage.object_store import object_folder
+from gz3d_zarr.storage.small_arrays import CATALOGUE_GROUP
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayInfo:
+    """One array of a store.
+
+    Attributes
+    ----------
+    shards : int
+        Stored objects that hold its data.
+    shard, chunk : tuple of int
+        Shape of one such object, and of the piece that can be read alone.
+    raw_bytes : int or None
+        In memory; text has no fixed size there.
+    stored_bytes : int
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shards: int
+    shard: tuple[int, ...]
+    chunk: tuple[int, ...]
+    raw_bytes: int | None
+    stored_bytes: int
+
+    @property
+    def ratio(self) -> float | None:
+        """Bytes in memory over bytes stored."""
+        return self.raw_bytes / self.stored_bytes if self.raw_bytes else None
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """A whole store.
+
+    Attributes
+    ----------
+    objects, stored_bytes, source_bytes : int
+        Objects in the store, their bytes, and the bytes of the source files that were read.
+    status : dict
+        Number of subjects for every status.
+    attrs : dict
+        Attributes of the root group: provenance.
+    """
+
+    store: str
+    arrays: tuple[ArrayInfo, ...]
+    objects: int
+    stored_bytes: int
+    source_bytes: int
+    status: Mapping[str, int]
+    attrs: Mapping[str, Any]
+
+    def summary(self) -> dict[str, Any]:
+        """What ``gz3d-zarr info --json`` prints."""
+        arrays = [{**asdict(array), "ratio": array.ratio} for array in self.arrays]
+        return {**asdict(self), "arrays": arrays}
+
+    def to_text(self) -> str:
+        """What ``gz3d-zarr info`` prints."""
+        header = ("array", "dtype", "shape", "shards", "chunk", "stored", "ratio")
+        table = [header, *(_cells(array) for array in self.arrays)]
+        widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in table
+        ]
+        share = self.stored_bytes / self.source_bytes if self.source_bytes > 0 else float("nan")
+        status = ", ".join(f"{count} {label}" for label, count in self.status.items() if count)
+        lines += [
+            "",
+            f"store     {self.store}",
+            f"subjects  {sum(self.status.values())}: {status}",
+            f"stored    {format_bytes(self.stored_bytes)} in {self.objects} objects, "
+            f"{share:.3f} of the source files' {format_bytes(self.source_bytes)}",
+        ]
+        shown = (
+            "source", "source_catalogue", "order", "nside", "codec", "shard_size", "schema_version",
+            "package_version", "created", "manifest_digest", "references", "license",
+        )  # fmt: skip
+        lines += [f"{name:<16}  {self.attrs[name]}" for name in shown if name in self.attrs]
+        lines += [f"{'note':<16}  {note}" for note in self.attrs.get("notes", ())]
+        return "\n".join(lines)
+
+
+def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = None) -> StoreInfo:
+    """Describe a complete store, from its metadata, its listing and its small arrays.
+
+    Raises
+    ------
+    StoreError
+        As `open_store`.
+    """
+    folder = object_folder(store, storage_options)
+    dataset = open_store(folder.url, storage_options=storage_options)
+    attrs, catalogue = read_build(folder)
+    sizes = folder.sizes()
+    stored: dict[str, list[int]] = defaultdict(list)
+    for key, size in sizes.items():
+        name, found, _ = key.partition("/c/")
+        if found:
+            stored[name].append(size)
+    described = {str(name): variable for name, variable in dataset.variables.items()}
+    described |= {
+        f"{CATALOGUE_GROUP}/{n}": v for n, v in catalogue.variables.items() if n != "status"
+    }
+    arrays = [
+        ArrayInfo(
+            name,
+            "string" if variable.dtype.kind in "OT" else str(variable.dtype),
+            tuple(variable.shape),
+            len(stored[name]),
+            tuple(variable.encoding.get("shards") or variable.encoding.get("chunks") or ()),
+            tuple(variable.encoding.get("chunks") or ()),
+            None if variable.dtype.kind in "OT" else variable.size * variable.dtype.itemsize,
+            sum(stored[name]),
+        )
+        for name, variable in described.items()
+        if name in stored
+    ]
+    read = catalogue["source_size"].values
+    flags, counts = np.unique(catalogue["status"].values, return_counts=True)
+    labels = [Status(int(f)).label for f, c in zip(flags, counts, strict=True) for _ in range(c)]
+    ok = labels.count(Status.OK.label)
+    return StoreInfo(
+        folder.url,
+        tuple(sorted(arrays, key=lambda array: -array.stored_bytes)),
+        len(sizes),
+        sum(sizes.values()),
+        int(read[read > 0].sum()),
+        status_counts(ok, labels),
+        attrs,
+    )
+
+
+def _cells(array: ArrayInfo) -> tuple[str, ...]:
+    return (
+        array.name,
+        array.dtype,
+        _shape(array.shape),
+        str(array.shards),
+        _shape(array.chunk),
+        format_bytes(array.stored_bytes),
+        f"{array.ratio:.1f}" if array.ratio else "",
+    )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(str(length) for length in shape)

@@ -1,0 +1,193 @@
+"""xarray's engine ``gz3d``: one subject file as a Dataset, with a store's names.
+
+xarray imports this module whenever it looks for an engine, so nothing else is imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from xarray.backends import BackendArray, BackendEntrypoint
+from xarray.core import indexing
+
+if TYPE_CHECKING:
+    from gz3d_zarr.datamodel.layout import Layout
+    from gz3d_zarr.datamodel.manifest import Entry
+
+
+class GZ3DBackendEntrypoint(BackendEntrypoint):
+    """Opens ``gz3d_{MANGAID}_{IFU}_{SUBJECTID}.fits.gz``: ``xr.open_dataset(path)``."""
+
+    description = "Subject files of Galaxy Zoo: 3D"
+    url = "https://www.sdss4.org/dr17/data_access/value-added-catalogs/"
+    open_dataset_parameters = ("filename_or_obj", "drop_variables")
+
+    def open_dataset(
+        self,
+        filename_or_obj: Any,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+    ) -> xr.Dataset:
+        """Open one subject file.
+
+        Parameters
+        ----------
+        filename_or_obj : str or Path
+            A local path, or a URL.
+        drop_variables : str or iterable of str, optional
+            Names to leave out.
+
+        Returns
+        -------
+        xarray.Dataset
+            As `open_source` gives it for this one file: the dimension ``subject`` has length 1.
+            The file is read once, when a value of it is needed.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        UsageError
+            It is not a path, or not named as a subject file is.
+        SubjectError
+            When values are read, and the file is damaged or not a subject file.
+        """
+        return _open(_entry(filename_or_obj), drop_variables)
+
+    def guess_can_open(self, filename_or_obj: Any) -> bool:
+        """Whether the name is that of a subject file."""
+        if not isinstance(filename_or_obj, str | os.PathLike):
+            return False
+        name = os.fspath(filename_or_obj)
+        if not isinstance(name, str) or not name.endswith(".fits.gz"):
+            return False
+        from gz3d_zarr.datamodel.file_names import parse_name
+
+        return parse_name(name) is not None
+
+
+def _entry(path: Any) -> Entry:
+    """What the name of a subject file says of it."""
+    from gz3d_zarr.datamodel.file_names import parse_name
+    from gz3d_zarr.datamodel.manifest import Entry
+    from gz3d_zarr.errors import UsageError
+    from gz3d_zarr.locations import absolute, is_url
+
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(
+            f"the engine gz3d opens paths of subject files, not a {type(path).__name__}"
+        )
+    text = absolute(os.fspath(path))
+    file = parse_name(text)
+    if file is None:
+        raise UsageError(
+            f"{text} is not named as a subject file is: gz3d_MANGAID_IFU_SUBJECTID.fits.gz"
+        )
+    if not is_url(text) and not Path(text).exists():
+        raise FileNotFoundError(f"there is no file {text}")
+    return Entry(file)
+
+
+def _open(entry: Entry, drop_variables: str | Iterable[str] | None) -> xr.Dataset:
+    from gz3d_zarr.datamodel.layout import Layout
+    from gz3d_zarr.datamodel.schema import (
+        BIG_ARRAYS,
+        LABELS,
+        OBJECT_ID_ATTRS,
+        VARIABLES,
+        dataset_attrs,
+        index_labels,
+        variable_attrs,
+    )
+
+    layout, record = Layout(1), _Record(entry)
+    variables: dict[str, Any] = {}
+    for name, array in BIG_ARRAYS.items():
+        lazy = _Lazy(record, name, (1, *array.shape), array.dtype, layout)
+        variables[name] = (array.dims, indexing.LazilyIndexedArray(lazy), dict(array.attrs))
+    for name, variable in VARIABLES.items():
+        shape = (1, *(len(LABELS[dim]) for dim in variable.dims[1:]))
+        lazy = _Lazy(record, name, shape, np.dtype(variable.dtype), layout)
+        attrs = variable_attrs(name, layout)
+        variables[name] = (variable.dims, indexing.LazilyIndexedArray(lazy), attrs)
+    for name, (labels, label_attrs) in index_labels([entry]).items():
+        variables[name] = (name, np.array(labels, np.dtypes.StringDType()), label_attrs)
+    variables["object_id"] = ("subject", variables["subject"][1], OBJECT_ID_ATTRS)
+    dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
+    kept = {name: xr.Variable(*parts) for name, parts in variables.items() if name not in dropped}
+    coordinates = {name for name, variable in VARIABLES.items() if variable.is_coordinate}
+    dataset = xr.Dataset(kept, attrs=dataset_attrs(entry.file.path, None, "")).set_coords(
+        sorted((coordinates | {"object_id"}) & set(kept))
+    )
+    dataset.set_close(record.close)
+    return dataset
+
+
+class _Record:
+    """A subject file, read and decoded when it is first asked for; pickles without its pixels."""
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+        self._lock = threading.Lock()
+        self._read: Any = None
+
+    def __reduce__(self) -> tuple[type[_Record], tuple[Entry]]:
+        return _Record, (self._entry,)
+
+    def close(self) -> None:
+        """Forget the pixels."""
+        with self._lock:
+            self._read = None
+
+    def values(self, name: str, layout: Layout) -> np.ndarray[Any, Any]:
+        """Values of one variable, with the dimension ``subject``."""
+        from gz3d_zarr.datamodel.schema import BIG_ARRAYS, variable_values
+
+        with self._lock:
+            if self._read is None:
+                self._read = self._decode()
+            row, subject = self._read
+        if name in BIG_ARRAYS:
+            pixels: np.ndarray[Any, Any] = getattr(subject, name)[np.newaxis]
+            return pixels
+        return variable_values(name, [row], layout)
+
+    def _decode(self) -> Any:
+        from gz3d_zarr.datamodel.schema import Row
+        from gz3d_zarr.errors import Status, SubjectError
+        from gz3d_zarr.sources.download import decode_body, read_file
+
+        path = self._entry.file.path
+        subject, outcome = decode_body(path, None, read_file(path, None, {}, None))
+        if outcome.status is not Status.OK:
+            raise SubjectError(outcome.status, f"{path}: {outcome.reason}")
+        return Row(self._entry, outcome), subject
+
+
+class _Lazy(BackendArray):
+    """One variable of a subject file."""
+
+    def __init__(
+        self,
+        record: _Record,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        layout: Layout,
+    ) -> None:
+        self.shape, self.dtype = shape, dtype
+        self._record, self._name, self._layout = record, name, layout
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.BASIC, self._take
+        )
+
+    def _take(self, key: tuple[Any, ...]) -> Any:
+        return self._record.values(self._name, self._layout)[key]

@@ -1,0 +1,1 @@
+"""What a subject and a store are: constants, records, schema. Pure, no I/O."""

@@ -1,0 +1,119 @@
+"""Chunks, shards and codecs of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gz3d_zarr.errors import StoreError
+
+if TYPE_CHECKING:
+    pass
+
+SHARD_SIZE = 64
+CODEC = "portable"
+NSIDE = 16
+SMALL_CHUNKS = {"subject": 32_768, "shard": 4_096}
+"""Chunk of arrays that are not sharded, along these dimensions: the whole survey in one object,
+and room to grow without changing how what is there is laid out."""
+SAMPLES = ("extra", "original", "stripe82_coadd_1")
+"""Target samples that are known without a catalogue."""
+_ZSTD_CHECKED: dict[str, Any] = {"name": "zstd", "configuration": {"level": 3, "checksum": True}}
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How the pictures are stored.
+
+    Attributes
+    ----------
+    filters, compressors : tuple of dict
+        Zarr 3 codecs as their JSON says.
+    picture_ratio : float
+        Stored bytes of a picture over the bytes of its source file, measured on the reference
+        files; for estimates only.
+    """
+
+    filters: tuple[dict[str, Any], ...]
+    compressors: tuple[dict[str, Any], ...]
+    picture_ratio: float
+
+
+CODECS: Mapping[str, Codec] = {
+    # Only what any Zarr 3 library has.
+    "portable": Codec((), (_ZSTD_CHECKED,), 0.986),
+    # Differences along x of one channel after another; numcodecs comes with zarr-python.
+    "compact": Codec(
+        (
+            {"name": "transpose", "configuration": {"order": [0, 1, 3, 2]}},
+            {"name": "numcodecs.delta", "configuration": {"dtype": "|u1"}},
+        ),
+        ({"name": "zstd", "configuration": {"level": 1, "checksum": True}},),
+        0.736,
+    ),
+}
+_MASKS = Codec((), ({"name": "zstd", "configuration": {"level": 1, "checksum": True}},), 0.004)
+SMALL_COMPRESSORS = (_ZSTD_CHECKED,)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The choices that decide a store's bytes, beside its subjects.
+
+    Attributes
+    ----------
+    subjects : int
+        Length of the dimension ``subject``.
+    shard_size : int
+        Subjects in a shard.
+    codec : str
+        A key of `CODECS`.
+    nside : int
+        HEALPix resolution of the coordinate ``healpix``.
+    samples : tuple of str
+        Names behind the flags of ``sample``, from flag 2 on.
+    """
+
+    subjects: int
+    shard_size: int = SHARD_SIZE
+    codec: str = CODEC
+    nside: int = NSIDE
+    samples: tuple[str, ...] = SAMPLES
+
+    @property
+    def shards(self) -> int:
+        """How many shards each big array has."""
+        return -(-self.subjects // self.shard_size)
+
+    def rows(self, shard: int) -> slice:
+        """Subjects of a shard."""
+        return slice(shard * self.shard_size, min(self.subjects, (shard + 1) * self.shard_size))
+
+
+def array_codec(name: str, layout: Layout) -> Codec:
+    """Codec of one of `BIG_ARRAYS`: the layout's for pictures, always the same for masks."""
+    return CODECS[layout.codec] if name == "image" else _MASKS
+
+
+def read_layout(attrs: Mapping[str, Any]) -> Layout:
+    """The layout of a complete store, from the attributes of its root.
+
+    Raises
+    ------
+    StoreError
+        Where they do not tell it.
+    """
+    try:
+        return Layout(
+            attrs["subjects"],
+            attrs["shard_size"],
+            attrs["codec"],
+            attrs["nside"],
+            tuple(attrs["samples"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise StoreError(
+            f"the store does not say how it was laid out ({error}): it was changed since, or made "
+            "by another version; build it anew with --overwrite"
+        ) from None

@@ -1,0 +1,116 @@
+"""Outcome of each subject, and proof of each shard."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gz3d_zarr.datamodel.subject import SubjectMetadata
+from gz3d_zarr.errors import Status, StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one subject.
+
+    Attributes
+    ----------
+    file_name : str
+        Base name of the subject file.
+    status : Status
+    reason : str
+        Why it is not ok; empty where it is.
+    sha1 : str
+        Digest of the bytes that were read; empty where there were none.
+    size : int
+        How many bytes were read; -1 where none could be.
+    metadata : SubjectMetadata or None
+        What the file says; None where it could not be decoded.
+    """
+
+    file_name: str
+    status: Status
+    reason: str
+    sha1: str
+    size: int
+    metadata: SubjectMetadata | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object as written."""
+
+    key: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Proof that a shard has been written, and all that finalise needs to know of it."""
+
+    shard: int
+    fingerprint: str
+    outcomes: tuple[Outcome, ...]
+    objects: tuple[StoredObject, ...]
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether all its subjects are ok."""
+        return all(outcome.status is Status.OK for outcome in self.outcomes)
+
+    def to_json(self) -> bytes:
+        """Serialise; floats survive exactly, NaN becomes null."""
+        record = asdict(self)
+        for outcome in record["outcomes"]:
+            metadata = outcome["metadata"]
+            if metadata is not None and math.isnan(metadata["scale"]):
+                metadata["scale"] = None
+        return json.dumps(record, allow_nan=False).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, key: str) -> Receipt:
+        """Parse; StoreError where `data` is no receipt."""
+        try:
+            record = json.loads(data)
+            return cls(
+                record["shard"],
+                record["fingerprint"],
+                tuple(_outcome(outcome) for outcome in record["outcomes"]),
+                tuple(StoredObject(**stored) for stored in record["objects"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"the receipt {key} cannot be read ({error}); delete it and resume, and its shard "
+                "is built again"
+            ) from None
+
+
+def pack_receipts(receipts: Sequence[Receipt]) -> bytes:
+    """Serialise many receipts to one gzipped document."""
+    documents = [receipt.to_json().decode() for receipt in receipts]
+    return gzip.compress(json.dumps(documents).encode(), 1, mtime=0)
+
+
+def unpack_receipts(data: bytes, key: str) -> list[Receipt]:
+    """Parse what `pack_receipts` gives; StoreError where `data` is none."""
+    try:
+        documents = json.loads(gzip.decompress(data))
+        return [Receipt.from_json(document.encode(), key) for document in documents]
+    except (OSError, EOFError, ValueError, AttributeError, TypeError) as error:
+        raise StoreError(
+            f"{key} cannot be read ({error}); build the store anew with --overwrite"
+        ) from None
+
+
+def _outcome(record: dict[str, Any]) -> Outcome:
+    metadata = record["metadata"]
+    if metadata is not None:
+        if metadata["scale"] is None:
+            metadata["scale"] = math.nan
+        metadata = SubjectMetadata(**metadata)
+    return Outcome(**{**record, "status": Status(record["status"]), "metadata": metadata})

@@ -1,0 +1,79 @@
+"""Constants and records of one subject."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIDE = 525
+"""Pixels along each side of picture and masks."""
+CLASSES = ("center", "star", "spiral", "bar")
+"""Masks in the order of HDUs 1 to 4."""
+CHANNELS = ("red", "green", "blue")
+CRPIX = 262.5
+"""Reference pixel of every file's WCS, on both axes (FITS convention, first pixel is 1)."""
+BUNDLE_ARCSEC: Mapping[int, float] = {7: 7.5, 19: 12.5, 37: 17.5, 61: 22.5, 91: 27.5, 127: 32.5}
+"""Fibres in a MaNGA bundle, and the width of its hexagon from corner to corner in arcsec: 2.5 for
+each fibre across, of which the core that takes in light has 2.0 (Drory et al. 2015, AJ 149, 77)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectMetadata:
+    """What HDUs 0 and 5 to 7, or one row of the catalogue, say about a subject.
+
+    Attributes
+    ----------
+    ra, dec : float
+        Position in degrees, ICRS.
+    scale : float
+        Degrees a pixel; NaN in a row of the catalogue, which does not tell.
+    ifu_design_size : int
+        Fibres in the MaNGA bundle (7 to 127).
+    manga_tile_id, nsa_id : int
+        -1 where the source has NaN.
+    total_classifications, spiral_votes, bar_votes : int
+        Volunteers of Galaxy Zoo 2 or 4 who classified, and who saw arms or a bar.
+    """
+
+    manga_id: str
+    iauname: str
+    ra: float
+    dec: float
+    scale: float
+    ifu_design_size: int
+    manga_tile_id: int
+    nsa_id: int
+    explorer_link: str
+    total_classifications: int
+    spiral_votes: int
+    bar_votes: int
+    sample: str
+    number_galaxy_centers: int
+    number_foreground_stars: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Subject:
+    """One decoded subject file.
+
+    Attributes
+    ----------
+    metadata : SubjectMetadata
+        The scalars.
+    image : ndarray of uint8, shape (525, 525, 3)
+        The picture (y, x, channel), row 0 at the top.
+    segmentation : ndarray of uint8, shape (4, 525, 525)
+        Volunteers' counts (class, y, x), classes in the order of `CLASSES`.
+    """
+
+    metadata: SubjectMetadata
+    image: NDArray[np.uint8]
+    segmentation: NDArray[np.uint8]
+
+
+IMAGE_BYTES = SIDE * SIDE * 3
+SEGMENTATION_BYTES = len(CLASSES) * SIDE * SIDE
+THRESHOLD = 3

@@ -1,0 +1,1 @@
+"""Plan, build, resume, publish, copy and verify over dask."""

@@ -1,0 +1,329 @@
+"""The dask client that a build runs on: the caller's, a scheduler's, or one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import re
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from multiprocessing import resource_tracker
+from platform import python_version
+from typing import Any, TypeVar
+
+import dask
+from dask.system import CPU_COUNT
+from dask.utils import format_bytes
+from distributed import Client, LocalCluster, default_client
+from distributed.system import MEMORY_LIMIT
+
+from gz3d_zarr.errors import BuildError, UsageError, describe
+from gz3d_zarr.pipeline.plan import Resources
+
+Answer = TypeVar("Answer")
+CONNECT_SECONDS = 10
+ANSWER_SECONDS = 60
+"""How long workers may take to import this package, for the first time, and tell its version."""
+SHARED_PACKAGES = ("gz3d-zarr", "dask", "distributed", "numpy", "zarr", "fsspec")
+_ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://.+:\d+|inproc://.+")
+_SPAWN = "distributed.nanny.pre-spawn-environ"
+# Read by glibc and zarr when a worker starts. A file unpacks to 10 MB and is freed at once; as
+# dask sets it up, each of these would be mapped and faulted in anew, which takes as long as all
+# the rest of decoding (14 ms instead of 5 a subject). Zarr's threads would multiply dask's.
+WORKER_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
+    "ZARR_THREADING__MAX_WORKERS": "1",
+}
+
+
+def local_resources(workers: int | None, max_memory: int | None = None) -> Resources:
+    """What a local cluster of this many workers, of one thread each, would have.
+
+    Raises
+    ------
+    UsageError
+        `workers` is below 1.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers is {workers}, expected at least 1")
+    count = workers or CPU_COUNT
+    memory = min(MEMORY_LIMIT // count, max_memory or MEMORY_LIMIT)
+    return Resources(
+        count, 1, memory, f"{count} local processes of one thread, {format_bytes(memory)} each"
+    )
+
+
+def client_resources(client: Client) -> Resources:
+    """What the workers of a client have now.
+
+    Raises
+    ------
+    BuildError
+        Where it has no workers after a while.
+    """
+    workers = _find_workers(client)
+    if not workers:
+        wanted = client.submit(int, pure=False)  # a cluster that adapts starts workers for tasks
+        try:
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except TimeoutError:
+            raise BuildError(
+                f"the scheduler {_address(client)} has no workers after {CONNECT_SECONDS} seconds; "
+                "start some and try again"
+            ) from None
+        finally:
+            wanted.cancel()
+        workers = _find_workers(client)
+    notes = _compare_versions(client)
+    limits = [worker["memory_limit"] for worker in workers.values() if worker["memory_limit"]]
+    threads = max(worker["nthreads"] for worker in workers.values())
+    memory = min(limits) if limits else None
+    return Resources(
+        len(workers),
+        threads,
+        memory,
+        f"{len(workers)} workers of up to {threads} threads at {_address(client)}",
+        notes,
+    )
+
+
+def _find_workers(client: Client) -> dict[str, dict[str, Any]]:
+    """What the scheduler knows of each worker, by address."""
+    return dict(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def find_versions() -> dict[str, str]:
+    """Versions of what client and workers share."""
+    return {name: version(name) for name in SHARED_PACKAGES} | {"python": python_version()}
+
+
+def _compare_versions(client: Client) -> tuple[str, ...]:
+    """Tell where workers have other versions than the client, or went away while asked.
+
+    Raises
+    ------
+    BuildError
+        They lack this package, or one that it needs; or one of them says nothing.
+    """
+    here = find_versions()
+    there, notes = [], []
+    for worker, answer in _ask_workers(client).items():
+        if isinstance(answer, ImportError):
+            raise BuildError(
+                f"workers of {_address(client)} lack a package: {answer}. Install gz3d-zarr there, "
+                "in the version that is here"
+            ) from answer
+        if isinstance(answer, OSError):
+            notes.append(f"the worker {worker} went away while it was asked for its versions")
+        elif isinstance(answer, Exception):
+            raise BuildError(
+                f"the worker {worker} cannot tell its versions: {describe(answer)}. Install there "
+                "what is installed here"
+            ) from answer
+        else:
+            there.append(answer)
+    for name, mine in here.items():
+        others = sorted({versions[name] for versions in there} - {mine})
+        if others:
+            notes.append(f"workers have {name} {' and '.join(others)}, here it is {mine}")
+    return tuple(notes)
+
+
+def _ask_workers(client: Client) -> dict[str, dict[str, str] | Exception]:
+    """Versions on each worker, or why there are none.
+
+    Raises
+    ------
+    BuildError
+        A worker says nothing, or nothing can be asked.
+    """
+    asking: queue.SimpleQueue[dict[str, dict[str, str] | Exception] | Exception]
+    asking = _answer_of(lambda: client.run(find_versions, on_error="return"))
+    try:
+        answers = asking.get(timeout=ANSWER_SECONDS)
+    except queue.Empty:
+        seen = {address: known["last_seen"] for address, known in _find_workers(client).items()}
+        raise BuildError(
+            f"a worker of {_address(client)} does not answer within {ANSWER_SECONDS} seconds; "
+            f"{min(seen, key=seen.__getitem__, default='none')} has been silent for longest. "
+            "End it, or see why it hangs, and try again"
+        ) from None
+    if isinstance(answers, Exception):
+        raise BuildError(
+            f"the workers of {_address(client)} cannot be asked: {describe(answers)}"
+        ) from answers
+    return answers
+
+
+def _answer_of(call: Callable[[], Answer]) -> queue.SimpleQueue[Answer | Exception]:
+    """Make a call that may never return; what it returns or raises comes into the queue."""
+    answer: queue.SimpleQueue[Answer | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put(call())
+        except Exception as error:  # whoever waits for it is told
+            answer.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answer
+
+
+@contextlib.contextmanager
+def use_client(client: Client | None, scheduler: str | None) -> Iterator[Client | None]:
+    """The client to run on, or None where a local cluster is to be started.
+
+    That is the one given, one of the scheduler at an address, or dask's current one.
+
+    Raises
+    ------
+    UsageError
+        Both are given.
+    BuildError
+        The scheduler does not answer.
+    """
+    if client is not None and scheduler is not None:
+        raise UsageError("client and scheduler both say where to run: give one")
+    if scheduler is not None:
+        with connect(scheduler) as connected:
+            yield connected
+        return
+    if client is None:
+        with contextlib.suppress(ValueError):  # there is no current client
+            client = default_client()
+    yield client
+
+
+def find_resources(
+    client: Client | None, workers: int | None, max_memory: int | None = None
+) -> Resources:
+    """What a client has, or what a local cluster would have.
+
+    Raises
+    ------
+    UsageError
+        A number of workers for a client that has its own.
+    """
+    if client is None:
+        return local_resources(workers, max_memory)
+    if workers is not None:
+        raise UsageError("workers is for a local cluster; the client or scheduler has its own")
+    return client_resources(client)
+
+
+@contextlib.contextmanager
+def use_workers(client: Client | None, resources: Resources, tasks: int) -> Iterator[Client]:
+    """The given client, or that of a local cluster no larger than there are tasks."""
+    if client is not None:
+        yield client
+        return
+    needed = replace(resources, workers=min(resources.workers, tasks))
+    with start_local(needed) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def connect(address: str) -> Iterator[Client]:
+    """Client of a running scheduler.
+
+    Raises
+    ------
+    BuildError
+        Where it does not answer.
+    """
+    if not _ADDRESS.fullmatch(address):
+        raise UsageError(f"scheduler is {address!r}, expected an address such as tcp://host:8786")
+    # dask waits without end for one that accepts a connection and then says nothing.
+    answer = _answer_of(lambda: Client(address, timeout=CONNECT_SECONDS, set_as_default=False))
+    try:
+        client = answer.get(timeout=CONNECT_SECONDS + 1)
+    except queue.Empty:
+        client = TimeoutError("it accepts connections and says nothing")
+    if isinstance(client, Exception):
+        raise BuildError(
+            f"the scheduler {address} does not answer within {CONNECT_SECONDS} seconds "
+            f"({describe(client)}); is it running, and reachable from here?"
+        ) from client
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextlib.contextmanager
+def start_local(resources: Resources) -> Iterator[Client]:
+    """Client of a new local cluster, which ends with the context and leaves no file behind.
+
+    Raises
+    ------
+    BuildError
+        Where it cannot be started.
+    """
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="gz3d-zarr-"))
+        settings = {
+            "temporary-directory": scratch,
+            "logging.distributed": "critical",  # our own errors say what matters
+            _SPAWN: _environment(),
+        }
+        stack.enter_context(dask.config.set(settings))
+        try:
+            with _kept_interrupts():
+                cluster = stack.enter_context(
+                    LocalCluster(
+                        n_workers=resources.workers,
+                        threads_per_worker=resources.threads,
+                        processes=True,
+                        memory_limit=resources.memory,
+                        silence_logs=logging.CRITICAL + 1,  # it tells whom it lost while it ends
+                        dashboard_address="127.0.0.1:0",  # any free port: 8787 may be somebody's
+                    )
+                )
+        except (RuntimeError, OSError, TimeoutError) as error:
+            raise BuildError(
+                f"local workers cannot be started: {error}. (A script must call build under "
+                "if __name__ == '__main__':)"
+            ) from error
+        yield stack.enter_context(Client(cluster, set_as_default=False))
+
+
+@contextlib.contextmanager
+def _kept_interrupts() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C, and keep one that comes meanwhile for the end.
+
+    It is for us, who then end them. A process inherits the signals that are blocked in the thread
+    that starts it, and a thread those of its maker: dask's, which start workers later too, have
+    SIGINT blocked for good. Another thread may take the signal, whose handler then runs here.
+    """
+    if threading.current_thread() is not threading.main_thread() or os.name == "nt":
+        yield  # only the main thread may set signals
+        return
+    # Where multiprocessing starts its tracker, it unblocks SIGINT, and so not in dask's threads.
+    resource_tracker.ensure_running()
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _environment() -> dict[str, str]:
+    """What dask sets before it starts a worker, and `WORKER_ENVIRONMENT` where the user has not."""
+    chosen = {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
+    return {**dask.config.get(_SPAWN), **chosen}
+
+
+def _address(client: Client) -> str:
+    return str(client.scheduler.address if client.scheduler is not None else "?")

@@ -1,0 +1,249 @@
+"""Manifest, schema and resources to a Plan: shards, bytes, memory a worker, fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dask.utils import format_bytes
+
+from gz3d_zarr.datamodel.fits_decoder import MAX_UNPACKED
+from gz3d_zarr.datamodel.layout import CODECS, SHARD_SIZE, Layout
+from gz3d_zarr.datamodel.manifest import Manifest
+from gz3d_zarr.datamodel.schema import BIG_ARRAYS, CATALOGUE_TEXT, LABELS, SCHEMA_VERSION, VARIABLES
+from gz3d_zarr.datamodel.subject import IMAGE_BYTES, SEGMENTATION_BYTES
+from gz3d_zarr.errors import PlanError
+from gz3d_zarr.sources.listing import Source
+from gz3d_zarr.sources.manifest import PlanOptions, make_layout, read_manifest
+from gz3d_zarr.storage.object_store import object_folder
+
+WORKER_BYTES = 200 * 10**6
+"""What a worker process has before its first shard: Python, dask and zarr."""
+MEMORY_SHARE = 0.75
+"""Part of a worker's memory that a plan fills; dask pauses a worker at 0.8 of it."""
+SOURCE_FILE_BYTES = 350_000
+"""Size of a subject file where the listing does not tell."""
+_MASK_BYTES = 1_500
+_SMALL_BYTES = 700
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the build would run on.
+
+    Attributes
+    ----------
+    workers, threads : int
+        Workers, and threads in each.
+    memory : int or None
+        Bytes that the smallest worker may use; None where it has no limit.
+    where : str
+        In words.
+    notes : tuple of str
+        What a person should be told about the workers.
+    """
+
+    workers: int
+    threads: int
+    memory: int | None
+    where: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build does, decided before it begins.
+
+    Attributes
+    ----------
+    store : str
+        Absolute path or URL.
+    manifest : Manifest
+    layout : Layout
+    resources : Resources
+    free_bytes : int or None
+        Free space where the store goes, if that has a bound.
+    warning : str
+        What stands there already, if anything.
+    refusal : str
+        Why build would refuse to go on there, if it would.
+    """
+
+    store: str
+    manifest: Manifest
+    layout: Layout
+    resources: Resources
+    free_bytes: int | None = None
+    warning: str = ""
+    refusal: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal SHA-256 of layout and file names: builds that share it may be joined.
+
+        What is in the files is not part of it: each receipt says what was read.
+        """
+        names = [entry.file.name for entry in self.manifest.entries]
+        parts = [SCHEMA_VERSION, asdict(self.layout), names]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def objects(self) -> int:
+        """Objects that the complete store has."""
+        small = len(VARIABLES) + 1 + len(LABELS)
+        catalogue = len(CATALOGUE_TEXT) + 1 + len(BIG_ARRAYS)
+        big = len(BIG_ARRAYS) * (self.layout.shards + 1)
+        return big + 2 * (small + catalogue) + 2
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of the source files, estimated where the listing does not tell."""
+        told = self.manifest.source_bytes
+        return self.layout.subjects * SOURCE_FILE_BYTES if told is None else told
+
+    @property
+    def stored_bytes(self) -> int:
+        """Estimate of the store's bytes."""
+        pictures = self.source_bytes * CODECS[self.layout.codec].picture_ratio
+        return round(pictures + self.layout.subjects * (_MASK_BYTES + _SMALL_BYTES))
+
+    @property
+    def slots(self) -> int:
+        """Shards that one worker builds at a time."""
+        resources = self.resources
+        return max(1, count_slots(self.layout.shard_size, resources.threads, resources.memory))
+
+    @property
+    def worker_bytes(self) -> int:
+        """Estimate of the memory that one worker needs at the most."""
+        return WORKER_BYTES + self.slots * task_bytes(self.layout.shard_size)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should be told before the build."""
+        notes = [self.warning, *self.manifest.notes] if self.warning else [*self.manifest.notes]
+        notes += self.resources.notes
+        if self.slots < self.resources.threads:
+            notes.append(
+                f"memory lets a worker build {self.slots} shards at a time, not one on each of "
+                f"its {self.resources.threads} threads"
+            )
+        if self.refusal:
+            notes.insert(0, f"build would refuse: {self.refusal}")
+        if self.free_bytes is not None and self.stored_bytes > self.free_bytes:
+            notes.append(
+                f"the store needs about {format_bytes(self.stored_bytes)}, the disk has "
+                f"{format_bytes(self.free_bytes)} free"
+            )
+        if self.layout.shard_size < SHARD_SIZE and self.layout.subjects > self.layout.shard_size:
+            notes.append(f"shards of {self.layout.shard_size} subjects make more, smaller objects")
+        return tuple(notes)
+
+    def summary(self) -> dict[str, Any]:
+        """What ``gz3d-zarr plan --json`` prints."""
+        return {
+            "source": self.manifest.location,
+            "store": self.store,
+            "subjects": self.layout.subjects,
+            "order": self.manifest.order,
+            "codec": self.layout.codec,
+            "nside": self.layout.nside,
+            "shard_size": self.layout.shard_size,
+            "shards": self.layout.shards,
+            "objects": self.objects,
+            "source_bytes": self.source_bytes,
+            "source_bytes_estimated": self.manifest.source_bytes is None,
+            "stored_bytes": self.stored_bytes,
+            "free_bytes": self.free_bytes,
+            "workers": self.resources.workers,
+            "threads_per_worker": self.resources.threads,
+            "shards_at_a_time_per_worker": self.slots,
+            "worker_memory_needed": self.worker_bytes,
+            "worker_memory_limit": self.resources.memory,
+            "resources": self.resources.where,
+            "manifest_digest": self.manifest.digest,
+            "fingerprint": self.fingerprint,
+            "refusal": self.refusal,
+            "notes": list(self.notes),
+        }
+
+    def to_text(self) -> str:
+        """What ``gz3d-zarr plan`` prints."""
+        s = self.summary()
+        limit = s["worker_memory_limit"]
+        lines = [
+            f"source    {s['source']}",
+            f"store     {s['store']}",
+            f"subjects  {s['subjects']}, in order of {s['order']}",
+            f"shards    {s['shards']} of {s['shard_size']} subjects, codec {s['codec']}",
+            f"objects   {s['objects']}",
+            f"bytes     {format_bytes(s['source_bytes'])} of source files to about "
+            f"{format_bytes(s['stored_bytes'])} of store",
+            f"workers   {s['resources']}",
+            f"memory    about {format_bytes(s['worker_memory_needed'])} a worker, which may use "
+            f"{'any amount' if limit is None else format_bytes(limit)}",
+            *(f"note      {note}" for note in s["notes"]),
+        ]
+        return "\n".join(lines)
+
+
+def task_bytes(shard_size: int) -> int:
+    """Memory that a worker needs at the most to build one shard.
+
+    A shard in memory, its encoded bytes twice (chunks, and the object that they are joined to),
+    and one file, unpacked.
+    """
+    encoded = 2 * shard_size * SOURCE_FILE_BYTES * 3 // 2
+    return shard_size * (IMAGE_BYTES + SEGMENTATION_BYTES) + encoded + MAX_UNPACKED // 2
+
+
+def count_slots(shard_size: int, threads: int, memory: int | None) -> int:
+    """How many shards of a size a worker may build at a time; 0 where not even one fits."""
+    if not memory:
+        return threads
+    room = memory * MEMORY_SHARE - WORKER_BYTES
+    return max(0, min(threads, int(room // task_bytes(shard_size))))
+
+
+def make_plan(
+    source: Source, store: str | Path, options: PlanOptions, resources: Resources
+) -> Plan:
+    """Plan a build; reads the source's listing and catalogue, writes nothing.
+
+    Raises
+    ------
+    PlanError
+        A shard does not fit a worker's memory.
+    SourceError, UsageError
+        As `list_source` and `make_manifest`.
+    """
+    manifest = read_manifest(source, options)
+    bounds = [b for b in (resources.memory, options.memory_bound) if b is not None]
+    resources = replace(resources, memory=min(bounds) if bounds else None)
+    folder = object_folder(store, options.storage_options)
+    layout = make_layout(manifest, options, _fit(options.shard_size, resources))
+    return Plan(folder.url, manifest, layout, resources, folder.free_bytes())
+
+
+def _fit(wanted: int | None, resources: Resources) -> int:
+    """Shard size that fits the workers: the one asked for, or the default, halved as needed."""
+    size = wanted or SHARD_SIZE
+    while not count_slots(size, resources.threads, resources.memory) and size > 1:
+        size = -(-size // 2)
+    memory = format_bytes(resources.memory or 0)
+    if not count_slots(size, resources.threads, resources.memory):
+        need = (WORKER_BYTES + task_bytes(size)) / MEMORY_SHARE
+        raise PlanError(
+            f"a worker may use {memory}, and even shards of one subject need "
+            f"{format_bytes(round(need))}: give workers more memory"
+        )
+    if wanted is not None and size < wanted:
+        asked = (WORKER_BYTES + task_bytes(wanted)) / MEMORY_SHARE
+        raise PlanError(
+            f"shards of {wanted} subjects need {format_bytes(round(asked))} in a worker that may "
+            f"use {memory}: use --shard-size {size}, or give workers more memory"
+        )
+    return size

@@ -1,0 +1,112 @@
+"""What a build did, subject by subject where that is not ok."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import Any
+
+from dask.utils import format_bytes
+
+from gz3d_zarr.errors import count, status_counts
+
+LISTED = 50
+"""Failures that the text names; JSON names all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A subject that is not ok."""
+
+    file_name: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """Result of `build`.
+
+    Attributes
+    ----------
+    store : str
+        Absolute path or URL.
+    subjects, ok : int
+        Rows in the store, and how many of them hold a whole subject.
+    failures : tuple of Failure
+        The others.
+    shards, shards_built : int
+        All, and those that this run wrote (others were there already).
+    subjects_built : int
+        Subjects that this run read.
+    stored_bytes : int
+        Bytes of the shards that this run wrote.
+    seconds : float
+        Wall time of this run, without starting workers.
+    notes : tuple of str
+        What a person should be told.
+    """
+
+    store: str
+    subjects: int
+    ok: int
+    failures: tuple[Failure, ...]
+    shards: int
+    shards_built: int
+    subjects_built: int
+    stored_bytes: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Subjects by status."""
+        return status_counts(self.ok, (failure.status for failure in self.failures))
+
+    @property
+    def rate(self) -> float:
+        """Subjects a second that this run built."""
+        return self.subjects_built / self.seconds if self.seconds > 0 else 0.0
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        counts = "".join(f"<th>{name}</th>" for name in self.counts)
+        numbers = "".join(f"<td>{number}</td>" for number in self.counts.values())
+        rows = "".join(
+            f"<tr><td>{escape(f.status)}</td><td>{escape(f.file_name)}</td>"
+            f"<td style='text-align: left'>{escape(f.reason)}</td></tr>"
+            for f in self.failures[:LISTED]
+        )
+        if len(self.failures) > LISTED:
+            rows += f"<tr><td colspan='3'>and {len(self.failures) - LISTED} more</td></tr>"
+        failures = f"<table><tr><th>status</th><th>file</th><th>reason</th></tr>{rows}</table>"
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        return (
+            f"<p><b>{escape(self.store)}</b>: {self.ok} of {self.subjects} subjects are ok; built "
+            f"{self.subjects_built} in {self.seconds:.1f} s</p>"
+            f"<table><tr>{counts}</tr><tr>{numbers}</tr></table>"
+            f"{failures if self.failures else ''}{f'<ul>{notes}</ul>' if notes else ''}"
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What ``gz3d-zarr build --json`` prints."""
+        return {**asdict(self), "counts": self.counts, "subjects_per_second": self.rate}
+
+    def to_text(self) -> str:
+        """What ``gz3d-zarr build`` prints."""
+        if self.shards_built:
+            done = (
+                f"Read {count(self.subjects_built, 'subject')} and wrote {self.shards_built} of "
+                f"{count(self.shards, 'shard')}, {format_bytes(self.stored_bytes)}, in "
+                f"{self.seconds:.1f} s ({self.rate:.0f} subjects a second)."
+            )
+        else:
+            done = "Nothing to build: all shards were there."
+        lines = [done, f"{self.store}: {self.ok} of {self.subjects} subjects are ok."]
+        lines += [f"Note: {note}." for note in self.notes]
+        if self.failures:
+            lines.append(f"{len(self.failures)} are not:")
+            lines += [f"  {f.status:<11} {f.file_name}  {f.reason}" for f in self.failures[:LISTED]]
+            if len(self.failures) > LISTED:
+                lines.append(f"  and {len(self.failures) - LISTED} more; --json lists all")
+        return "\n".join(lines)

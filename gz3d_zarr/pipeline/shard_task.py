@@ -1,0 +1,164 @@
+"""The task that a dask worker runs: fetch, decode and store one shard, and leave a receipt."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from distributed import Semaphore
+from numpy.typing import NDArray
+
+from gz3d_zarr.datamodel.receipts import Outcome, Receipt, StoredObject
+from gz3d_zarr.datamodel.schema import BIG_ARRAYS
+from gz3d_zarr.errors import Status, StoreError, SubjectError
+from gz3d_zarr.sources.download import FetchRules, Gate, decode_body, open_gate, read_files
+from gz3d_zarr.storage.build_record import check_build, receipt_key
+from gz3d_zarr.storage.object_store import ObjectFolder
+from gz3d_zarr.storage.shards import decode_shard, encode_shard, shard_key
+
+LEASE_SECONDS = 0.5
+"""How long a connection's lease is waited for before asking whether it is still needed."""
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """All that a worker needs to build one shard; a few kilobytes.
+
+    Attributes
+    ----------
+    build_id : str
+        Of the run of the build; tasks of another one write nothing.
+    files : tuple of (path, sha1 or None)
+        Subject files in the order of the store.
+    documents : mapping
+        Metadata documents of the big arrays, from `store.array_documents`.
+    rules : FetchRules
+        How files at URLs are fetched.
+    gate : distributed.Semaphore, optional
+        A lease of it is held for every connection that is open, over all workers.
+    strict : bool
+        Raise the first `SubjectError` instead of writing it down.
+    base : Receipt, optional
+        Of the shard that stands there and is written again; its subjects are kept.
+    retry : bool
+        Keep only those that are ok.
+    """
+
+    shard: int
+    fingerprint: str
+    build_id: str
+    files: tuple[tuple[str, str | None], ...]
+    documents: Mapping[str, bytes]
+    folder: ObjectFolder
+    rules: FetchRules = field(default_factory=FetchRules)
+    gate: Semaphore | None = None
+    source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    strict: bool = False
+    base: Receipt | None = None
+    retry: bool = False
+
+
+def build_shard(task: ShardTask) -> Receipt:
+    """Build one shard of every big array, one put each, then its receipt.
+
+    Raises
+    ------
+    StoreError
+        Where an object cannot be written, or another build has taken the place over.
+    SubjectError
+        Where a subject is not ok and the task is strict.
+    """
+    blocks = {
+        name: np.empty((len(task.files), *array.shape), array.dtype)
+        for name, array in BIG_ARRAYS.items()
+    }
+    outcomes = _keep(task, blocks)
+    wanted = [i for i in range(len(task.files)) if i not in outcomes]
+    files = [task.files[i] for i in wanted]
+    bodies = read_files(files, task.source_options, task.rules, lease_gate(task.gate))
+    with contextlib.closing(bodies):
+        for i, (path, sha1), body in zip(wanted, files, bodies, strict=True):
+            subject, outcome = decode_body(path, sha1, body)
+            if task.strict and outcome.status is not Status.OK:
+                raise SubjectError(outcome.status, f"{path}: {outcome.reason}")
+            blocks["image"][i] = 0 if subject is None else subject.image
+            blocks["segmentation"][i] = 0 if subject is None else subject.segmentation
+            outcomes[i] = outcome
+    ordered = tuple(outcomes[i] for i in range(len(task.files)))
+    _check_kept(task, ordered)
+    # While one array is encoded, the other is on its way.
+    with ThreadPoolExecutor(1 + len(BIG_ARRAYS), "gz3d-put") as executor:
+        ours = executor.submit(check_build, task.folder, task.build_id)
+        puts = []
+        for name in BIG_ARRAYS:
+            key, data = encode_shard(task.documents, name, task.shard, blocks.pop(name))
+            ours.result()
+            puts.append((key, data, executor.submit(task.folder.put, key, data)))
+        still_ours = executor.submit(check_build, task.folder, task.build_id)
+        stored = []
+        for key, data, put in puts:
+            digest = hashlib.sha256(data).hexdigest()
+            put.result()
+            stored.append(StoredObject(key, len(data), digest))
+        still_ours.result()
+    receipt = Receipt(task.shard, task.fingerprint, ordered, tuple(stored))
+    task.folder.put(receipt_key(receipt.shard), receipt.to_json())
+    return receipt
+
+
+def _keep(task: ShardTask, blocks: Mapping[str, NDArray[np.uint8]]) -> dict[int, Outcome]:
+    """Copy what is kept of the shard that stands there to `blocks`; the outcome of each subject.
+
+    Where it is not there, or not as it was written, nothing is kept and all is read again.
+    """
+    if task.base is None:
+        return {}
+    count = len(task.base.outcomes)
+    for name, block in blocks.items():
+        key = shard_key(name, task.shard)
+        data = task.folder.get(key)
+        digests = {stored.key: stored.sha256 for stored in task.base.objects}
+        if data is None or hashlib.sha256(data).hexdigest() != digests.get(key):
+            return {}
+        block[:count] = decode_shard(task.documents, name, task.shard, data, count)
+    return {
+        i: outcome
+        for i, outcome in enumerate(task.base.outcomes)
+        if outcome.status is Status.OK or not task.retry
+    }
+
+
+def _check_kept(task: ShardTask, outcomes: Sequence[Outcome]) -> None:
+    """Refuse to lose a subject that the store has, because its file is not to be had any more."""
+    for before, now in zip(task.base.outcomes if task.base else (), outcomes, strict=False):
+        if before.status is Status.OK and now.sha1 != before.sha1:
+            raise StoreError(
+                f"{task.folder.url} has {before.file_name} whole, and its shard must be read "
+                f"again; now the file is {now.status.label}, {now.reason or 'with another sha1'}. "
+                "The store stays as it was; see to the file and use --resume"
+            )
+
+
+def lease_gate(semaphore: Semaphore | None) -> Gate:
+    """Leases of a semaphore; one that nobody needs any more is not waited for."""
+    if semaphore is None:
+        return open_gate
+    semaphore.get_value()  # finds its scheduler, which it can only in a task's own thread
+
+    @contextlib.contextmanager
+    def lease(is_needed: Callable[[], bool]) -> Iterator[bool]:
+        held = False
+        while not held and is_needed():
+            held = bool(semaphore.acquire(timeout=LEASE_SECONDS))
+        try:
+            yield held
+        finally:
+            if held:
+                semaphore.release()
+
+    return lease

@@ -1,0 +1,391 @@
+"""A store against itself and against its source, shard by shard over dask."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from distributed import Semaphore
+
+from gz3d_zarr.backends.store import DAMAGE, open_store, read_build, read_small_arrays
+from gz3d_zarr.datamodel.layout import Layout, read_layout
+from gz3d_zarr.datamodel.manifest import Manifest
+from gz3d_zarr.datamodel.receipts import Outcome, Receipt
+from gz3d_zarr.datamodel.schema import BIG_ARRAYS
+from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, describe
+from gz3d_zarr.pipeline import store_checks as checks
+from gz3d_zarr.pipeline.build_state import inspect
+from gz3d_zarr.pipeline.dask_tasks import run_tasks, share_connections
+from gz3d_zarr.pipeline.resume import restore_receipts
+from gz3d_zarr.pipeline.shard_task import lease_gate
+from gz3d_zarr.pipeline.store_checks import Check, check_that
+from gz3d_zarr.progress import Progress
+from gz3d_zarr.sources.download import FetchRules, decode_body, read_files
+from gz3d_zarr.sources.listing import Source
+from gz3d_zarr.sources.manifest import PlanOptions, read_manifest
+from gz3d_zarr.storage.build_record import ROOT_KEY
+from gz3d_zarr.storage.object_store import ObjectFolder, object_folder
+from gz3d_zarr.storage.shards import array_documents, decode_shard
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+LISTED = 50
+"""Failed checks that the text names; JSON names all."""
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Result of `verify`.
+
+    Attributes
+    ----------
+    store : str
+        Absolute path or URL.
+    state : {'sound', 'damaged', 'stale', 'incomplete', 'differs'}
+        Stale: only the consolidated metadata does not fit; incomplete: the build has not ended;
+        differs: sound in itself, and not made of the files that the source has now.
+    checks : tuple of Check
+        All that was tested.
+    subjects, not_ok, compared : int
+        Rows of the store, how many of them have no picture, and how many were compared with
+        their files.
+    """
+
+    store: str
+    state: str
+    checks: tuple[Check, ...]
+    subjects: int = 0
+    not_ok: int = 0
+    compared: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check did."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """Checks that did not pass."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    def summary(self) -> dict[str, Any]:
+        """What ``gz3d-zarr verify --json`` prints."""
+        return {**asdict(self), "passed": self.passed}
+
+    def to_text(self) -> str:
+        """What ``gz3d-zarr verify`` prints."""
+        counted = Counter(check.test for check in self.checks)
+        failed = Counter(check.test for check in self.failures)
+        lines = [f"{'test':<12} {'checks':>7} {'failed':>7}"]
+        lines += [f"{test:<12} {n:>7} {failed[test]:>7}" for test, n in counted.items()]
+        lines += [f"  {c.test}  {c.target}: {c.detail}" for c in self.failures[:LISTED]]
+        if len(self.failures) > LISTED:
+            lines.append(f"  and {len(self.failures) - LISTED} more; --json lists all")
+        if any(check.test == "shard" for check in self.failures):
+            lines.append(
+                "Delete a damaged shard's object and use build --resume with its source: the "
+                "shard is read again."
+            )
+        words = "sound in itself, and unlike its source" if self.state == "differs" else self.state
+        lines.append(
+            f"{self.store} is {words}: {self.subjects} subjects, {self.not_ok} of them not "
+            f"ok, {self.compared} compared with their files."
+        )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class VerifyTask:
+    """All that a worker needs to verify one shard.
+
+    Attributes
+    ----------
+    receipt : Receipt
+        What the store says of the shard.
+    files : tuple of (path, sha1 or None), or None
+        The source, in the order of the store; an empty path is a file that it lacks.
+    """
+
+    receipt: Receipt
+    documents: Mapping[str, bytes]
+    folder: ObjectFolder
+    files: tuple[tuple[str, str | None], ...] | None = None
+    rules: FetchRules = field(default_factory=FetchRules)
+    gate: Semaphore | None = None
+    source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def verify(
+    store: str | Path,
+    source: Source | None = None,
+    client: Client | None = None,
+    *,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> VerifyReport:
+    """Read every chunk of a store and check all that can be; with a source, every value.
+
+    Parameters
+    ----------
+    store : str or Path
+    source : str, Path or sequence of them, optional
+        What the store was built from; each subject is compared with its file.
+    client, scheduler, workers, progress
+        As for `build`.
+    **options
+        Fields of `PlanOptions` that say how source and store are reached: ``catalogue, cache,
+        connections, source_options, storage_options``.
+
+    Returns
+    -------
+    VerifyReport
+
+    Raises
+    ------
+    StoreError
+        There is nothing to verify, or something that is not ours.
+    SourceError, UsageError
+        As for `build`.
+    """
+    from gz3d_zarr.pipeline.dask_client import (  # slow to import
+        find_resources,
+        use_client,
+        use_workers,
+    )
+
+    chosen = PlanOptions.of(options)
+    folder = object_folder(store, chosen.storage_options)
+    found, opened = _check_alone(folder)
+    if opened is None:
+        return VerifyReport(folder.url, _state(found), tuple(found))
+    dataset, catalogue, layout, receipts = opened
+    manifest = None
+    if source is not None:
+        manifest = read_manifest(source, chosen)
+        found += _check_manifest(dataset, catalogue, manifest)
+    documents = array_documents(layout)
+    with (
+        use_client(client, scheduler) as running,
+        use_workers(
+            running, find_resources(running, workers, chosen.memory_bound), len(receipts)
+        ) as worker,
+    ):
+        gate = None
+        paths: dict[str, tuple[str, str | None]] = {}
+        if manifest is not None:
+            paths = {e.file.name: (e.file.path, e.sha1) for e in manifest.entries}
+            gate = share_connections(worker, [path for path, _ in paths.values()], chosen)
+        tasks = [
+            VerifyTask(
+                receipt,
+                documents,
+                folder,
+                _files(receipt, paths) if manifest is not None else None,
+                chosen.rules,
+                gate,
+                dict(chosen.source_options or {}),
+            )
+            for receipt in receipts
+        ]
+        done = 0
+        for receipt, checked in run_tasks(
+            worker, verify_shard, tasks, "gz3d-verify", layout.shard_size
+        ):
+            found += checked
+            done += len(receipt.outcomes)
+            if progress is not None:
+                failed = sum(not check.passed for check in found)
+                progress(Progress(done, layout.subjects, len(receipt.outcomes), failed))
+    compared = sum(check.test == "source" for check in found)
+    not_ok = int((dataset["status"].values != Status.OK).sum())
+    state = _state(found)
+    return VerifyReport(folder.url, state, tuple(found), layout.subjects, not_ok, compared)
+
+
+def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
+    """Verify one shard: digests, every chunk, blank rows, and each subject against its file."""
+    found: list[Check] = []
+    blocks: dict[str, Any] = {}
+    count = len(task.receipt.outcomes)
+    for name, stored in zip(BIG_ARRAYS, task.receipt.objects, strict=True):
+        finding = ""
+        data = task.folder.get(stored.key)
+        if data is None:
+            finding = "it is not there"
+        else:
+            if stored.sha256 and hashlib.sha256(data).hexdigest() != stored.sha256:
+                finding = "its bytes are not those that were written (SHA-256)"
+            try:
+                blocks[name] = decode_shard(task.documents, name, task.receipt.shard, data, count)
+            except StoreError as error:
+                finding = str(error)
+        if finding:
+            first, last = task.receipt.outcomes[0], task.receipt.outcomes[-1]
+            finding += f" ({count} subjects, {first.file_name} to {last.file_name})"
+        found.append(check_that("shard", stored.key, finding))
+    # A retry that has not ended may have written what the store does not know of yet.
+    known = all(stored.sha256 for stored in task.receipt.objects)
+    for i, outcome in enumerate(task.receipt.outcomes if known else ()):
+        if outcome.status is not Status.OK and any(block[i].any() for block in blocks.values()):
+            found.append(
+                Check("blank", outcome.file_name, False, "not ok, and yet it has a picture")
+            )
+    if task.files is not None:
+        found += _compare_files(task, blocks)
+    return task.receipt, found
+
+
+def _compare_files(task: VerifyTask, blocks: Mapping[str, Any]) -> list[Check]:
+    found = []
+    files = task.files or ()
+    present = [file for file in files if file[0]]
+    bodies = read_files(present, task.source_options, task.rules, lease_gate(task.gate))
+    with contextlib.closing(bodies):
+        for i, (outcome, (path, sha1)) in enumerate(zip(task.receipt.outcomes, files, strict=True)):
+            if not path:
+                found.append(check_that("file", outcome.file_name, "it is not in the source"))
+                continue
+            subject, now = decode_body(path, sha1, next(bodies))
+            finding = _compare_file(outcome, now)
+            found.append(check_that("file", outcome.file_name, finding))
+            if finding:
+                continue
+            finding = _compare_size(outcome, now)
+            if subject is not None:
+                rows = {name: block[i] for name, block in blocks.items()}
+                finding = finding or _compare_metadata(outcome, now)
+                finding = finding or _compare_pixels(subject, rows)
+            if subject is not None or finding:
+                found.append(check_that("source", outcome.file_name, finding))
+    return found
+
+
+def _compare_file(stored: Outcome, now: Outcome) -> str:
+    """Whether a file is still the one that the store was made of."""
+    if stored.status is not Status.OK and now.status is Status.OK:
+        return f"the store has it as {stored.status.label}, and it is good now: --retry-failed"
+    if stored.status is Status.OK and now.status is not Status.OK:
+        return f"the store has it whole, and now it is {now.status.label}: {now.reason}"
+    if stored.status is not Status.OK:
+        return ""
+    if stored.sha1 != now.sha1:
+        return f"its sha1 is {now.sha1}, the store was built from {stored.sha1}"
+    return ""
+
+
+def _compare_size(stored: Outcome, now: Outcome) -> str:
+    """Whether the store tells the size of a file that is still the same."""
+    if stored.sha1 != now.sha1 or stored.size == now.size:
+        return ""
+    return f"source_size is {stored.size} in the store, the file has {now.size} bytes"
+
+
+def _compare_metadata(stored: Outcome, now: Outcome) -> str:
+    """What the store says of a subject against what its file says."""
+    mine = asdict(stored.metadata) if stored.metadata is not None else {}
+    theirs = asdict(now.metadata) if now.metadata is not None else {}
+    return "; ".join(
+        f"{name} is {mine.get(name)!r} in the store, {value!r} in the file"
+        for name, value in theirs.items()
+        if mine.get(name) != value
+    )
+
+
+def _compare_pixels(subject: Any, rows: Mapping[str, Any]) -> str:
+    for name in BIG_ARRAYS:
+        if name not in rows:
+            return f"{name} cannot be read from the store"
+        different = int(np.count_nonzero(rows[name] != getattr(subject, name)))
+        if different:
+            return f"{name} differs in {different} values"
+    return ""
+
+
+def _files(
+    receipt: Receipt, paths: Mapping[str, tuple[str, str | None]]
+) -> tuple[tuple[str, str | None], ...]:
+    return tuple(paths.get(outcome.file_name, ("", None)) for outcome in receipt.outcomes)
+
+
+_Opened = tuple[xr.Dataset, xr.Dataset, Layout, list[Receipt]]
+
+
+def _check_alone(folder: ObjectFolder) -> tuple[list[Check], _Opened | None]:
+    """All checks but those of shards; what was opened, where that is possible.
+
+    Raises
+    ------
+    StoreError
+        There is nothing, or something that is not ours.
+    """
+    there = inspect(folder)
+    if there is None:
+        raise StoreError(f"there is no store at {folder.url}")
+    if there.damage:
+        return [Check("open", ROOT_KEY, False, there.damage)], None
+    if there.store is None or (there.begun is not None and not there.has_base):
+        finding = "a build has begun and not ended; go on with build --resume"
+        return [Check("complete", ROOT_KEY, False, finding)], None
+    finding = ""
+    if there.begun is not None:
+        finding = "an update or a retry has begun and not ended; --resume goes on"
+    found = [check_that("complete", ROOT_KEY, finding)]
+    metadata = checks.check_metadata(folder)
+    found += metadata
+    if metadata[0].target == ROOT_KEY:
+        return found, None
+    found += checks.check_objects(folder)
+    found += [check_that("array", name, finding) for name, finding in read_small_arrays(folder)]
+    try:
+        attrs, catalogue = read_build(folder)
+        dataset = open_store(folder.url, storage_options=folder.storage_options)
+        layout = read_layout(attrs)
+        found += checks.check_structure(dataset, catalogue, layout)
+        found += checks.check_coordinates(dataset, catalogue, layout)
+        found += checks.check_labels(folder, layout)
+        found += checks.check_attributes(attrs, dataset["status"].values.tolist())
+        layout, receipts = restore_receipts(folder)
+    except access_errors(*DAMAGE, GZ3DError) as error:
+        return [*found, Check("open", ROOT_KEY, False, describe(error))], None
+    written = set((there.begun or {}).get("redo") or [])  # by the update; others have digests
+    receipts = [_without_digests(r) if r.shard in written else r for r in receipts]
+    return found, (dataset, catalogue, layout, receipts)
+
+
+def _without_digests(receipt: Receipt) -> Receipt:
+    objects = tuple(replace(stored, sha256="") for stored in receipt.objects)
+    return replace(receipt, objects=objects)
+
+
+def _check_manifest(dataset: Any, catalogue: Any, manifest: Manifest) -> list[Check]:
+    """What only the source's catalogue tells: whether MaNGA has observed it."""
+    rows = {entry.file.name: entry.row for entry in manifest.entries}
+    if not any(rows.values()) or not dataset.attrs.get("source_catalogue"):
+        return []
+    names = [str(name) for name in catalogue["file_name"].values]
+    expected = [(row := rows.get(name)) is not None and row.observed for name in names]
+    wrong = np.flatnonzero(dataset["observed"].values != np.array(expected))
+    finding = f"other than in the catalogue in row {wrong[0]}" if wrong.size else ""
+    return [check_that("catalogue", "observed", finding)]
+
+
+def _state(found: Sequence[Check]) -> str:
+    kinds = {check.test for check in found if not check.passed}
+    if "complete" in kinds and kinds.isdisjoint(("shard", "array", "blank", "open", "source")):
+        return "incomplete"  # its small arrays may be half-written
+    if kinds == {"metadata"}:
+        return "stale"
+    if kinds == {"file"}:
+        return "differs"
+    return "damaged" if kinds else "sound"

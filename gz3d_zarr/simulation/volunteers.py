@@ -1,0 +1,151 @@
+"""Made-up volunteers: marks on a simulated galaxy, and the published rules that aggregate them.
+
+The rules are those of the catalogue's pipeline (Masters et al. 2021, section 3): marks are
+clustered by DBSCAN (eps 5 pixels, at least 3) and each cluster becomes its 2-sigma ellipse, worth
+its number of marks; a path that crosses itself is left out, and of the others each counts at
+every integer pixel position that it encloses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gz3d_zarr.datamodel.subject import SIDE
+from gz3d_zarr.errors import UsageError
+
+EPS = 5.0
+MIN_SAMPLES = 3
+SIGMAS = 2.0
+Points = list[list[float]]
+Paths = list[Points]
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Cluster:
+    """Marks that belong together.
+
+    Attributes
+    ----------
+    mean : ndarray, shape (2,)
+        Position (x, y) in pixels.
+    covariance : ndarray, shape (2, 2)
+    members : ndarray of bool
+        Which of the marks.
+    """
+
+    mean: FloatArray
+    covariance: FloatArray
+    members: NDArray[np.bool_]
+
+    @property
+    def count(self) -> int:
+        """How many marks."""
+        return int(self.members.sum())
+
+
+def cluster_marks(marks: FloatArray) -> list[Cluster]:
+    """DBSCAN of marks, shape (n, 2) in pixels; marks in no cluster are noise."""
+    if len(marks) == 0:
+        return []
+    near = np.hypot(*(marks[:, None] - marks[None]).transpose(2, 0, 1)) <= EPS
+    core = near.sum(axis=1) >= MIN_SAMPLES
+    free = np.ones(len(marks), bool)
+    clusters = []
+    for seed in np.flatnonzero(core):
+        if not free[seed]:
+            continue
+        members = np.zeros(len(marks), bool)
+        fresh = np.zeros(len(marks), bool)
+        fresh[seed] = True
+        while fresh.any():
+            members |= fresh
+            fresh = near[fresh & core].any(axis=0) & free & ~members
+        free &= ~members
+        clusters.append(Cluster(marks[members].mean(axis=0), np.cov(marks[members].T), members))
+    return clusters
+
+
+def mark_mask(clusters: Sequence[Cluster]) -> FloatArray:
+    """Sum of the clusters' ellipses, shape (525, 525)."""
+    mask = np.zeros((SIDE, SIDE))
+    y, x = np.mgrid[:SIDE, :SIDE].astype(float)
+    for cluster in clusters:
+        if np.linalg.eigvalsh(cluster.covariance)[0] <= 0:
+            continue  # marks on one line, or on one point, have no ellipse
+        dx, dy = x - cluster.mean[0], y - cluster.mean[1]
+        (a, b), (_, c) = np.linalg.inv(cluster.covariance)
+        mask += cluster.count * (a * dx * dx + 2 * b * dx * dy + c * dy * dy <= SIGMAS**2)
+    return mask
+
+
+def path_mask(paths: Sequence[Points]) -> FloatArray:
+    """How many simple paths enclose each pixel, shape (525, 525)."""
+    try:
+        from matplotlib.path import Path
+        from shapely.geometry import LineString
+    except ImportError as error:
+        raise UsageError(
+            f"simulating needs {error.name}: python3 -m pip install 'gz3d-zarr[demo]'"
+        ) from error
+    mask = np.zeros((SIDE, SIDE))
+    for points in paths:
+        if len(points) > 1 and not LineString(points).is_simple:
+            continue
+        corners = np.array(points)
+        low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, SIDE)
+        high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, 0, SIDE)
+        y, x = np.mgrid[low[1] : high[1], low[0] : high[0]]
+        inside = Path([*points, points[0]]).contains_points(np.column_stack([x.ravel(), y.ravel()]))
+        mask[low[1] : high[1], low[0] : high[0]] += inside.reshape(x.shape)
+    return mask
+
+
+def draw_marks(
+    rng: np.random.Generator, targets: Sequence[FloatArray], volunteers: int, spread: float
+) -> list[Points]:
+    """Points that each volunteer clicks: most targets, each a little off."""
+    drawn = []
+    for _ in range(volunteers):
+        points = [rng.normal(target, spread) for target in targets if rng.random() < 0.93]
+        if rng.random() < 0.04:
+            points.append(rng.uniform(0, SIDE - 1, 2))  # a slip of the hand: noise
+        drawn.append([_rounded(point) for point in points])
+    return drawn
+
+
+def draw_outlines(
+    rng: np.random.Generator, outlines: Sequence[FloatArray], volunteers: int, repeats: int = 1
+) -> list[Paths]:
+    """Paths that each volunteer draws around the same structures.
+
+    Some draw nothing, some a single point, some cross their own path; with `repeats`, each goes
+    round every structure so many times.
+    """
+    drawn: list[Paths] = []
+    for _ in range(volunteers):
+        paths: Paths = []
+        shift, spread = rng.normal(0, 3, 2), rng.uniform(0.8, 2.0)
+        for outline in outlines:
+            for _ in range(repeats):
+                if rng.random() < 0.08:
+                    continue
+                points = [
+                    _rounded(p) for p in outline + shift + rng.normal(0, spread, outline.shape)
+                ]
+                kind = rng.random()
+                if kind < 0.03:
+                    points = points[:1]
+                elif kind < 0.08:
+                    points[1], points[-2] = points[-2], points[1]
+                paths.append(points)
+        drawn.append(paths)
+    return drawn
+
+
+def _rounded(point: FloatArray) -> list[float]:
+    return [round(float(np.clip(value, 0, SIDE - 1)), 1) for value in point]

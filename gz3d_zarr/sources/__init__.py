@@ -1,0 +1,1 @@
+"""The archive: list it, its catalogue, its manifest; fetch bytes, verified."""

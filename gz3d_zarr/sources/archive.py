@@ -1,0 +1,221 @@
+"""List an archive that is served over HTTP: by its catalogue, its index page, or both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit
+
+from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, base_name, parse_name
+from gz3d_zarr.errors import SourceError, Status, SubjectError, count
+from gz3d_zarr.locations import absolute
+from gz3d_zarr.sources.catalogue import read_file_names, read_sha1_list
+from gz3d_zarr.sources.download import find_mismatch, write_cached
+from gz3d_zarr.sources.http import Connection, RefusedError, fetch, open_connection
+from gz3d_zarr.sources.listing import MAX_SMALL_FILE, Listing, Source, sort_out
+
+_SHA1_LIST = re.compile(r"[A-Za-z0-9_.+-]+\.sha1sum")
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One release of the Galaxy Zoo: 3D catalogue.
+
+    Attributes
+    ----------
+    release : str
+        Data release of SDSS.
+    version : str
+        Version of the value-added catalogue in it.
+    url : str
+        Folder of the subject files.
+    catalogue, sha1_list : str
+        Names of the two files that stand in it.
+    """
+
+    release: str
+    version: str
+    url: str
+    catalogue: str
+    sha1_list: str
+
+
+RELEASES: Mapping[str, Release] = {
+    "dr17": Release(
+        release="SDSS DR17",
+        version="v4_0_0",
+        url="https://data.sdss.org/sas/dr17/env/MANGA_MORPHOLOGY/galaxyzoo3d/v4_0_0/",
+        catalogue="gz3d_metadata.fits",
+        sha1_list="manga_morphology_galaxyzoo3d_v4_0_0.sha1sum",
+    ),
+}
+_UNNAMED = Release("", "", "", CATALOGUE_NAME, RELEASES["dr17"].sha1_list)
+
+
+def is_archive(source: Source) -> bool:
+    """Whether a source is a named release, or a folder that is served over HTTP."""
+    if not isinstance(source, str):
+        return False
+    served = source.startswith(("http://", "https://"))
+    return source in RELEASES or (served and not source.endswith(".txt") and not parse_name(source))
+
+
+def list_archive(
+    source: str, *, cache: str | None = None, options: Mapping[str, Any] | None = None
+) -> Listing:
+    """List a named release, or the archive at a URL.
+
+    Subjects are those of the catalogue and those of the index page; where one of the two is not
+    to be had, those of the other. A subject of the catalogue that the index does not list stays:
+    it is for the build to find that it is missing.
+
+    Parameters
+    ----------
+    source : str
+        A key of `RELEASES`, or the URL of a folder.
+    cache : str, optional
+        Folder that gets the catalogue and the sha1 list, so that it is an archive by itself.
+    options : mapping, optional
+        Source options, as `open_connection` takes them.
+
+    Raises
+    ------
+    SourceError
+        The server cannot be reached, holds no archive, or names files outside of it.
+    """
+    release = RELEASES.get(source, replace(_UNNAMED, url=absolute(source)))
+    base = release.url.rstrip("/") + "/"
+    documents: dict[str, bytes] = {}
+    notes: list[str] = []
+    with open_connection(options) as connection:
+        page = _try_index(connection, base, notes)
+        is_cut = page is not None and not _is_whole(page)
+        listed = _read_links(page, base) if page is not None else []
+        names = {base_name(path) for path in listed}
+        digests: dict[str, str] = {}
+        for name in sorted({release.sha1_list, *filter(_SHA1_LIST.fullmatch, names)}):
+            data = _load(connection, base + name, read_sha1_list)
+            if data is not None:
+                documents[base + name] = data
+                digests |= read_sha1_list(base + name, data)
+
+        def check(path: str, data: bytes) -> None:
+            sha1 = digests.get(base_name(path))
+            mismatch = None if sha1 is None else find_mismatch(data, sha1)
+            if mismatch is not None:
+                raise SourceError(f"the catalogue {path} is not the archive's: {mismatch}")
+            read_file_names(path, data)
+
+        data = _load(connection, base + release.catalogue, check)
+        if data is not None:
+            documents[base + release.catalogue] = data
+        elif is_cut:
+            raise SourceError(
+                f"the index page {base} has no </html>, as if it were cut short, and there is no "
+                f"{release.catalogue} that names what it lacks: try again, or list the files' "
+                "URLs in a .txt file and use that as the source"
+            )
+    if is_cut:
+        notes.append(
+            "the index page has no </html>, as if it were cut short: subjects that the catalogue "
+            "does not name may be left out"
+        )
+    if cache is not None:
+        for path, data in documents.items():
+            write_cached(Path(cache, base_name(path)), data)
+    subjects = {name for name in names if parse_name(name) is not None}
+    table = documents.get(base + release.catalogue)
+    rows = set(read_file_names(base + release.catalogue, table)) if table is not None else set()
+    if page is not None and table is not None:
+        notes += _compare(subjects, rows)
+    found = [(base + name, None) for name in sorted(subjects | rows)]
+    found += [(path, None) for path in documents]
+    listing = sort_out(base, found)
+    return replace(
+        listing,
+        notes=(*notes, *listing.notes),
+        documents=documents,
+        release=f"{release.release} {release.version}".strip(),
+    )
+
+
+def _load(connection: Connection, url: str, check: Callable[[str, bytes], object]) -> bytes | None:
+    """Fetch a document that `check` takes, in two tries; None where there is none."""
+    try:
+        data = fetch(connection, url, MAX_SMALL_FILE)
+        try:
+            check(url, data)
+        except SourceError:
+            data = fetch(connection, url, MAX_SMALL_FILE)
+            check(url, data)
+    except SubjectError as error:
+        if error.status is Status.MISSING:
+            return None
+        raise SourceError(error.reason) from None
+    return data
+
+
+def _try_index(connection: Connection, base: str, notes: list[str]) -> str | None:
+    """Text of the index page, of two tries if it is cut; None where the server shows none."""
+    try:
+        page = fetch(connection, base, MAX_SMALL_FILE).decode("utf-8", "replace")
+        if not _is_whole(page):
+            page = fetch(connection, base, MAX_SMALL_FILE).decode("utf-8", "replace")
+        return page
+    except SubjectError as error:
+        if error.status is not Status.MISSING and not isinstance(error, RefusedError):
+            raise SourceError(error.reason) from None
+    notes.append("the server shows no index page: subjects are those of the catalogue")
+    return None
+
+
+def _is_whole(page: str) -> bool:
+    """Whether a page came to its end: one that is sent without a length may be cut unnoticed."""
+    return "</html>" in page.lower()
+
+
+class _Links(HTMLParser):
+    """Targets of all links of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        if tag == "a":
+            self.targets += [value for name, value in attrs if name == "href" and value]
+
+
+def _read_links(page: str, base: str) -> list[str]:
+    """URLs of the archive's files on an index page; none outside of `base` is let in."""
+    links = _Links()
+    links.feed(page)
+    files = []
+    for target in links.targets:
+        name = base_name(unquote(urlsplit(target).path))
+        ours = parse_name(name) is not None or name == CATALOGUE_NAME or _SHA1_LIST.fullmatch(name)
+        if not ours:
+            continue  # the parent folder, columns to sort by, other files
+        if unquote(urljoin(base, target)) != unquote(urljoin(base, ".")) + name:
+            raise SourceError(
+                f"the index page {base} links to {target!r}, which leads outside of it; such an "
+                "archive is not to be trusted"
+            )
+        files.append(base + name)
+    return files
+
+
+def _compare(listed: set[str], rows: set[str]) -> list[str]:
+    """Tell, before any download, what index and catalogue do not have in common."""
+    notes = []
+    unlisted = sorted(rows - listed)
+    if unlisted:
+        notes.append(
+            f"the index does not list {count(len(unlisted), 'file')} of the catalogue (first "
+            f"{unlisted[0]})"
+        )
+    return notes

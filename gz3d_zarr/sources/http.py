@@ -1,0 +1,232 @@
+"""Bytes over HTTP: whole, verified, retried, and never over too many connections.
+
+fsspec's HTTP file system retries nothing and takes a short body for a file, so bodies come through
+urllib3, which checks their length, and tenacity tries again where that can help.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import functools
+import logging
+import re
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import tenacity
+import urllib3
+
+from gz3d_zarr.errors import Status, SubjectError, UsageError
+
+ATTEMPTS = 7
+"""Tries before the network is given up; together they wait half a minute or so."""
+FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
+"""Seconds between tries: random, up to a bound that doubles from the first to the longest."""
+TOLD_WAIT = 1.0
+"""Shorter waits are not told of."""
+LONGEST_RETRY_AFTER = 300.0
+"""Seconds that a server may ask to wait; one that asks for more is given up."""
+CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
+"""How long to wait for a connection, and for the next bytes of a body."""
+MISSING, REFUSED = frozenset({404, 410}), frozenset({401, 403})
+TRANSIENT = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505}
+"""Worth another try. Proxies have 5xx of their own, such as 520 to 530; 501 and 505 say that the
+server cannot do what is asked at all, which no other try changes."""
+logger = logging.getLogger(__name__)
+_PIECE = 2**18
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One connection to a server, and the event that ends waiting for it."""
+
+    pool: urllib3.PoolManager
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class RefusedError(SubjectError):
+    """The server answers, and will not give it: 401 and 403."""
+
+
+class _TransientError(Exception):
+    """Worth another try, after `wait` seconds where the server says so."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+@contextlib.contextmanager
+def open_connection(
+    options: Mapping[str, Any] | None = None, stop: threading.Event | None = None
+) -> Iterator[Connection]:
+    """One connection, kept open between requests and closed with the context.
+
+    Parameters
+    ----------
+    options : mapping, optional
+        Source options; HTTP knows ``headers``, which are not sent on to where a server redirects.
+    stop : threading.Event, optional
+        Once it is set, nothing is waited for nor tried again.
+
+    Raises
+    ------
+    UsageError
+        Another option, or a header that cannot be sent.
+    """
+    headers = _headers(options or {})
+    pool = urllib3.PoolManager(
+        num_pools=1,
+        maxsize=1,
+        timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+        retries=urllib3.Retry(
+            None,
+            connect=0,
+            read=0,
+            status=0,
+            other=0,
+            redirect=3,
+            remove_headers_on_redirect=list(headers),
+        ),
+        headers={"User-Agent": "gz3d-zarr", **headers, "Accept-Encoding": "identity"},
+    )
+    try:
+        yield Connection(pool, stop or threading.Event())
+    finally:
+        pool.clear()
+
+
+def fetch(connection: Connection, url: str, limit: int) -> bytes:
+    """Fetch a whole body, trying again where that can help.
+
+    Tries again on what is `TRANSIENT` (not before the time in ``Retry-After``), on resets,
+    timeouts and bodies shorter than they should be; never on 404.
+
+    Raises
+    ------
+    SubjectError
+        Missing, where there is no such file; unreachable, where the network or the server gives
+        it up; corrupt, where it is larger than `limit` bytes.
+    """
+    try:
+        for attempt in tenacity.Retrying(
+            stop=tenacity.stop_any(
+                tenacity.stop_after_attempt(ATTEMPTS), tenacity.stop_when_event_set(connection.stop)
+            ),
+            sleep=tenacity.sleep_using_event(connection.stop),
+            wait=_wait,
+            retry=tenacity.retry_if_exception_type(_TransientError),
+            before_sleep=functools.partial(_tell, url),
+            reraise=True,
+        ):
+            with attempt:
+                return _get(connection.pool, url, limit)
+    except _TransientError as error:
+        raise SubjectError(
+            Status.UNREACHABLE, f"{url} cannot be fetched in {ATTEMPTS} tries: {error}"
+        ) from None
+    raise AssertionError("tenacity ends by an answer or an error")  # pragma: no cover
+
+
+def _headers(options: Mapping[str, Any]) -> dict[str, str]:
+    """Headers among the source options; no message shows a value."""
+    unknown = sorted(set(options) - {"headers"})
+    if unknown:
+        raise UsageError(
+            f"source option {', '.join(unknown)} means nothing to HTTP, which knows headers.NAME "
+            "only, such as headers.Authorization"
+        )
+    headers = options.get("headers", {})
+    if not isinstance(headers, Mapping):
+        raise UsageError("source option headers takes names: headers.NAME=VALUE")
+    for name, value in headers.items():
+        if not (_NAME.fullmatch(str(name)) and _VALUE.fullmatch(str(value))):
+            raise UsageError(
+                f"the header {name!r} cannot be sent: its value has a line break or characters "
+                "beyond Latin-1, or its name is none"
+            )
+    return {str(name): str(value) for name, value in headers.items()}
+
+
+def _get(pool: urllib3.PoolManager, url: str, limit: int) -> bytes:
+    """One try."""
+    try:
+        # Bodies as they are stored, whatever Content-Encoding the server puts on a .gz.
+        response = pool.request("GET", url, preload_content=False, decode_content=False)
+        with response:
+            _check_status(url, response)
+            body = bytearray()
+            while piece := response.read(_PIECE, decode_content=False):
+                body += piece
+                if len(body) > limit:
+                    raise SubjectError(
+                        Status.CORRUPT, f"{url} has more than {limit // 2**20} MiB; expected less"
+                    )
+    except urllib3.exceptions.HTTPError as error:
+        cause = getattr(error, "reason", None) or error  # what MaxRetryError wraps
+        if _is_lasting(cause):
+            raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {cause}") from None
+        raise _TransientError(f"{type(cause).__name__}: {cause}") from error
+    except ValueError as error:  # a URL that is none, here or where the server redirects to
+        raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {error}") from None
+    return bytes(body)
+
+
+def _is_lasting(cause: object) -> bool:
+    """Whether trying again cannot help: redirects in a circle, another host's certificate."""
+    if isinstance(cause, urllib3.exceptions.SSLError):
+        return any(isinstance(part, ssl.SSLCertVerificationError) for part in cause.args)
+    lasting = urllib3.exceptions.ResponseError, urllib3.exceptions.LocationValueError
+    return isinstance(cause, lasting)
+
+
+def _check_status(url: str, response: urllib3.BaseHTTPResponse) -> None:
+    if response.status == 200:
+        return
+    answer = f"the server answers {response.status} {response.reason or ''}".rstrip()
+    if response.status in MISSING:
+        raise SubjectError(Status.MISSING, f"there is no file {url}: {answer}")
+    wait = _retry_after(response.headers.get("Retry-After"))
+    if response.status not in TRANSIENT:
+        kind = RefusedError if response.status in REFUSED else SubjectError
+        raise kind(Status.UNREACHABLE, f"{url} cannot be fetched: {answer}")
+    if wait > LONGEST_RETRY_AFTER:
+        raise SubjectError(
+            Status.UNREACHABLE, f"{url}: {answer} and asks to wait {wait:.0f} s; try again then"
+        )
+    raise _TransientError(answer, wait)
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds that a ``Retry-After`` header asks for: a number, or a date (RFC 9110, 10.2.3)."""
+    if value is None:
+        return 0.0
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def _tell(url: str, state: tenacity.RetryCallState) -> None:
+    """Say what is waited for: a server that is down is not to look like a program that hangs."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    seconds = state.next_action.sleep if state.next_action is not None else 0.0
+    if seconds >= TOLD_WAIT:
+        logger.info("%s: %s; trying again in %.0f s", url, error, seconds)
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    """Random exponential backoff, on top of what the server asks for."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked = error.wait if isinstance(error, _TransientError) else 0.0
+    backoff = tenacity.wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
+    return asked + float(backoff(state))

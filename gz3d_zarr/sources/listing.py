@@ -1,0 +1,292 @@
+"""Where subject files are: find them, fetch their bytes. Any fsspec file system will do."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fsspec.core import url_to_fs
+
+from gz3d_zarr.datamodel.file_names import (
+    CATALOGUE_NAME,
+    SHA1_SUFFIX,
+    SubjectFile,
+    base_name,
+    parse_name,
+)
+from gz3d_zarr.errors import SourceError, SubjectError, UsageError, access_errors, count, describe
+from gz3d_zarr.locations import S3_SCHEMES, absolute, ask, is_http, is_url, origin
+from gz3d_zarr.sources.http import fetch, open_connection
+
+MAX_SMALL_FILE = 256 * 2**20
+"""Bound of a catalogue (7.6 MB for the whole survey), a sha1 list or an index page."""
+LISTING_SECONDS = 60
+"""How long a web server may take to list a folder; fsspec would wait for five minutes."""
+Source = str | Path | Sequence[str | Path]
+"""A folder, a glob, a URL, a ``.txt`` file with a path a line, or a sequence of paths."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds.
+
+    Attributes
+    ----------
+    location : str
+        The source as the user named it, made absolute.
+    files : tuple of SubjectFile
+        In order of name.
+    catalogue, sha1_lists
+        Paths of ``gz3d_metadata.fits`` and of the sha1 lists beside the files, if any.
+    notes : tuple of str
+        What a person should be told about the source.
+    documents : mapping
+        Bytes of those among catalogue and sha1 lists that have been fetched already.
+    release : str
+        Release and version of the catalogue, where the source is a named one.
+    """
+
+    location: str
+    files: tuple[SubjectFile, ...]
+    catalogue: str | None = None
+    sha1_lists: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    documents: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    release: str = ""
+
+    def read(self, path: str, options: Mapping[str, Any] | None = None) -> bytes:
+        """Bytes of the catalogue or of a sha1 list; SourceError where they cannot be had."""
+        data = self.documents.get(path)
+        return read_small_file(path, options) if data is None else data
+
+
+def list_source(source: Source, options: Mapping[str, Any] | None = None) -> Listing:
+    """Find the subject files of a source, and the catalogue and sha1 lists beside them.
+
+    Parameters
+    ----------
+    source : str, Path or sequence of them
+        A folder, a glob, a ``.txt`` file with a path a line, one subject file, or a list of
+        files; local, or URLs of any fsspec file system.
+    options : mapping, optional
+        Storage options for fsspec.
+
+    Raises
+    ------
+    SourceError
+        No such source, no subject files in it, or two files of one Zooniverse subject.
+    UsageError
+        Options for a local source, or a URL with a password in it.
+    """
+    if isinstance(source, str | Path):
+        location = absolute(str(source))
+        found = _list_location(location, options or {})
+    else:
+        location = f"a list of {count(len(source), 'file')}"
+        paths = [absolute(str(path)) for path in source]
+        found = [(path, _size(path)) for path in paths]
+        if not found:
+            raise SourceError("the list of subject files is empty; expected at least one path")
+        found = _with_beside(found, options or {})
+    if options and not any(is_url(path) for path, _ in found):
+        raise UsageError(
+            f"{location} is local, and source options ({', '.join(options)}) are for URLs"
+        )
+    return sort_out(location, found)
+
+
+def _check_headers(paths: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Refuse to send headers to several hosts: they may hold a token for one of them."""
+    hosts = sorted({origin(path) for path in paths if is_http(path)})
+    if "headers" in options and len(hosts) > 1:
+        raise UsageError(
+            f"headers would go to {' and '.join(hosts[:3])}: build from one host at a time"
+        )
+
+
+def read_small_file(path: str, options: Mapping[str, Any] | None = None) -> bytes:
+    """Fetch a catalogue, a sha1 list or a list of files.
+
+    Raises
+    ------
+    SourceError
+        Where that fails.
+    """
+    try:
+        if is_http(path):
+            with open_connection(options) as pool:
+                return fetch(pool, path, MAX_SMALL_FILE)
+        fs, inner = url_to_fs(path, **(options or {}))
+        data: bytes = fs.cat_file(inner)
+    except SubjectError as error:
+        raise SourceError(error.reason) from None
+    except access_errors(ImportError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read: {describe(error)}") from error
+    return data
+
+
+def as_text(path: str, data: bytes) -> str:
+    """Decode a small text file; SourceError where it is none."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path} is not text: {error}") from None
+
+
+def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str, int | None]]:
+    """All paths that a folder, glob, list file or single file stands for, with sizes."""
+    if location.endswith(".txt"):
+        lines = [
+            line.strip()
+            for line in as_text(location, read_small_file(location, options)).splitlines()
+        ]
+        here = location.rpartition("/")[0]
+        listed = [line for line in lines if line and not line.startswith("#")]
+        if is_url(location):
+            paths = [_listed_there(location, here, line) for line in listed]
+        else:
+            paths = [absolute(line, here) for line in listed]
+        return _with_beside([(path, _size(path)) for path in paths], options)
+    try:
+        if is_url(location):
+            return _list_url(location, options)
+        return _list_local(location)
+    except FileNotFoundError:
+        raise SourceError(
+            f"there is no source {location}: expected a folder of subject files, a glob, a list "
+            "of files (.txt) or a URL"
+        ) from None
+    except access_errors(ImportError, ValueError) as error:
+        raise SourceError(f"the source {location} cannot be listed: {describe(error)}") from error
+
+
+def _listed_there(location: str, here: str, line: str) -> str:
+    """URL of a file in a list that is fetched, which names none elsewhere."""
+    path = absolute(line) if is_url(line) else f"{here}/{line}"
+    if origin(path) != origin(location) or ".." in path.split("/"):
+        raise SourceError(
+            f"the list {location} names {line!r}, which leads elsewhere; such a list is not to be "
+            "trusted. Fetch it and use the copy, if you know better"
+        )
+    return path
+
+
+def _size(path: str) -> int | None:
+    """Bytes of a local file that is there."""
+    local = not is_url(path) and Path(path).is_file()
+    return Path(path).stat().st_size if local else None
+
+
+def _with_beside(
+    found: Sequence[tuple[str, int | None]], options: Mapping[str, Any]
+) -> list[tuple[str, int | None]]:
+    """Add the catalogue and the sha1 lists that stand beside chosen files."""
+    _check_headers([path for path, _ in found], options)
+    beside: list[tuple[str, int | None]] = []
+    for folder in sorted({path.rpartition("/")[0] for path, _ in found if "::" not in path}):
+        # A server that lists nothing has nothing beside: a note tells.
+        try:
+            if is_url(folder):
+                fs, inner = url_to_fs(folder, **options)
+                limit = {"timeout": LISTING_SECONDS} if fs.async_impl else {}
+                listed = fs.ls(inner, detail=False, **limit)
+                names = [fs.unstrip_protocol(name) for name in listed]
+            else:
+                names = [str(path) for path in Path(folder).iterdir()]
+        except TimeoutError:
+            raise SourceError(
+                f"{folder} cannot be listed in {LISTING_SECONDS} seconds, to look for a catalogue "
+                "and a sha1 list beside the files: is it reachable from here?"
+            ) from None
+        except access_errors():
+            continue
+        beside += [(name, None) for name in names if _is_beside(name)]
+    known = {path for path, _ in found}
+    return [*found, *(entry for entry in beside if entry[0] not in known)]
+
+
+def _list_local(location: str) -> list[tuple[str, int | None]]:
+    path = Path(location)
+    if path.is_dir():
+        paths = list(path.iterdir())
+    elif path.is_file():
+        paths = [path]
+    elif glob.has_magic(location):
+        paths = [Path(name) for name in glob.iglob(location)]
+    else:
+        raise FileNotFoundError(location)
+    # A folder that is named like a subject file is no such file, and must not pass in silence.
+    kept = [p for p in paths if not p.is_dir() or parse_name(p.name) is not None]
+    found = [(str(p), p.stat().st_size if p.is_file() else None) for p in kept]
+    return found if path.is_dir() else _with_beside(found, {})
+
+
+def _list_url(location: str, options: Mapping[str, Any]) -> list[tuple[str, int | None]]:
+    if parse_name(location) is not None:
+        return _with_beside([(location, None)], options)
+    fs, inner = url_to_fs(location, **options)
+    limit = {"timeout": LISTING_SECONDS} if is_http(location) else {}
+    if location.startswith(S3_SCHEMES):  # a long listing may take its time, a dead server not
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            ask(fs, fs.info, inner.partition("*")[0])
+    if glob.has_magic(inner):
+        chain = location[location.index("::") :] if "::" in location else ""
+        matches = [
+            (str(fs.unstrip_protocol(name)) + chain, None) for name in fs.glob(inner, **limit)
+        ]
+        return [*matches] if chain else _with_beside(matches, options)
+    entries = fs.ls(inner, detail=True, **limit)
+    return [
+        (fs.unstrip_protocol(entry["name"]), entry.get("size"))
+        for entry in entries
+        if entry.get("type") != "directory"
+    ]
+
+
+def _is_beside(name: str) -> bool:
+    return base_name(name) == CATALOGUE_NAME or name.endswith(SHA1_SUFFIX)
+
+
+def sort_out(location: str, found: Sequence[tuple[str, int | None]]) -> Listing:
+    """Tell subject files from the rest."""
+    files: list[SubjectFile] = []
+    others: list[str] = []
+    for path, size in found:
+        file = parse_name(path, size)
+        if file is not None:
+            files.append(file)
+        elif not _is_beside(path):
+            others.append(path)
+    if not files:
+        had = f"none of its {len(others)} files is named" if others else "it holds no file named"
+        raise SourceError(
+            f"{location} has no subject files: {had} gz3d_MANGAID_IFUDESIGNSIZE_SUBJECTID.fits.gz"
+        )
+    files.sort(key=lambda file: (file.name, file.path))
+    seen: dict[int, SubjectFile] = {}
+    for file in files:
+        twin = seen.setdefault(file.zooniverse_subject_id, file)
+        if twin is not file:
+            raise SourceError(
+                f"{twin.path} and {file.path} are both of Zooniverse subject "
+                f"{file.zooniverse_subject_id}, which must be unique; leave one of them out"
+            )
+    paths = sorted(path for path, _ in found)
+    notes: tuple[str, ...] = ()
+    if others:
+        names = ", ".join(sorted(base_name(path) for path in others)[:3])
+        notes = (
+            f"left out {count(len(others), 'file')} not named like subject files ({names}"
+            f"{', ...' if len(others) > 3 else ''})",
+        )
+    return Listing(
+        location,
+        tuple(files),
+        next((path for path in paths if base_name(path) == CATALOGUE_NAME), None),
+        tuple(path for path in paths if path.endswith(SHA1_SUFFIX)),
+        notes,
+    )

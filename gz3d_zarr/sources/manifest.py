@@ -1,0 +1,345 @@
+"""Select and order the subjects of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dask.utils import parse_bytes
+
+from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, parse_catalogue_name
+from gz3d_zarr.datamodel.layout import CODEC, CODECS, NSIDE, SAMPLES, Layout
+from gz3d_zarr.datamodel.manifest import CatalogueRow, Entry, Manifest
+from gz3d_zarr.errors import UsageError, count
+from gz3d_zarr.locations import absolute, is_url, origin
+from gz3d_zarr.sources.archive import is_archive, list_archive
+from gz3d_zarr.sources.catalogue import read_catalogue, read_sha1_list
+from gz3d_zarr.sources.download import CONNECTIONS, FetchRules
+from gz3d_zarr.sources.listing import Listing, Source, list_source
+
+ORDERS = ("healpix", "name")
+ORDER_NSIDE = 2**29
+"""Resolution at which subjects are sorted along the sky: HEALPix order 29, 0.4 mas."""
+TINY = 5
+
+
+def make_manifest(
+    listing: Listing,
+    *,
+    catalogue: str | None = None,
+    use_catalogue: bool = True,
+    order: str | None = None,
+    limit: int | None = None,
+    ids: Iterable[str | int] | None = None,
+    min_vote_fraction: float | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Select and order the subjects of a listing.
+
+    Parameters
+    ----------
+    listing : Listing
+        The files.
+    catalogue : str, optional
+        Path of the catalogue; by default the one that stands beside the files.
+    use_catalogue : bool
+        False to do without.
+    order : {'healpix', 'name'}, optional
+        By default healpix where the catalogue gives positions, name otherwise. Files whose
+        position is not known come last, by name.
+    limit : int, optional
+        Keep the first so many, in the order of the store.
+    ids : iterable of str or int, optional
+        Keep these MaNGA ids or Zooniverse subject ids.
+    min_vote_fraction : float, optional
+        Keep subjects whose spiral or bar votes over total classifications reach this.
+    options : mapping, optional
+        Storage options for fsspec.
+
+    Raises
+    ------
+    UsageError
+        An impossible selection or order, an unknown id, or nothing left.
+    SourceError
+        A catalogue or sha1 list that cannot be read.
+    """
+    if order is not None and order not in ORDERS:
+        raise UsageError(f"order is {order!r}, expected one of {', '.join(ORDERS)}")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}, expected at least 1")
+    path = (catalogue or listing.catalogue) if use_catalogue else None
+    rows = read_catalogue(path, listing.read(path, options)) if path is not None else {}
+    digests: dict[str, str] = {}
+    for name in listing.sha1_lists:
+        digests |= read_sha1_list(name, listing.read(name, options))
+    entries = [
+        Entry(file, digests.get(file.name), rows.get(parse_catalogue_name(file.name)))
+        for file in listing.files
+    ]
+    notes = [*listing.notes, *_compare(entries, rows, path, bool(digests))]
+    if ids is not None:
+        entries = _select_ids(entries, [str(i) for i in ids])
+    if min_vote_fraction is not None:
+        entries, note = _select_votes(entries, min_vote_fraction, path)
+        notes += note
+    if not entries:
+        raise UsageError("the selection leaves no subject; loosen it")
+    known = sum(entry.row is not None for entry in entries)
+    if order == "healpix" and not known:
+        raise UsageError(
+            f"order healpix needs positions, and there is no {CATALOGUE_NAME} with rows for these "
+            "files; name one with --catalogue or use the order name"
+        )
+    order = order or ("healpix" if known else "name")
+    ordered = _along_the_sky(entries) if order == "healpix" else entries
+    return Manifest(
+        listing.location,
+        tuple(ordered[:limit]),
+        order,
+        path if known else None,
+        tuple(sorted({row.metadata.sample for row in rows.values()} - {""})) if known else (),
+        tuple(notes),
+        listing.release,
+    )
+
+
+def _compare(
+    entries: Sequence[Entry],
+    rows: Mapping[tuple[str, int, int], CatalogueRow],
+    path: str | None,
+    digests: bool,
+) -> list[str]:
+    """Tell what the listing and the catalogue do not have in common."""
+    notes = []
+    if path is None:
+        notes.append(
+            f"there is no {CATALOGUE_NAME}: 'observed' is not known, and the order is by name"
+        )
+    else:
+        without = [entry.file.name for entry in entries if entry.row is None]
+        if without:
+            notes.append(
+                f"no row in the catalogue for {count(len(without), 'file')} (first {without[0]})"
+            )
+        absent = len(rows) - (len(entries) - len(without))
+        if absent:
+            notes.append(
+                f"no file here for {count(absent, 'row')} of the catalogue's {len(rows)}: left out"
+            )
+    if digests:
+        unsigned = [entry.file.name for entry in entries if entry.sha1 is None]
+        if unsigned:
+            number = count(len(unsigned), "file")
+            notes.append(f"no digest in the sha1 list for {number} (first {unsigned[0]})")
+    else:
+        notes.append("there is no sha1 list: only the CRC inside each file is checked")
+    return notes
+
+
+def _select_ids(entries: Sequence[Entry], ids: Sequence[str]) -> list[Entry]:
+    if not ids:
+        raise UsageError("the list of ids is empty; expected MaNGA or Zooniverse ids")
+    wanted = set(ids)
+    kept = [e for e in entries if not wanted.isdisjoint(_ids(e))]
+    unknown = sorted(wanted.difference(*(_ids(e) for e in kept)))
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise UsageError(
+            f"not in the source: {', '.join(unknown[:5])}{more}; expected MaNGA ids such as "
+            f"{entries[0].file.manga_id} or Zooniverse ids such as "
+            f"{entries[0].file.zooniverse_subject_id}"
+        )
+    return kept
+
+
+def _ids(entry: Entry) -> tuple[str, str]:
+    return entry.file.manga_id, str(entry.file.zooniverse_subject_id)
+
+
+def _select_votes(
+    entries: Sequence[Entry], least: float, path: str | None
+) -> tuple[list[Entry], list[str]]:
+    if not 0 <= least <= 1:
+        raise UsageError(f"min_vote_fraction is {least}, expected a number from 0 to 1")
+    if path is None:
+        raise UsageError(f"min_vote_fraction needs the votes in {CATALOGUE_NAME}; there is none")
+    kept, unknown = [], 0
+    for entry in entries:
+        if entry.row is None:
+            unknown += 1
+            continue
+        votes = entry.row.metadata
+        most = max(votes.spiral_votes, votes.bar_votes)
+        if votes.total_classifications > 0 and most / votes.total_classifications >= least:
+            kept.append(entry)
+    note = f"left out {count(unknown, 'file')} without a row in the catalogue: votes unknown"
+    return kept, [note] if unknown else []
+
+
+def _along_the_sky(entries: Sequence[Entry]) -> list[Entry]:
+    """By HEALPix nested index at order 29, then file name; unknown positions last."""
+    from astropy_healpix import healpy  # slow to import, and workers never order
+
+    placed = [entry for entry in entries if entry.row is not None]
+    rows = [entry.row.metadata for entry in placed if entry.row is not None]
+    ra = np.array([row.ra for row in rows])
+    dec = np.array([row.dec for row in rows])
+    pixels = healpy.ang2pix(ORDER_NSIDE, ra, dec, nest=True, lonlat=True).tolist()
+    pairs = sorted(zip(pixels, placed, strict=True), key=lambda pair: (pair[0], pair[1].file.name))
+    return [entry for _, entry in pairs] + [entry for entry in entries if entry.row is None]
+
+
+_MAX_NSIDE = 2**29
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Which subjects, and how they are stored.
+
+    Attributes
+    ----------
+    limit : int, optional
+        Keep the first so many subjects, in the order of the store.
+    tiny : bool
+        Keep the first five.
+    ids : iterable of str or int, optional
+        Keep these MaNGA ids or Zooniverse subject ids.
+    min_vote_fraction : float, optional
+        Keep subjects whose spiral or bar fraction reaches this; needs the catalogue.
+    catalogue : str or Path, optional
+        The catalogue; by default ``gz3d_metadata.fits`` beside the files. ``"none"``: do without.
+    order : {'healpix', 'name'}, optional
+        By default healpix where positions are known beforehand, name otherwise.
+    shard_size : int, optional
+        Subjects a shard; by default 64, or fewer where a worker's memory is small.
+    codec : {'portable', 'compact'}, optional
+        Portable, the default: what any Zarr 3 library reads. Compact: a quarter smaller, for
+        zarr-python.
+    nside : int, optional
+        HEALPix resolution of the coordinate ``healpix``, a power of two; by default 16.
+    max_memory : int or str, optional
+        What each worker may use at the most, such as ``"2GB"``; by default what dask gives it.
+    cache : str or Path, optional
+        Folder that keeps the files that are fetched from URLs.
+    connections : int
+        To the server of the source at the most, over all workers.
+    storage_options, source_options : mapping, optional
+        For fsspec: of the store, and of the source.
+    """
+
+    limit: int | None = None
+    tiny: bool = False
+    ids: Iterable[str | int] | None = None
+    min_vote_fraction: float | None = None
+    catalogue: str | Path | None = None
+    order: str | None = None
+    shard_size: int | None = None
+    codec: str | None = None
+    nside: int | None = None
+    max_memory: int | str | None = None
+    cache: str | Path | None = None
+    connections: int = CONNECTIONS
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
+    source_options: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used, before any work."""
+        if self.codec is not None and self.codec not in CODECS:
+            raise UsageError(f"codec is {self.codec!r}, expected one of {', '.join(CODECS)}")
+        nside = self.nside
+        if nside is not None and (not 1 <= nside <= _MAX_NSIDE or nside & (nside - 1)):
+            raise UsageError(f"nside is {self.nside}, expected a power of two from 1 to 2^29")
+        if self.shard_size is not None and self.shard_size < 1:
+            raise UsageError(f"shard_size is {self.shard_size}, expected at least 1")
+        if self.tiny and self.limit is not None:
+            raise UsageError(f"tiny is limit {TINY}: give one of tiny and limit, not both")
+        if self.connections < 1:
+            raise UsageError(f"connections is {self.connections}, expected at least 1")
+        _ = self.memory_bound
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> PlanOptions:
+        """Take keyword arguments; UsageError names one that does not exist."""
+        unknown = sorted(set(options) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise UsageError(
+                f"unknown option {', '.join(unknown)}; the options are "
+                f"{', '.join(cls.__dataclass_fields__)}"
+            )
+        return cls(**options)
+
+    def adopt(self, there: Mapping[str, Any]) -> PlanOptions:
+        """Take what is not given from what a store, or a build that has begun, says of itself."""
+        return replace(
+            self,
+            shard_size=there.get("shard_size") if self.shard_size is None else self.shard_size,
+            codec=self.codec or there.get("codec"),
+            nside=self.nside or there.get("nside"),
+            order=self.order or there.get("order"),
+        )
+
+    @property
+    def rules(self) -> FetchRules:
+        """How files are fetched."""
+        return FetchRules(
+            self.connections, None if self.cache is None else absolute(str(self.cache))
+        )
+
+    @property
+    def memory_bound(self) -> int | None:
+        """`max_memory` in bytes."""
+        if self.max_memory is None:
+            return None
+        try:
+            bound = int(parse_bytes(self.max_memory))
+        except (ValueError, TypeError):
+            bound = 0
+        if bound <= 0:
+            raise UsageError(f"max_memory is {self.max_memory!r}, expected a size such as 2GB")
+        return bound
+
+
+def read_manifest(source: Source, options: PlanOptions) -> Manifest:
+    """List a source and select its subjects.
+
+    Raises
+    ------
+    SourceError, UsageError
+        As `list_source` and `make_manifest`.
+    """
+    without = str(options.catalogue) == "none"
+    listing = (
+        list_archive(str(source), cache=options.rules.cache, options=options.source_options)
+        if is_archive(source)
+        else list_source(source, options.source_options)
+    )
+    options_there = options.source_options
+    if options.catalogue is not None and is_url(str(options.catalogue)):
+        elsewhere = origin(str(options.catalogue)) != origin(listing.location)
+        options_there = None if elsewhere else options_there  # a token is for one host
+    return make_manifest(
+        listing,
+        catalogue=None
+        if without or options.catalogue is None
+        else absolute(str(options.catalogue)),
+        use_catalogue=not without,
+        order=options.order,
+        limit=TINY if options.tiny else options.limit,
+        ids=options.ids,
+        min_vote_fraction=options.min_vote_fraction,
+        options=options_there,
+    )
+
+
+def make_layout(manifest: Manifest, options: PlanOptions, shard_size: int) -> Layout:
+    """Layout of the store that these subjects get."""
+    return Layout(
+        len(manifest.entries),
+        shard_size,
+        options.codec or CODEC,
+        options.nside or NSIDE,
+        tuple(sorted({*SAMPLES, *manifest.samples})),
+    )

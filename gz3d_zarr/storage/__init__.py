@@ -1,0 +1,1 @@
+"""Objects by key; shards and Zarr metadata as bytes; the lease."""

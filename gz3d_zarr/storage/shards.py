@@ -1,0 +1,246 @@
+"""Encode, decode and index one shard; array metadata."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.buffer import cpu
+from zarr.storage import MemoryStore
+
+from gz3d_zarr.datamodel.layout import Layout, array_codec
+from gz3d_zarr.datamodel.schema import (
+    BIG_ARRAYS,
+)
+from gz3d_zarr.errors import StoreError, describe
+
+if TYPE_CHECKING:
+    pass
+import math
+from dataclasses import dataclass
+
+import google_crc32c
+from numcodecs import Zstd
+
+from gz3d_zarr.storage.build_record import ROOT_KEY
+
+_OPENING = threading.Lock()
+
+
+def array_documents(layout: Layout) -> dict[str, bytes]:
+    """Metadata documents of the two big arrays.
+
+    Returns
+    -------
+    dict
+        ``image`` and ``segmentation`` to the bytes of their ``zarr.json``.
+    """
+    documents: dict[str, Any] = {}
+    for name, array in BIG_ARRAYS.items():
+        codec = array_codec(name, layout)
+        with quiet():
+            zarr.create_array(
+                MemoryStore(documents),
+                name=name,
+                shape=(layout.subjects, *array.shape),
+                dtype=array.dtype,
+                chunks=(1, *array.shape),
+                shards=(layout.shard_size, *array.shape),
+                filters=codec.filters,
+                compressors=codec.compressors,
+                fill_value=0,
+                attributes=dict(array.attrs),
+                dimension_names=array.dims,
+                zarr_format=3,
+            )
+    return {name: documents[f"{name}/{ROOT_KEY}"].to_bytes() for name in BIG_ARRAYS}
+
+
+def encode_shard(
+    documents: Mapping[str, bytes], name: str, shard: int, block: NDArray[np.uint8]
+) -> tuple[str, bytes]:
+    """Encode one whole shard of a big array in memory.
+
+    Parameters
+    ----------
+    documents : mapping
+        From `array_documents`.
+    name : {'image', 'segmentation'}
+    shard : int
+    block : ndarray of uint8
+        All subjects of the shard; fewer than the shard size only in the last shard.
+
+    Returns
+    -------
+    key, data : str, bytes
+        The one object to put.
+
+    Raises
+    ------
+    StoreError
+        Where the block does not fill its shard; zarr would take it in silence.
+    """
+    memory: dict[str, Any] = {}
+    store = MemoryStore(memory)
+    memory[f"{name}/{ROOT_KEY}"] = cpu.Buffer.from_bytes(documents[name])
+    # An all-zero chunk is written too: whatever has been built is there to be seen. What zarr
+    # reads when it opens an array is set for the whole process, so one thread at a time opens.
+    with _OPENING, quiet(), zarr.config.set({"array.write_empty_chunks": True}):
+        array = zarr.open_array(store, path=name, mode="r+", zarr_format=3)
+    array[_rows_of(array, shard, block)] = block
+    key = shard_key(name, shard)
+    return key, memory[key].to_bytes()
+
+
+def shard_key(name: str, shard: int) -> str:
+    """Name of the object that holds one shard of a big array."""
+    return f"{name}/c/{shard}" + "/0" * len(BIG_ARRAYS[name].shape)
+
+
+def decode_shard(
+    documents: Mapping[str, bytes], name: str, shard: int, data: bytes, subjects: int
+) -> NDArray[np.uint8]:
+    """Decode the first `subjects` of them of a shard, every checksum checked.
+
+    Raises
+    ------
+    StoreError
+        Where the bytes are damaged.
+    """
+    memory: dict[str, Any] = {
+        f"{name}/{ROOT_KEY}": cpu.Buffer.from_bytes(documents[name]),
+        shard_key(name, shard): cpu.Buffer.from_bytes(data),
+    }
+    with _OPENING, quiet():
+        array = zarr.open_array(MemoryStore(memory), path=name, mode="r", zarr_format=3)
+    first = shard * (array.shards or array.chunks)[0]
+    try:
+        block = np.asarray(array[first : first + subjects], np.uint8)
+    except (ValueError, RuntimeError, IndexError, TypeError) as error:  # each codec has its own
+        raise StoreError(f"{shard_key(name, shard)} is damaged: {describe(error)}") from None
+    return block
+
+
+def _rows_of(array: zarr.Array[Any], shard: int, block: NDArray[np.uint8]) -> slice:
+    """The shard's subjects, where the block fills them and nothing else."""
+    size = (array.shards or array.chunks)[0]
+    rows = slice(shard * size, min((shard + 1) * size, array.shape[0]))
+    shape = (rows.stop - rows.start, *array.shape[1:])
+    if block.shape != shape or block.dtype != array.dtype:
+        raise StoreError(
+            f"shard {shard} of {array.name} takes {array.dtype} of shape {shape}, not "
+            f"{block.dtype} of shape {block.shape}"
+        )
+    return rows
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what versions of zarr say of features that a store uses on purpose."""
+    with warnings.catch_warnings():
+        for message in (
+            "Consolidated metadata is currently not part",
+            "Numcodecs codecs are not in the Zarr version 3",
+            "The (codec|dtype) .* is currently not part in the Zarr (format|version) 3",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+ABSENT = 2**64 - 1
+_ENTRY = 16
+_CRC = 4
+_INDEX_CODECS = ["bytes", "crc32c"]
+_PLAIN = ["bytes", "zstd"]
+_COMPACT = ["transpose", "numcodecs.delta", "bytes", "zstd"]
+_COMPACT_ORDER = [0, 1, 3, 2]
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """How one big array of our own lies in its shards."""
+
+    size: int
+    compact: bool
+
+
+def whole_chunk(chunk: bytes | memoryview, size: int) -> bytes | memoryview:
+    """A chunk that is all there; ValueError where its shard was cut short."""
+    if len(chunk) < max(1, size):
+        raise ValueError(f"the shard is cut short: {len(chunk)} of {size} bytes of a chunk")
+    return chunk
+
+
+def parse_sharding(document: Mapping[str, Any], name: str) -> Sharding | None:
+    """Layout from an array's metadata document; None where it is not one of ours."""
+    shape = list(BIG_ARRAYS[name].shape)
+    try:
+        outer = document["chunk_grid"]["configuration"]["chunk_shape"]
+        (codec,) = document["codecs"]
+        inner = codec["configuration"]
+        chain = [part["name"] for part in inner["codecs"]]
+        ours = (
+            codec["name"] == "sharding_indexed"
+            and document["chunk_key_encoding"]["name"] == "default"
+            and document["chunk_key_encoding"].get("configuration", {}).get("separator", "/") == "/"
+            and document["data_type"] == "uint8"
+            and outer[1:] == shape
+            and inner["chunk_shape"] == [1, *shape]
+            and [part["name"] for part in inner["index_codecs"]] == _INDEX_CODECS
+            and inner.get("index_location", "end") == "end"
+            and (
+                chain == _PLAIN
+                or (
+                    chain == _COMPACT
+                    and inner["codecs"][0]["configuration"]["order"] == _COMPACT_ORDER
+                    and inner["codecs"][1]["configuration"]["dtype"] in ("|u1", "u1")
+                )
+            )
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+    return Sharding(int(outer[0]), chain == _COMPACT) if ours else None
+
+
+def index_size(size: int) -> int:
+    """Bytes of the index of a shard of `size` chunks."""
+    return size * _ENTRY + _CRC
+
+
+def read_index(tail: bytes, size: int) -> NDArray[np.uint64]:
+    """Offset and size of each chunk, from bytes that end as the shard does."""
+    index = tail[-index_size(size) :]
+    if len(index) != index_size(size) or google_crc32c.value(index[:-_CRC]) != int.from_bytes(
+        index[-_CRC:], "little"
+    ):
+        raise ValueError("the index of its shard is damaged")
+    return np.frombuffer(index, "<u8", 2 * size).reshape(size, 2)
+
+
+def cut_chunk(whole: bytes, entry: NDArray[np.uint64]) -> bytes | memoryview:
+    """Cut the stored bytes of one chunk out of a whole shard; empty where it is absent."""
+    offset, size = (int(number) for number in entry)
+    if offset == ABSENT:
+        return b""
+    return whole_chunk(memoryview(whole)[offset : offset + size], size)
+
+
+def decode_chunk(
+    chunk: bytes | memoryview, shape: tuple[int, ...], *, compact: bool
+) -> NDArray[np.uint8]:
+    """Undo the codecs of one chunk; an absent one is all zero."""
+    if not len(chunk):
+        return np.zeros(shape, np.uint8)
+    pixels = np.empty(math.prod(shape), np.uint8)
+    Zstd().decode(chunk, pixels)  # which checks the checksum
+    if not compact:
+        return pixels.reshape(shape)
+    rows, columns, channels = shape  # stored as (y, channel, x), each the difference to the last
+    np.add.accumulate(pixels, out=pixels)
+    return pixels.reshape(rows, channels, columns).transpose(0, 2, 1)

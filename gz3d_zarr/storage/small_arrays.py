@@ -1,0 +1,94 @@
+"""Arrays that are not sharded, and the metadata of a store, encoded in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.buffer import cpu
+from zarr.storage import MemoryStore
+
+from gz3d_zarr.datamodel.layout import SMALL_CHUNKS, SMALL_COMPRESSORS, Layout
+from gz3d_zarr.datamodel.receipts import Receipt
+from gz3d_zarr.datamodel.schema import (
+    BIG_ARRAYS,
+    CATALOGUE_TEXT,
+    VARIABLES,
+    Provenance,
+    Row,
+    group_attrs,
+    variable_attrs,
+    variable_values,
+)
+
+if TYPE_CHECKING:
+    pass
+from gz3d_zarr.datamodel.schema import index_labels
+from gz3d_zarr.storage.build_record import ROOT_KEY
+from gz3d_zarr.storage.shards import array_documents, quiet
+
+CATALOGUE_GROUP = "catalogue"
+
+
+def encode_small_objects(
+    rows: Sequence[Row], receipts: Sequence[Receipt], layout: Layout, made: Provenance
+) -> dict[str, bytes]:
+    """All objects of a complete store but the shards, made in memory."""
+    memory: dict[str, Any] = {}
+    store = MemoryStore(memory)
+    coordinates = [name for name, variable in VARIABLES.items() if variable.is_coordinate]
+    # A chunk that is all fill value is written too: what is absent is then known to be lost.
+    with quiet(), zarr.config.set({"array.write_empty_chunks": True}):
+        root = zarr.create_group(
+            store,
+            attributes={**group_attrs(layout, made), "coordinates": " ".join(coordinates)},
+            zarr_format=3,
+        )
+        for name, (labels, attrs) in index_labels([row.entry for row in rows]).items():
+            _create(root, name, (name,), labels, attrs)
+        for name, variable in VARIABLES.items():
+            values = variable_values(name, rows, layout)
+            _create(root, name, variable.dims, values, variable_attrs(name, layout))
+        _fill_catalogue(root.create_group(CATALOGUE_GROUP), rows, receipts)
+        for name, document in array_documents(layout).items():
+            memory[f"{name}/{ROOT_KEY}"] = cpu.Buffer.from_bytes(document)
+        zarr.consolidate_metadata(store, zarr_format=3)
+    return {key: buffer.to_bytes() for key, buffer in memory.items()}
+
+
+def _fill_catalogue(group: zarr.Group, rows: Sequence[Row], receipts: Sequence[Receipt]) -> None:
+    """Write the text and provenance of each subject, and the digests of each shard."""
+    for name, (meaning, text) in CATALOGUE_TEXT.items():
+        _create(group, name, ("subject",), [text(row) for row in rows], {"long_name": meaning})
+    sizes = np.array([row.outcome.size for row in rows], np.int64)
+    meaning = "bytes of the file as read, -1 where it could not be"
+    _create(group, "source_size", ("subject",), sizes, {"long_name": meaning})
+    for name in BIG_ARRAYS:
+        digests = [o.sha256 for r in receipts for o in r.objects if o.key.startswith(f"{name}/")]
+        meaning = f"SHA-256 of each shard of {name} as written"
+        _create(group, f"{name}_sha256", ("shard",), digests, {"long_name": meaning})
+
+
+def _create(
+    group: zarr.Group,
+    name: str,
+    dims: tuple[str, ...],
+    values: Sequence[str] | NDArray[Any],
+    attrs: Mapping[str, Any],
+) -> None:
+    """Write a small array whole, in one checked chunk; text gets Zarr's type ``string``.
+
+    Without the attribute ``_FillValue``: xarray would turn whole numbers into floats.
+    """
+    data = values if isinstance(values, np.ndarray) else np.array(values, np.dtypes.StringDType())
+    group.create_array(
+        name,
+        data=data,
+        chunks=tuple(SMALL_CHUNKS.get(dim, n) for dim, n in zip(dims, data.shape, strict=True)),
+        compressors=SMALL_COMPRESSORS,
+        attributes=dict(attrs),
+        dimension_names=dims,
+    )

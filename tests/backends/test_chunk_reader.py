@@ -1,0 +1,218 @@
+"""Pixels read straight from shards, and the rows that exports and loaders take."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from distributed import Client
+from files import subject_files
+
+import gz3d_zarr
+from gz3d_zarr import StoreError, UsageError
+from gz3d_zarr.backends.chunk_reader import PixelReader
+from gz3d_zarr.export.subset import find_ids, resolve_rows, select_rows
+from gz3d_zarr.storage.object_store import object_folder
+
+
+@pytest.fixture
+def damaged(store: Path, tmp_path: Path) -> Path:
+    """A copy of the store that a test may damage."""
+    return Path(shutil.copytree(store, tmp_path / "copy.zarr"))
+
+
+def reader_of(store: Path | str) -> PixelReader:
+    return PixelReader(object_folder(store, None))
+
+
+def assert_equals_zarr(reader: PixelReader, store: Path | str, size: int = 4) -> None:
+    for name in ("image", "segmentation"):
+        array = zarr.open_array(str(store), path=name, mode="r")
+        for row in (0, 3, 9, 17):
+            np.testing.assert_array_equal(reader.read(name, row), array[row])
+            whole = reader.fetch(row // size)
+            np.testing.assert_array_equal(reader.read(name, row, whole), array[row])
+
+
+def test_rows_are_as_zarr_reads_them(store: Path) -> None:
+    reader = reader_of(store)
+    assert_equals_zarr(reader, store)
+    again = pickle.loads(pickle.dumps(reader))
+    np.testing.assert_array_equal(again.read("image", 5), reader.read("image", 5))
+    assert len(pickle.dumps(reader)) < 1000
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not")
+def test_the_compact_codec_and_url_stores(simulated: Path, client: Client, tmp_path: Path) -> None:
+    gz3d_zarr.build(simulated, tmp_path / "c.zarr", client, codec="compact", shard_size=4)
+    assert_equals_zarr(reader_of(tmp_path / "c.zarr"), tmp_path / "c.zarr")
+    url = "memory://pixels/g.zarr"
+    gz3d_zarr.build(simulated, url, client, shard_size=4)
+    assert_equals_zarr(reader_of(url), url)
+
+
+@pytest.mark.filterwarnings("ignore:.*currently not part in the Zarr")
+def test_a_copy_of_another_layout_is_read_by_zarr(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.zarr"
+    opened = gz3d_zarr.open_store(store).drop_encoding().drop_vars("object_id")
+    opened.chunk(subject=5).to_zarr(copy, zarr_format=3, consolidated=False)
+    reader = reader_of(copy)
+    assert reader.fetch(0) == {}
+    for row in (0, 17):
+        expected = zarr.open_array(str(store), path="image", mode="r")[row]
+        np.testing.assert_array_equal(reader.read("image", row), expected)
+
+
+def test_damage_is_found(damaged: Path) -> None:
+    shard = damaged / "image/c/1/0/0/0"
+    data = bytearray(shard.read_bytes())
+    data[1000] ^= 1
+    shard.write_bytes(data)
+    reader = reader_of(damaged)
+    for whole in (None, reader.fetch(1)):
+        with pytest.raises(StoreError, match=r"image of row 4 in .* cannot be read"):
+            reader.read("image", 4, whole)
+        assert reader.read("image", 5, whole).any()
+    shard.write_bytes(data[:-1])
+    with pytest.raises(StoreError, match="the index of its shard is damaged"):
+        reader_of(damaged).read("image", 4)
+    shard.write_bytes(b"")
+    with pytest.raises(StoreError, match="the index of its shard is damaged"):
+        reader_of(damaged).read("image", 4)
+    shard.unlink()
+    for action in (lambda r: r.read("image", 4), lambda r: r.fetch(1)):
+        with pytest.raises(StoreError, match="shard 1 of image .* is not there"):
+            action(reader_of(damaged))
+
+
+def test_rows_that_are_not_ok_are_left_out(archive: Path, client: Client, tmp_path: Path) -> None:
+    bad = [subject_files(archive)[i] for i in (2, 9)]
+    for path in bad:
+        path.write_bytes(b"<html>")
+    gz3d_zarr.build(archive, tmp_path / "g.zarr", client, shard_size=4, order="name")
+    selection = select_rows(tmp_path / "g.zarr")
+    assert selection.rows.tolist() == [i for i in range(18) if i not in (2, 9)]
+    assert selection.left_out == 2
+    assert selection.note == "2 subjects whose status is not ok are left out"
+    assert [len(part) for part in selection.shards()] == [3, 4, 3, 4, 2]
+    assert len(select_rows(tmp_path / "g.zarr", [9, 3, 3]).rows) == 1
+    with pytest.raises(UsageError, match="none of the 2 subjects has the status ok"):
+        select_rows(tmp_path / "g.zarr", [2, 9])
+
+
+def test_rows_are_named_in_several_ways(store: Path) -> None:
+    dataset = gz3d_zarr.open_store(store)
+    some = dataset.isel(subject=[3, 12])
+    assert select_rows(store, some).rows.tolist() == [3, 12]
+    assert select_rows(store, np.array([12, 3])).rows.tolist() == [3, 12]
+    np.testing.assert_array_equal(select_rows(store).table["ra"], dataset["ra"].values)
+    # Subjects 2 and 3 of the simulation share a MaNGA id.
+    shared = find_ids(dataset, ["1-600002"])
+    assert sorted(dataset["zooniverse_subject_id"].values[shared]) == [14000002, 14000003]
+    with pytest.raises(UsageError, match="no subject has the id 1-60000; near matches are 1-6000"):
+        find_ids(dataset, ["1-60000"])
+    for wrong, message in (([], "no subject"), ([18], "from 18 to 18"), ([0.5], "whole numbers")):
+        with pytest.raises(UsageError, match=message):
+            select_rows(store, wrong)  # type: ignore[arg-type]
+
+
+def test_cones(store: Path) -> None:
+    from astropy import units as u
+    from astropy.coordinates import SkyCoord
+
+    dataset = gz3d_zarr.open_store(store)
+    sky = SkyCoord(dataset["ra"].values, dataset["dec"].values, unit="deg")
+    for ra, dec, radius in (
+        (0.0, 20.0, 90000.0),
+        (359.99, float(sky.dec[0].deg), 2e5),
+        (9, 90, 2e5),
+    ):
+        expected = np.flatnonzero(
+            sky.separation(SkyCoord(ra, dec, unit="deg")) <= radius * u.arcsec
+        )
+        assert resolve_rows(store, cone=(ra, dec, radius)).tolist() == expected.tolist()  # type: ignore[union-attr]
+        assert len(expected) > 0
+    one = dataset.isel(subject=4)
+    cone = (float(one["ra"]), float(one["dec"]), 1.0)
+    assert resolve_rows(store, cone=cone).tolist() == [4]  # type: ignore[union-attr]
+    assert resolve_rows(store) is None
+    other = [str(dataset["zooniverse_subject_id"].values[5])]
+    with pytest.raises(UsageError, match="none in the cone has one of the ids"):
+        resolve_rows(store, ids=other, cone=cone)
+
+
+def test_a_changed_store_is_named(damaged: Path, tmp_path: Path) -> None:
+    xr.Dataset().to_zarr(tmp_path / "other.zarr", zarr_format=3, consolidated=True)
+    with pytest.raises(StoreError, match="not of Galaxy Zoo"):
+        select_rows(tmp_path / "other.zarr")
+
+
+def test_a_store_opened_without_dask(store: Path) -> None:
+    quick, chunked = gz3d_zarr.open_store(store, chunks=None), gz3d_zarr.open_store(store)
+    assert quick["image"].chunks is None
+    assert quick["image"].encoding["shards"] == chunked["image"].encoding["shards"]
+    for select in (
+        {"subject": 5},
+        {"subject": [7, 3, 7], "y": [5, 1], "x": slice(500, None, -200)},
+        {"subject": slice(16, 2, -6), "y": 4},
+        {"subject": slice(0, 0), "x": [1]},
+        {"subject": np.arange(18) > 15, "x": -1},
+    ):
+        xr.testing.assert_identical(quick.isel(select).compute(), chunked.isel(select).compute())
+    points = xr.DataArray([1, 4, 9], dims="point")
+    for dataset in (quick, pickle.loads(pickle.dumps(quick))):
+        np.testing.assert_array_equal(
+            dataset["image"].isel(subject=points, y=points * 20, x=3),
+            chunked["image"].compute().isel(subject=points, y=points * 20, x=3),
+        )
+    np.testing.assert_array_equal(
+        quick["segmentation"].chunk(subject=4).sum(("y", "x")),
+        chunked["segmentation"].sum(("y", "x")),
+    )
+    with pytest.raises(UsageError, match="chunks is 'auto'"):
+        gz3d_zarr.open_store(store, chunks="auto")
+
+
+def test_shard_that_is_cut_at_the_front_is_not_read_as_black(damaged: Path) -> None:
+    """Its index, at the end, is sound; the chunks that it points to are not there."""
+    path = damaged / "image/c/1/0/0/0"
+    data = path.read_bytes()
+    path.write_bytes(data[len(data) // 2 :])
+    reader = reader_of(damaged)
+    quick = gz3d_zarr.open_store(damaged, chunks=None)
+    for row in range(4, 8):
+        for read in (
+            lambda row=row: reader.read("image", row),
+            lambda row=row: reader.read("image", row, reader.fetch(1)),
+            lambda row=row: quick["image"][row].values,
+        ):
+            with pytest.raises(StoreError):
+                read()
+
+
+def test_shard_that_is_replaced_under_an_open_dataset_is_read(
+    archive: Path, client: Client, tmp_path: Path
+) -> None:
+    target, bad = tmp_path / "g.zarr", subject_files(archive)[5]
+    good = bad.read_bytes()
+    bad.write_bytes(b"")
+    gz3d_zarr.build(archive, target, client, shard_size=4, order="name")
+    quick = gz3d_zarr.open_store(target, chunks=None)
+    before = {row: quick["image"][row].values for row in (4, 5, 6, 7)}
+    bad.write_bytes(good)
+    gz3d_zarr.build(archive, target, client, shard_size=4, order="name", retry_failed=True)
+    for row in (7, 4, 6):
+        np.testing.assert_array_equal(quick["image"][row].values, before[row])
+    assert quick["image"][5].values.any()
+    shard = target / "image/c/1/0/0/0"
+    data = bytearray(shard.read_bytes())
+    data[1000] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(StoreError, match="image of row 4 in .* cannot be read"):
+        quick["image"][4].values  # noqa: B018
+    np.testing.assert_array_equal(quick["image"][7].values, before[7])

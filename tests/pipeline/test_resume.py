@@ -1,0 +1,415 @@
+"""Stores that are gone on with: failed subjects read again, new ones added, old ones replaced."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from distributed import Client
+from files import subject_files
+from servers import only_first, serve, status
+from stores import StopHereError, objects, shards, stop_after
+
+import gz3d_zarr
+from gz3d_zarr import StoreError, UsageError
+from gz3d_zarr.pipeline import build as building
+from gz3d_zarr.pipeline.publish import BUILDING_SUFFIX
+from gz3d_zarr.progress import Progress
+from gz3d_zarr.sources import http as fetch
+from gz3d_zarr.storage import lease
+from gz3d_zarr.storage.build_record import LEASE_KEY
+from gz3d_zarr.storage.lease import hold_lease
+from gz3d_zarr.storage.object_store import ObjectFolder
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+
+
+def times(store: Path) -> dict[str, int]:
+    return {key: (store / key).stat().st_mtime_ns for key in shards(store)}
+
+
+def test_retry_reads_failed_subjects_only(
+    archive: Path, store: Path, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "g.zarr"
+    with serve(archive) as server:
+        bad = [path.name for path in subject_files(archive)[:2]]
+        for name, code in zip(bad, (404, 503), strict=True):
+            server.faults[name] = [only_first(status(code))]
+        report = gz3d_zarr.build(server.url, target, client, shard_size=4)
+        assert {f.file_name: f.status for f in report.failures} == dict(
+            zip(bad, ("missing", "unreachable"), strict=True)
+        )
+        before, written = server.requests.copy(), times(target)
+        report = gz3d_zarr.build(server.url, target, client, shard_size=4, retry_failed=True)
+        asked = {name for name in server.requests if server.requests[name] > before[name]}
+        assert {name for name in asked if name.endswith(".fits.gz")} == set(bad)
+        assert report.failures == ()
+    assert shards(target) == shards(store)
+    rewritten = [key for key, when in times(target).items() if when != written[key]]
+    assert 0 < len(rewritten) == 2 * report.shards_built <= 4
+    xr.testing.assert_equal(gz3d_zarr.open_store(target), gz3d_zarr.open_store(store))
+    assert not (target / ".gz3d").exists()
+    assert gz3d_zarr.verify(target, archive, client).passed
+    report = gz3d_zarr.build(archive, target, client, shard_size=4, retry_failed=True)
+    assert (report.shards_built, report.ok) == (0, 18)
+
+
+def test_retry_that_fails_again_loses_nothing(
+    archive: Path, store: Path, client: Client, tmp_path: Path
+) -> None:
+    target, bad = tmp_path / "g.zarr", subject_files(archive)[3]
+    whole = bad.read_bytes()
+    bad.write_bytes(b"")
+    gz3d_zarr.build(archive, target, client, shard_size=4)
+    before = objects(target)
+    report = gz3d_zarr.build(archive, target, client, shard_size=4, retry_failed=True)
+    assert [f.file_name for f in report.failures] == [bad.name]
+    assert shards(target) == {key: before[key] for key in shards(target)}
+    bad.write_bytes(whole)
+    gz3d_zarr.build(archive, target, client, shard_size=4, retry_failed=True)
+    assert shards(target) == shards(store)
+
+
+def test_retry_goes_on_with_a_build_that_has_not_ended(
+    archive: Path, store: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.IN_FLIGHT", 1)
+    target = tmp_path / "g.zarr"
+    saved = {path: path.read_bytes() for path in subject_files(archive)}
+    for path in saved:
+        path.write_bytes(b"")
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(archive, target, client, shard_size=4, progress=stop_after(2))
+    for path, data in saved.items():
+        path.write_bytes(data)
+    report = gz3d_zarr.build(archive, target, client, shard_size=4, retry_failed=True)
+    assert (report.ok, report.shards_built) == (18, 5)
+    assert shards(target) == shards(store)
+
+
+def test_resume_refuses_good_files_that_were_replaced(
+    archive: Path, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "g.zarr"
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(archive, target, client, shard_size=18, progress=stop_after(1))
+    path = subject_files(archive)[0]
+    path.write_bytes(path.read_bytes() + bytes(512))
+    with pytest.raises(StoreError, match=f"1 file of the source changed since .*{path.name}"):
+        gz3d_zarr.build(archive, target, client, shard_size=18, resume=True)
+    path.rename(path.with_name("gz3d_9-9_19_9.fits.gz"))
+    with pytest.raises(StoreError) as caught:
+        gz3d_zarr.build(archive, target, client, shard_size=18, resume=True)
+    assert "1 file of the source not there (first gz3d_9-9_19_9.fits.gz)" in str(caught.value)
+    assert f"1 file there and not in the source (first {path.name})" in str(caught.value)
+
+
+@pytest.mark.parametrize("first", [8, 10])
+def test_update_adds_and_leaves_the_rest_alone(
+    simulated: Path, store: Path, client: Client, tmp_path: Path, first: int
+) -> None:
+    target = tmp_path / "g.zarr"
+    gz3d_zarr.build(simulated, target, client, shard_size=4, limit=first)
+    before, written = shards(target), times(target)
+    report = gz3d_zarr.build(simulated, target, client, shard_size=4, update=True)
+    assert (report.subjects, report.ok) == (18, 18)
+    assert shards(target) == shards(store)
+    whole = [key for key in before if int(key.split("/")[2]) < first // 4]
+    assert len(whole) == 4
+    assert all(times(target)[key] == written[key] for key in whole)
+    xr.testing.assert_equal(gz3d_zarr.open_store(target), gz3d_zarr.open_store(store))
+    assert gz3d_zarr.verify(target, simulated, client).passed
+    report = gz3d_zarr.build(simulated, target, client, shard_size=4, update=True)
+    assert report.shards_built == 0
+
+
+def test_update_reads_new_subjects_only_and_builds_where_there_is_nothing(
+    archive: Path, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "g.zarr"
+    with serve(archive) as server:
+        gz3d_zarr.build(server.url, target, client, shard_size=4, limit=10, update=True)
+        before = server.requests.copy()
+        gz3d_zarr.build(server.url, target, client, shard_size=4, update=True)
+        asked = {n for n in server.requests if n.endswith(".gz") and server.requests[n] > before[n]}
+    assert len(asked) == 8
+    assert not asked & {name for name in before if name.endswith(".gz")}
+
+
+def test_readers_see_the_old_store_until_the_update_ends(
+    simulated: Path, store: Path, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "g.zarr"
+    gz3d_zarr.build(simulated, target, client, shard_size=4, limit=10)
+    expected = gz3d_zarr.open_store(target).compute()
+    early = [gz3d_zarr.open_store(target), xr.open_zarr(target, chunks=None)]
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(
+            simulated, target, client, shard_size=4, update=True, progress=stop_after(3)
+        )
+    xr.testing.assert_identical(gz3d_zarr.open_store(target).compute(), expected)
+    report = gz3d_zarr.verify(target, client=client)
+    assert report.state == "incomplete"
+    assert "an update or a retry has begun and not ended" in report.failures[0].detail
+    with pytest.raises(StoreError, match="begun with another plan: subjects is 10, there it is 18"):
+        gz3d_zarr.build(simulated, target, client, shard_size=4, limit=10, resume=True)
+    gz3d_zarr.build(simulated, target, client, shard_size=4, resume=True)
+    assert shards(target) == shards(store)
+    assert not (target / ".gz3d").exists()
+    for dataset in early:  # opened before, read after
+        loaded = dataset.compute()
+        for name in expected.variables:
+            if name in loaded.variables:
+                np.testing.assert_array_equal(loaded[name].values, expected[name].values)
+
+
+def test_update_that_is_given_up_can_be_another(
+    simulated: Path, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "g.zarr"
+    gz3d_zarr.build(simulated, target, client, shard_size=4, limit=6)
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(
+            simulated, target, client, shard_size=4, update=True, progress=stop_after(3)
+        )
+    gz3d_zarr.build(simulated, target, client, shard_size=4, limit=7, update=True)
+    gz3d_zarr.build(simulated, tmp_path / "clean.zarr", client, shard_size=4, limit=7)
+    assert objects(target).keys() == objects(tmp_path / "clean.zarr").keys()
+    assert shards(target) == shards(tmp_path / "clean.zarr")
+
+
+def test_update_that_cannot_be_is_refused(
+    simulated: Path, archive: Path, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "g.zarr"
+    files = subject_files(archive)
+    gz3d_zarr.build(archive, target, client, ids=[f.name.split("_")[1] for f in files[4:9]])
+    before = objects(target)
+    with pytest.raises(StoreError, match="in the order of healpix, gz3d_.* comes before .*--over"):
+        gz3d_zarr.build(archive, target, client, update=True)
+    with pytest.raises(StoreError, match="the source lacks 4 files of it"):
+        gz3d_zarr.build(files[8:], target, client, catalogue=archive / "gz3d_metadata.fits",
+                        update=True)  # fmt: skip
+    with pytest.raises(StoreError, match="codec is compact, there it is portable"):
+        gz3d_zarr.build(archive, target, client, update=True, codec="compact")
+    with pytest.raises(StoreError, match="or --update to add subjects"):
+        gz3d_zarr.build(archive, target, client)
+    with pytest.raises(UsageError, match="overwrite and update: choose one"):
+        gz3d_zarr.build(archive, target, client, update=True, overwrite=True)
+    assert objects(target) == before
+    assert "cannot be updated" in gz3d_zarr.plan(archive, target, workers=1, update=True).refusal
+
+
+def test_old_store_stays_until_the_new_one_is_whole(
+    simulated: Path, store: Path, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "g.zarr"
+    gz3d_zarr.build(simulated, target, client, limit=6, shard_size=2)
+    before = objects(target)
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(
+            simulated, target, client, shard_size=4, overwrite=True, progress=stop_after(2)
+        )
+    assert objects(target) == before
+    with pytest.raises(StoreError, match="was to replace .* --resume to go on .* --overwrite"):
+        gz3d_zarr.build(simulated, target, client, shard_size=4, update=True)
+    report = gz3d_zarr.build(simulated, target, client, shard_size=4, resume=True)
+    assert report.store == str(target)
+    assert 0 < report.shards_built < 5
+    assert shards(target) == shards(store)
+    assert [path.name for path in tmp_path.iterdir()] == ["g.zarr"]
+
+
+def test_new_store_that_was_not_switched_in_is_by_resume(
+    simulated: Path, store: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "g.zarr"
+    gz3d_zarr.build(simulated, target, client, limit=6, shard_size=2)
+    rename = Path.rename
+
+    def dying(self: Path, to: Any) -> Any:
+        if self.name.endswith(BUILDING_SUFFIX):
+            raise KeyboardInterrupt  # between the two renames
+        return rename(self, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", dying)
+        with pytest.raises(KeyboardInterrupt):
+            gz3d_zarr.build(simulated, target, client, shard_size=4, overwrite=True)
+    assert not target.exists()
+    report = gz3d_zarr.build(simulated, target, client, shard_size=4, resume=True)
+    assert report.ok == 18
+    assert shards(target) == shards(store)
+    assert [path.name for path in tmp_path.iterdir()] == ["g.zarr"]
+
+
+def test_second_builder_is_refused_while_the_first_lives(
+    simulated: Path, store: Path, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "g.zarr"
+    refused: list[str] = []
+
+    def intrude(state: Progress) -> None:
+        for options in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(StoreError, match=f"is being built by process {os.getpid()} on"):
+                gz3d_zarr.build(simulated, target, client, shard_size=4, **options)
+            refused.append("once")
+
+    gz3d_zarr.build(simulated, target, client, shard_size=4, progress=intrude)
+    assert len(refused) > 2
+    assert shards(target) == shards(store)
+    assert not (target / LEASE_KEY).exists()
+
+
+def test_lease_of_a_dead_builder_does_not_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ObjectFolder(str(tmp_path / "g.zarr"))
+    monkeypatch.setattr(lease, "LAPSE_SECONDS", 0.5)
+    mine = lease._process()
+    for holder in (
+        {**mine, "pid": 2**22 + 1},  # killed, on this machine
+        {**mine, "started": 1.0},  # another process has its number now
+        {**mine, "host": "elsewhere", "pid": 1},  # not renewed while we watch
+        "not a lease",
+    ):
+        folder.put(LEASE_KEY, json.dumps(holder).encode())
+        with hold_lease(folder) as held:
+            assert json.loads(folder.get(LEASE_KEY) or b"")["build_id"] == held.build_id
+        assert folder.get(LEASE_KEY) is None
+
+
+def test_lease_of_another_machine_of_the_same_name_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ObjectFolder(str(tmp_path / "g.zarr"))
+    read_text = Path.read_text
+
+    def elsewhere(self: Path, *args: Any, **options: Any) -> str:
+        return "another-boot\n" if self.name == "boot_id" else read_text(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", elsewhere)
+        theirs = {**lease._process(), "pid": 2**22 + 1}
+    if not Path("/proc/sys/kernel/random/boot_id").exists():
+        pytest.skip("this system does not tell one boot from another")
+    renewed = itertools.count()
+    monkeypatch.setattr(lease, "_read", lambda _: {**theirs, "renewed": next(renewed)})
+    monkeypatch.setattr(lease, "LAPSE_SECONDS", 0.1)
+    with pytest.raises(StoreError, match="is being built by process"):
+        lease.check_free(folder)
+
+
+def test_lease_of_a_builder_elsewhere_holds_while_it_is_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ObjectFolder(str(tmp_path / "g.zarr"))
+    there = {"build_id": "theirs", "host": "elsewhere", "pid": 7}
+    monkeypatch.setattr(lease, "LAPSE_SECONDS", 10)
+    ended = threading.Event()
+
+    def renew() -> None:
+        renewed = 0
+        while not ended.wait(0.05):
+            renewed += 1
+            folder.put(LEASE_KEY, json.dumps({**there, "renewed": renewed}).encode())
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    try:
+        while folder.get(LEASE_KEY) is None:
+            time.sleep(0.01)
+        with pytest.raises(StoreError, match="is being built by process 7 on elsewhere"):
+            hold_lease(folder).__enter__()
+    finally:
+        ended.set()
+        renewing.join()
+
+
+def test_lease_is_renewed_until_somebody_else_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ObjectFolder(str(tmp_path / "g.zarr"))
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)
+    with hold_lease(folder):
+        first = folder.get(LEASE_KEY)
+        while folder.get(LEASE_KEY) == first:
+            time.sleep(0.01)
+        folder.put(LEASE_KEY, b'{"build_id": "a successor"}')  # this builder was suspended
+        time.sleep(0.1)
+        assert json.loads(folder.get(LEASE_KEY) or b"") == {"build_id": "a successor"}
+    assert folder.get(LEASE_KEY) is not None
+
+
+def test_two_that_come_at_once_do_not_both_hold_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ObjectFolder(str(tmp_path / "g.zarr"))
+    is_ours = lease.Lease.is_ours
+
+    def late(self: lease.Lease) -> bool:
+        folder.put(LEASE_KEY, b'{"build_id": "theirs", "pid": 7, "host": "here"}')
+        return is_ours(self)
+
+    monkeypatch.setattr(lease.Lease, "is_ours", late)
+    with pytest.raises(StoreError, match="is being built by process 7 on here"):
+        hold_lease(folder).__enter__()
+
+
+def test_builder_that_slept_meanwhile_changes_nothing(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a laptop is closed: its lease lapses, and others go on."""
+    target = tmp_path / "g.zarr"
+    options: dict[str, Any] = {"shard_size": 4, "order": "name"}
+    settle = building.settle
+    before: list[dict[str, str]] = []
+
+    def sleep_and_settle(*args: Any) -> None:
+        monkeypatch.setattr(building, "settle", settle)
+        ObjectFolder(str(target)).delete([LEASE_KEY])
+        gz3d_zarr.build(simulated, target, client, limit=8, resume=True, **options)
+        gz3d_zarr.build(simulated, target, client, update=True, **options)
+        before.append(objects(target))
+        settle(*args)
+
+    monkeypatch.setattr(building, "settle", sleep_and_settle)
+    with pytest.raises(StoreError, match="was taken over by another build"):
+        gz3d_zarr.build(simulated, target, client, limit=8, **options)
+    assert objects(target) == before[0]
+    assert gz3d_zarr.verify(target, simulated, client).passed
+
+
+def test_unfinished_build_can_be_looked_at(
+    simulated: Path, store: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.IN_FLIGHT", 1)
+    half = tmp_path / "half.zarr"
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(simulated, half, client, shard_size=4, progress=stop_after(2))
+    with pytest.raises(
+        gz3d_zarr.IncompleteStoreError, match="2 of 5 shards built.* incomplete=True"
+    ):
+        gz3d_zarr.open_store(half)
+    ds = gz3d_zarr.open_store(half, incomplete=True)
+    assert ds.attrs["complete"] == 0
+    expected = gz3d_zarr.open_store(store).isel(subject=slice(0, 8)).drop_vars("observed")
+    xr.testing.assert_equal(ds.drop_vars("observed").compute(), expected.compute())
+    shutil.rmtree(half / "image")
+    with pytest.raises(StoreError, match="is not there any more"):
+        ds["image"].compute()
+    with pytest.raises(StoreError, match="there is no Zarr 3 store"):
+        gz3d_zarr.open_store(tmp_path / "nowhere", incomplete=True)

@@ -1,0 +1,275 @@
+"""Verify: what is sound passes; every kind of damage is found and told apart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+from distributed import Client
+from files import subject_files, with_cell
+from stores import StopHereError, stop_after
+
+import gz3d_zarr
+from gz3d_zarr import SourceError, StoreError
+from gz3d_zarr.cli import main
+from gz3d_zarr.pipeline.verify import VerifyReport
+
+
+@pytest.fixture
+def copy(store: Path, tmp_path: Path) -> Path:
+    """A copy of the store that a test may damage."""
+    return Path(shutil.copytree(store, tmp_path / "g.zarr"))
+
+
+def failed(report: VerifyReport) -> set[tuple[str, str]]:
+    return {(check.test, check.target) for check in report.failures}
+
+
+def flip(path: Path, offset: int, bit: int = 0x10) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= bit
+    path.write_bytes(bytes(data))
+
+
+def change(store: Path, name: str, row: int, value: Any) -> None:
+    """Write one value by zarr, as a careless person would."""
+    array = zarr.open_array(store, path=name, mode="r+")
+    array[row] = value
+
+
+def test_sound_store_passes(store: Path, simulated: Path, client: Client) -> None:
+    report = gz3d_zarr.verify(store, client=client)
+    assert (report.state, report.passed, report.compared) == ("sound", True, 0)
+    assert len([check for check in report.checks if check.test == "shard"]) == 10
+    report = gz3d_zarr.verify(store, simulated, client)
+    assert (report.state, report.passed, report.compared) == ("sound", True, 18)
+
+
+def test_reference_store_passes_with_its_source(
+    reference: Path, client: Client, tmp_path: Path
+) -> None:
+    gz3d_zarr.build(reference, tmp_path / "g.zarr", client, shard_size=16)
+    report = gz3d_zarr.verify(tmp_path / "g.zarr", reference, client)
+    assert report.passed, report.to_text()
+    assert report.compared == 64
+
+
+@pytest.mark.parametrize("name", ["image", "segmentation"])
+def test_flipped_byte_anywhere_in_a_shard_is_found(
+    store: Path, tmp_path: Path, client: Client, name: str
+) -> None:
+    """By verify always; by reading wherever it could change a value."""
+    good = np.asarray(gz3d_zarr.open_store(store)[name][4:8].values)
+    size = (store / name / "c" / "1" / "0" / "0" / "0").stat().st_size
+    rng = np.random.default_rng(7)
+    offsets = [0, 1, 2, 3, 4, 5, 6, 8, size // 2, size - 1, size - 4, size - 5, size - 30]
+    offsets += rng.integers(0, size, 12).tolist()
+    copy = Path(shutil.copytree(store, tmp_path / "g.zarr"))
+    shard = copy / name / "c" / "1" / "0" / "0" / "0"
+    whole = shard.read_bytes()
+    silent = 0
+    for i, offset in enumerate(offsets):
+        flip(shard, offset, 1 << (i % 8))
+        try:
+            values = gz3d_zarr.open_store(copy)[name][4:8].values
+        except (ValueError, RuntimeError):
+            pass
+        else:  # a bit of a frame's header that means nothing
+            np.testing.assert_array_equal(values, good)
+            silent += 1
+        if i < 4 or i >= len(offsets) - 2:
+            report = gz3d_zarr.verify(copy, client=client)
+            assert failed(report) == {("shard", f"{name}/c/1/0/0/0")}
+            assert report.state == "damaged"
+        shard.write_bytes(whole)
+    assert silent <= 2
+
+
+def test_moved_coordinate_is_found_with_the_source(
+    copy: Path, simulated: Path, client: Client
+) -> None:
+    ra = float(gz3d_zarr.open_store(copy)["ra"][3])
+    name = str(zarr.open_array(copy, path="catalogue/file_name", mode="r")[3])
+    change(copy, "ra", 3, ra + 1e-7)
+    assert gz3d_zarr.verify(copy, client=client).passed  # nothing else there tells
+    report = gz3d_zarr.verify(copy, simulated, client)
+    assert failed(report) == {("source", name)}
+    assert report.state == "damaged"
+    assert f"ra is {ra + 1e-7!r} in the store, {ra!r} in the file" in report.failures[0].detail
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "target"),
+    [
+        ("dec", 80.0, "healpix"),
+        ("healpix", 5, "healpix"),
+        ("ra", 400.0, "ra, dec"),
+        ("bar_votes", 1000, "vote_fraction"),
+        ("zooniverse_subject_id", 14000000, "zooniverse_subject_id"),
+        ("subject", "1-1", "subject"),
+        ("status", 3, "status"),
+        ("catalogue/reason", "why not", "status"),
+        ("catalogue/sample_name", "stripe82", "sample"),
+        ("sample", 9, "sample"),
+    ],
+)
+def test_values_that_contradict_each_other_are_found(
+    copy: Path, client: Client, name: str, value: Any, target: str
+) -> None:
+    change(copy, name, 3, value)
+    report = gz3d_zarr.verify(copy, client=client)
+    assert ("coordinates", target) in failed(report)
+    assert report.state == "damaged"
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [("class", ["center", "star", "bar", "spiral"]), ("channel", ["blue", "green", "red"])],
+)
+def test_labels_in_another_order_are_found(
+    copy: Path, client: Client, name: str, labels: list[str]
+) -> None:
+    """`open_store` does not read them; other programs do."""
+    change(copy, name, slice(None), np.array(labels, object))
+    report = gz3d_zarr.verify(copy, client=client)
+    assert (report.state, failed(report)) == ("damaged", {("coordinates", name)})
+    assert f"it is {labels}, expected [" in report.failures[0].detail
+
+
+def test_other_meanings_of_the_samples_are_found(copy: Path, client: Client) -> None:
+    for key in ("zarr.json", "sample/zarr.json"):
+        text = (copy / key).read_text()
+        (copy / key).write_text(text.replace("unknown other extra", "unknown extra other"))
+    report = gz3d_zarr.verify(copy, client=client)
+    assert failed(report) == {("coordinates", "sample's flag_meanings")}
+
+
+def test_other_size_of_a_file_is_found_with_the_source(
+    archive: Path, client: Client, tmp_path: Path
+) -> None:
+    good, bad = subject_files(archive)[:2]
+    bad.write_bytes(b"<html>")
+    (archive / "manga_morphology_galaxyzoo3d_v4_0_0.sha1sum").unlink()
+    target = tmp_path / "g.zarr"
+    gz3d_zarr.build(archive, target, client, shard_size=4, order="name")
+    change(target, "catalogue/source_size", slice(0, 2), 1)
+    report = gz3d_zarr.verify(target, archive, client)
+    assert report.state == "damaged"
+    assert failed(report) == {("source", good.name), ("source", bad.name)}
+    details = {check.target: check.detail for check in report.failures}
+    assert details[bad.name] == "source_size is 1 in the store, the file has 6 bytes"
+
+
+def test_damaged_and_lost_small_arrays_are_found(copy: Path, client: Client) -> None:
+    flip(copy / "dec" / "c" / "0", 20)
+    assert failed(gz3d_zarr.verify(copy, client=client)) == {
+        ("array", "dec"),
+        ("open", "zarr.json"),
+    }
+    (copy / "dec" / "c" / "0").unlink()  # zarr takes it for fill values
+    assert ("object", "dec/c/0") in failed(gz3d_zarr.verify(copy, client=client))
+
+
+def test_lost_and_strange_objects_are_found(copy: Path, client: Client) -> None:
+    shutil.copytree(copy / "image" / "c" / "0", copy / "image" / "c" / "9")
+    assert failed(gz3d_zarr.verify(copy, client=client)) == {("object", "others")}
+    shutil.rmtree(copy / "image" / "c" / "2")
+    assert ("object", "image/c/2/0/0/0") in failed(gz3d_zarr.verify(copy, client=client))
+
+
+def test_stale_metadata_is_told_apart(copy: Path, client: Client) -> None:
+    document = json.loads((copy / "ra" / "zarr.json").read_text())
+    document["attributes"]["units"] = "hourangle"
+    (copy / "ra" / "zarr.json").write_text(json.dumps(document))
+    report = gz3d_zarr.verify(copy, client=client)
+    assert (report.state, failed(report)) == ("stale", {("metadata", "ra")})
+    root = json.loads((copy / "zarr.json").read_text())
+    del root["consolidated_metadata"]
+    (copy / "zarr.json").write_text(json.dumps(root))
+    assert gz3d_zarr.verify(copy, client=client).state == "stale"
+
+
+def test_wrong_structure_and_counts_are_found(copy: Path, client: Client) -> None:
+    root = json.loads((copy / "zarr.json").read_text())
+    root["attributes"]["subjects_ok"] = 17
+    consolidated = root["consolidated_metadata"]["metadata"]
+    for document in (json.loads((copy / "nsa_id" / "zarr.json").read_text()),):
+        document["data_type"] = "uint64"
+        document["fill_value"] = 0
+        consolidated["nsa_id"] = document
+        (copy / "nsa_id" / "zarr.json").write_text(json.dumps(document))
+    (copy / "zarr.json").write_text(json.dumps(root))
+    found = failed(gz3d_zarr.verify(copy, client=client))
+    assert {("structure", "nsa_id"), ("attributes", "subjects_ok")} <= found
+
+
+def test_source_that_differs_is_found(copy: Path, archive: Path, client: Client) -> None:
+    gone, damaged, other = subject_files(archive)[:3]
+    gone.unlink()
+    damaged.write_bytes(b"")
+    other.write_bytes(with_cell(other.read_bytes(), "GZ_bar_votes", 3))
+    (archive / "manga_morphology_galaxyzoo3d_v4_0_0.sha1sum").unlink()
+    report = gz3d_zarr.verify(copy, archive, client)
+    details = {check.target: check.detail for check in report.failures}
+    assert details[gone.name] == "it is not in the source"
+    assert "and now it is corrupt" in details[damaged.name]
+    assert "the store was built from" in details[other.name]
+    assert len(details) == 3
+    assert report.state == "differs"
+    assert "is sound in itself, and unlike its source: 18 subjects" in report.to_text()
+
+
+def test_flagged_subjects_are_compared_too(
+    archive: Path, simulated: Path, client: Client, tmp_path: Path
+) -> None:
+    bad = subject_files(archive)[0]
+    bad.write_bytes(b"")
+    target = tmp_path / "g.zarr"
+    gz3d_zarr.build(archive, target, client, shard_size=4)
+    assert gz3d_zarr.verify(target, archive, client).passed
+    report = gz3d_zarr.verify(target, simulated, client)
+    assert failed(report) == {("file", bad.name)}
+    assert "good now: --retry-failed" in report.failures[0].detail
+
+
+def test_what_is_no_complete_store_is_told(
+    simulated: Path, client: Client, tmp_path: Path, store: Path
+) -> None:
+    half = tmp_path / "half.zarr"
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(simulated, half, client, shard_size=4, progress=stop_after(1))
+    report = gz3d_zarr.verify(half, client=client)
+    assert (report.state, report.passed) == ("incomplete", False)
+    with pytest.raises(StoreError, match="there is no store at"):
+        gz3d_zarr.verify(tmp_path / "nowhere", client=client)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "mine").write_text("mine")
+    with pytest.raises(StoreError, match="not a Galaxy Zoo: 3D store"):
+        gz3d_zarr.verify(tmp_path / "x", client=client)
+    with pytest.raises(SourceError, match="there is no source"):
+        gz3d_zarr.verify(store, tmp_path / "nowhere", client)
+
+
+def test_command_tells_and_exits(copy: Path, simulated: Path, client: Client) -> None:
+    runner = CliRunner()
+    with client.as_current():
+        good = runner.invoke(main, ["verify", str(copy), "--source", str(simulated)])
+        flip(copy / "image" / "c" / "1" / "0" / "0" / "0", 3000)
+        bad = runner.invoke(main, ["verify", str(copy), "--json"])
+    assert (good.exit_code, bad.exit_code) == (0, 1), good.output
+    assert "is sound: 18 subjects, 0 of them not ok, 18 compared with their files." in good.stdout
+    summary = json.loads(bad.stdout)
+    assert (summary["passed"], summary["state"]) == (False, "damaged")
+    assert next(c for c in summary["checks"] if not c["passed"])["target"] == "image/c/1/0/0/0"
+
+
+def test_package_says_that_it_verifies() -> None:
+    assert gz3d_zarr.verify.__module__ == "gz3d_zarr.pipeline.verify"
+    assert "gz3d_zarr.verify" not in sys.modules

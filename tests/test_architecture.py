@@ -1,0 +1,93 @@
+"""Imports between sub-packages go downwards only."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import gz3d_zarr
+
+ROOT = Path(gz3d_zarr.__file__).parent
+BASE = {"errors", "locations", "progress"}
+ALLOWED = {
+    "errors": set(),
+    "locations": {"errors"},
+    "progress": {"errors"},
+    "datamodel": {"errors"},
+    "sources": {*BASE, "datamodel"},
+    "storage": {*BASE, "datamodel"},
+    "analysis": {*BASE, "datamodel"},
+    "simulation": {*BASE, "datamodel"},
+    "backends": {*BASE, "datamodel", "sources", "storage"},
+    "pipeline": {*BASE, "datamodel", "sources", "storage", "backends"},
+    "recipes": {*BASE, "datamodel", "analysis"},
+    "export": {*BASE, "datamodel", "storage", "backends", "pipeline", "analysis"},
+}
+"""What each part of the package may import; entry points may import everything."""
+ENTRY_POINTS = {"__init__", "__main__", "cli", "cli_options", "demo"}
+MOST_LINES = 402
+MOST_FLOORS = 6
+
+
+def find_imports(path: Path) -> set[str]:
+    """Dotted names of our own modules that a module imports anywhere, also for type checking."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gz3d_zarr"):
+            module = (node.module or "").removeprefix("gz3d_zarr").removeprefix(".")
+            for alias in node.names:
+                inner = f"{module}.{alias.name}".strip(".").replace(".", "/")
+                is_module = (ROOT / f"{inner}.py").exists() or (ROOT / inner).is_dir()
+                found.add(inner.replace("/", ".") if is_module else module or "__init__")
+        elif isinstance(node, ast.Import):
+            found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("gz3d_z")}
+    return found - {""}
+
+
+def find_modules() -> dict[str, set[str]]:
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): find_imports(path)
+        for path in sorted(ROOT.rglob("*.py"))
+    }
+
+
+def test_arrows_between_packages_go_downwards() -> None:
+    wrong = []
+    for module, imports in find_modules().items():
+        part = module.partition(".")[0]
+        if part in ENTRY_POINTS:
+            continue
+        for other in sorted({name.partition(".")[0] for name in imports} - {part}):
+            if other not in ALLOWED[part]:
+                wrong.append(f"{module} imports {other}")
+    assert not wrong
+
+
+def test_there_is_no_circle_and_few_floors() -> None:
+    modules = find_modules()
+    graph = {
+        module: imports & set(modules)
+        for module, imports in modules.items()
+        if module.partition(".")[0] not in ENTRY_POINTS
+    }
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+    floors: dict[str, int] = {}
+    for part in TopologicalSorter(ALLOWED).static_order():
+        floors[part] = 1 + max((floors[other] for other in ALLOWED[part]), default=-1)
+    assert max(floors.values()) < MOST_FLOORS
+
+
+def test_modules_are_short_and_stand_in_their_packages() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in ROOT.rglob("*.py")
+        if (lines := len(path.read_text().splitlines())) > MOST_LINES
+    }
+    assert not long
+    assert {path.stem for path in ROOT.glob("*.py")} == ENTRY_POINTS | {
+        "errors",
+        "locations",
+        "progress",
+        "recipes",
+    }
