@@ -28,9 +28,9 @@ from astropy.io import fits
 from measuring import describe_machine, find_originals, link
 
 import gz3d_zarr
-from gz3d_zarr.backends.chunk_reader import PixelReader
+from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.datamodel.subject import CLASSES
-from gz3d_zarr.storage.object_store import object_folder
+from gz3d_zarr.storage.object_store import open_object_store
 
 Read = Callable[[int], Any]
 
@@ -88,7 +88,7 @@ def make_ways(folder: Path, file: h5py.File) -> dict[str, Read]:
         return read
 
     def by_reader(place: Path) -> Read:
-        reader = PixelReader(object_folder(place, None))
+        reader = ChunkReader(open_object_store(place, None))
         return lambda row: (reader.read("image", row), reader.read("segmentation", row))
 
     group = zarr.open_group(store, mode="r")
@@ -96,8 +96,8 @@ def make_ways(folder: Path, file: h5py.File) -> dict[str, Read]:
     return {
         "HDF5, uncompressed": lambda row: [file[name][row] for name in names],
         "FITS by astropy": by_astropy,
-        "store, PixelReader": by_reader(store),
-        "store, compact, PixelReader": by_reader(folder / "compact.zarr"),
+        "store, ChunkReader": by_reader(store),
+        "store, compact, ChunkReader": by_reader(folder / "compact.zarr"),
         "store, zarr arrays": lambda row: (arrays[0][row], arrays[1][row]),
         "store, xr.open_zarr(chunks=None)": by_xarray(xr.open_zarr(store, chunks=None)),
         "store, open_store(chunks=None)": by_xarray(gz3d_zarr.open_store(store, chunks=None)),

@@ -92,7 +92,7 @@ def access_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
     return tuple(found)
 
 
-def describe(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """What an exception of a file system says, in one line."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, ImportError):  # fsspec's, of a package that a URL needs
@@ -101,7 +101,7 @@ def describe(error: Exception) -> str:
     return " ".join(str(words).split())
 
 
-def count(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
     """Number and noun, as English has them."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 

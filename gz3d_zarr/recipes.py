@@ -24,8 +24,13 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from gz3d_zarr.analysis import masks
-from gz3d_zarr.analysis.indexing import as_rows, chunk_values, in_chunks, read
-from gz3d_zarr.analysis.validation import find_ok, require
+from gz3d_zarr.analysis.indexing import (
+    as_shard_chunks,
+    chunk_values,
+    compute_variables,
+    with_subject_dim,
+)
+from gz3d_zarr.analysis.validation import find_ok, validate_dataset
 from gz3d_zarr.datamodel.subject import CRPIX, SIDE, THRESHOLD
 from gz3d_zarr.errors import UsageError
 
@@ -34,7 +39,7 @@ STEP = 0.5
 """Width of an annulus in arcsec: a spaxel of MaNGA."""
 REACH = 26.0
 """Where profiles end by default, in arcsec: at the nearest edges of a picture."""
-MOST_BINS = 1000
+MAX_BINS = 1000
 
 
 def mean_mask(
@@ -138,19 +143,22 @@ def arms_against_bars(
     LeftOutWarning
         Subjects whose status is not ok are left out; how many.
     """
-    require(dataset, "vote_fraction", "class", "segmentation", "status", "scale")
+    validate_dataset(dataset, "vote_fraction", "class", "segmentation", "status", "scale")
     edges = None if bins is None else _bar_edges(bins)
-    rows = as_rows(dataset)
+    rows = with_subject_dim(dataset)
     area = masks.class_area(rows, "spiral", threshold)
-    positions = {name: masks.check_class(rows, name) for name in _A}
+    positions = {name: masks.check_class(rows, name) for name in CLASS_PHRASES}
     ok = _ok(rows, "arms against bars")
-    (votes,) = read(rows.transpose("subject", "class", ...), "vote_fraction")
+    (votes,) = compute_variables(rows.transpose("subject", "class", ...), "vote_fraction")
     table: dict[str, Any] = {"arm_area": ("subject", area.values, area.attrs)}
     for name, position in positions.items():
         share = votes[:, position]
         # The flags, -1.0 and -0.5, are no shares.
         known = np.where(share >= 0, share, np.nan).astype(share.dtype)
-        meaning = {"long_name": f"share of classifications that saw {_A[name]}", "units": "1"}
+        meaning = {
+            "long_name": f"share of classifications that saw {CLASS_PHRASES[name]}",
+            "units": "1",
+        }
         table[f"{name}_fraction"] = ("subject", known, meaning)
     along = {n: c.variable.copy() for n, c in rows.coords.items() if c.dims == ("subject",)}
     found: xr.Dataset = xr.Dataset(table, along).isel(subject=np.flatnonzero(ok)).load()
@@ -196,12 +204,12 @@ def radial_profile(
     LeftOutWarning
         Subjects whose status is not ok are left out; how many.
     """
-    require(dataset, "scale")
+    validate_dataset(dataset, "scale")
     default = np.arange(0, REACH + STEP, STEP)
     bounds = default if edges is None else _ascending(edges, "edges", 0, math.inf)
     rows, planes = _planes(dataset, cls)
     ok = _ok(rows, "the radial profile")
-    (scale,) = read(rows, "scale")
+    (scale,) = compute_variables(rows, "scale")
     shape = planes.shape[1] + 1, len(bounds) - 1
     pixel = np.where(ok, scale * 3600, np.nan)
     total = _sum_blocks(_sum_annuli, planes, pixel, shape, edges=bounds)
@@ -223,14 +231,14 @@ def radial_profile(
     )
 
 
-_A = {"spiral": "spiral arms", "bar": "a bar"}
+CLASS_PHRASES = {"spiral": "spiral arms", "bar": "a bar"}
 
 
 def _planes(dataset: xr.Dataset, cls: str | None) -> tuple[xr.Dataset, xr.DataArray]:
     """The Dataset with its dimension, and its counts (subject, class, y, x) over dask."""
-    require(dataset, "segmentation", "class", "status")
-    rows = as_rows(dataset)
-    counts = in_chunks(rows["segmentation"])
+    validate_dataset(dataset, "segmentation", "class", "status")
+    rows = with_subject_dim(dataset)
+    counts = as_shard_chunks(rows["segmentation"])
     if "class" not in counts.dims:
         counts = counts.expand_dims("class")
     for dim in ("y", "x"):
@@ -328,8 +336,8 @@ def _result(
 
 def _bar_edges(bins: int | Sequence[float]) -> FloatArray:
     if isinstance(bins, int | np.integer) and not isinstance(bins, bool):
-        if not 1 <= bins <= MOST_BINS:
-            raise UsageError(f"bins is {bins}, expected 1 to {MOST_BINS}, or edges")
+        if not 1 <= bins <= MAX_BINS:
+            raise UsageError(f"bins is {bins}, expected 1 to {MAX_BINS}, or edges")
         return np.linspace(0, 1, int(bins) + 1)
     return _ascending(bins, "bins", 0, 1)
 
@@ -342,7 +350,7 @@ def _ascending(values: Any, name: str, low: float, high: float) -> FloatArray:
         raise UsageError(f"{name} is {values!r}, expected ascending numbers") from error
     if (
         edges.ndim != 1
-        or not 2 <= len(edges) <= MOST_BINS + 1
+        or not 2 <= len(edges) <= MAX_BINS + 1
         or not np.isfinite(edges).all()
         or (np.diff(edges) <= 0).any()
         or edges[0] < low
@@ -350,7 +358,7 @@ def _ascending(values: Any, name: str, low: float, high: float) -> FloatArray:
     ):
         bounds = f"from {low:g}" + ("" if math.isinf(high) else f" to {high:g}")
         raise UsageError(
-            f"{name} is {values!r}, expected 2 to {MOST_BINS + 1} ascending numbers {bounds}"
+            f"{name} is {values!r}, expected 2 to {MAX_BINS + 1} ascending numbers {bounds}"
         )
     return edges
 

@@ -16,8 +16,10 @@ from gz3d_zarr.simulation.archive import simulate_archive
 REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "reference"
 SUBJECTS = 18
 
-hypothesis.settings.register_profile("quiet", database=None, deadline=None, derandomize=True)
-hypothesis.settings.load_profile("quiet")
+hypothesis.settings.register_profile(
+    "ignore_zarr_spec_warnings", database=None, deadline=None, derandomize=True
+)
+hypothesis.settings.load_profile("ignore_zarr_spec_warnings")
 
 
 @pytest.fixture(scope="session")

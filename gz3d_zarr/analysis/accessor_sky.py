@@ -163,7 +163,7 @@ class SkyMethods:
         threshold: float = THRESHOLD,
         hexagon: bool = True,
     ) -> Figure:
-        """Draw a subject: its picture, and beside it the same with the masks in colour.
+        """Draw a subject: its picture, and beside it the same with the masks in color.
 
         Parameters
         ----------
@@ -206,7 +206,7 @@ class SkyMethods:
         hexagon: bool = True,
         title: str | None = None,
     ) -> Figure:
-        """Draw many subjects, small: pictures with the masks in colour.
+        """Draw many subjects, small: pictures with the masks in color.
 
         Parameters
         ----------

@@ -11,10 +11,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gz3d_zarr.analysis.indexing import as_rows, read, take
+from gz3d_zarr.analysis.indexing import compute_variables, isel_subjects, with_subject_dim
 from gz3d_zarr.analysis.selection import arcseconds, separation, sky_degrees
-from gz3d_zarr.analysis.validation import require
-from gz3d_zarr.errors import LeftOutWarning, UsageError, count
+from gz3d_zarr.analysis.validation import validate_dataset
+from gz3d_zarr.errors import LeftOutWarning, UsageError, plural
 
 SEPARATION = "separation"
 TABLE_ROW = "table_row"
@@ -28,19 +28,19 @@ def crossmatch(
     """Subjects with their nearest row of a table, as `GZ3DAccessor.crossmatch` documents."""
     if not prefix:
         raise UsageError(f"prefix is {prefix!r}, expected text to put before names that are taken")
-    require(dataset, "ra", "dec")
-    dataset = as_rows(dataset)
+    validate_dataset(dataset, "ra", "dec")
+    dataset = with_subject_dim(dataset)
     reach = arcseconds(radius)
     columns, left_out = _columns(table)
     table_ra, table_dec = _positions(table, columns, ra, dec)
-    here_ra, here_dec = read(dataset, "ra", "dec")
+    here_ra, here_dec = compute_variables(dataset, "ra", "dec")
     nearest, away = _nearest(here_ra, here_dec, table_ra, table_dec, reach)
     rows = np.flatnonzero(nearest >= 0)
     if not len(rows):
         raise UsageError(
             f"no subject has one of the {len(table_ra)} rows of the table within {reach:g} arcsec"
         )
-    matched = take(dataset, rows)
+    matched = isel_subjects(dataset, rows)
     chosen = nearest[rows]
     taken = {*matched.variables, *matched.dims, SEPARATION, TABLE_ROW}
     joined: dict[str, Any] = {
@@ -61,7 +61,7 @@ def crossmatch(
     if left_out:
         told = ", ".join(f"{name} ({kind})" for name, kind in left_out.items())
         warnings.warn(
-            f"{count(len(left_out), 'column')} of the table left out, neither numbers nor text: "
+            f"{plural(len(left_out), 'column')} of the table left out, neither numbers nor text: "
             f"{told}",
             LeftOutWarning,
             stacklevel=3,

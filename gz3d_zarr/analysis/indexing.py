@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.layout import SHARD_SIZE
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, VARIABLES
-from gz3d_zarr.errors import StoreError, count
+from gz3d_zarr.errors import StoreError, plural
 
-MOST_CHUNKS = 4000
+MAX_DASK_CHUNKS = 4000
 """Of an array along ``subject``: dask then takes many seconds before it begins."""
 
 
-def as_rows(dataset: xr.Dataset) -> xr.Dataset:
+def with_subject_dim(dataset: xr.Dataset) -> xr.Dataset:
     """Give a Dataset of one subject, such as ``ds.isel(subject=0)``, its dimension again.
 
     Raises
@@ -46,14 +46,14 @@ def as_rows(dataset: xr.Dataset) -> xr.Dataset:
     return whole.assign_coords(coordinates)
 
 
-def read(dataset: xr.Dataset, *names: str) -> list[NDArray[Any]]:
+def compute_variables(dataset: xr.Dataset, *names: str) -> list[NDArray[Any]]:
     """Values of small variables, computed together: a file is then read once for all of them."""
     small = xr.Dataset({f"{name}_": dataset.variables[name].to_base_variable() for name in names})
     computed = small.compute()
     return [computed[f"{name}_"].values for name in names]
 
 
-def take(dataset: xr.Dataset, rows: Sequence[int] | NDArray[np.intp]) -> xr.Dataset:
+def isel_subjects(dataset: xr.Dataset, rows: Sequence[int] | NDArray[np.intp]) -> xr.Dataset:
     """Rows of a Dataset by position, in this order; nothing is read."""
     chosen = np.arange(dataset.sizes["subject"])[np.asarray(rows, np.intp)]  # from the end, too
     if len(chosen) and np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
@@ -115,7 +115,7 @@ def _few_rows(variable: xr.Variable, rows: NDArray[np.intp]) -> Any:
     return da.from_array(_Rows(source, axis, rows), chunks, name, meta=array._meta)
 
 
-def in_chunks(array: xr.DataArray) -> xr.DataArray:
+def as_shard_chunks(array: xr.DataArray) -> xr.DataArray:
     """The array over dask, in whole shards where it was opened without chunks."""
     if array.chunks is not None:
         _warn_of_many_chunks(array)
@@ -128,12 +128,12 @@ def _warn_of_many_chunks(array: xr.DataArray) -> None:
     """Say how to open a store, where each of many shards was cut into several dask chunks."""
     sizes = array.variable.chunksizes.get("subject", ())
     shards = array.encoding.get("shards")
-    if not shards or len(sizes) <= MOST_CHUNKS or max(sizes) >= shards[0]:
+    if not shards or len(sizes) <= MAX_DASK_CHUNKS or max(sizes) >= shards[0]:
         return
     from dask.array import PerformanceWarning  # slow to import
 
     warnings.warn(
-        f"{array.name} is in {len(sizes)} dask chunks of {count(max(sizes), 'subject')}, each of "
+        f"{array.name} is in {len(sizes)} dask chunks of {plural(max(sizes), 'subject')}, each of "
         f"which is several tasks, though the store has shards of {shards[0]}: open it with "
         f'gz3d_zarr.open_store(path), or xr.open_zarr(path, chunks={{"subject": {shards[0]}}})',
         PerformanceWarning,

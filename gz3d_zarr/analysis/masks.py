@@ -16,15 +16,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gz3d_zarr.analysis.indexing import chunk_values, in_chunks
-from gz3d_zarr.analysis.validation import require
+from gz3d_zarr.analysis.indexing import as_shard_chunks, chunk_values
+from gz3d_zarr.analysis.validation import validate_dataset
 from gz3d_zarr.analysis.wcs import require_scale
 from gz3d_zarr.datamodel.subject import CLASSES
 from gz3d_zarr.errors import Status, UsageError
 
 VOLUNTEERS = 15
 """How many volunteers were asked about a subject, as a rule."""
-_MOST = 254
+MAX_THRESHOLD = 254
 
 
 def class_mask(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.DataArray:
@@ -36,7 +36,7 @@ def class_mask(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.Dat
 
 def no_class_mask(dataset: xr.Dataset, threshold: float) -> xr.DataArray:
     """Where no class is marked, as `GZ3DAccessor.other` documents."""
-    require(dataset, "status")
+    validate_dataset(dataset, "status")
     counts = _counts(dataset, None)
     if counts.sizes.get("class") != len(CLASSES):
         raise UsageError("other needs all four classes: use the Dataset from before one was chosen")
@@ -98,8 +98,8 @@ def _cut_as(counts: xr.DataArray, values: xr.DataArray) -> xr.DataArray:
 
 
 def _counts(dataset: xr.Dataset, cls: str | None) -> xr.DataArray:
-    require(dataset, "segmentation", "class")
-    counts = in_chunks(dataset["segmentation"])
+    validate_dataset(dataset, "segmentation", "class")
+    counts = as_shard_chunks(dataset["segmentation"])
     if cls is None:
         return counts
     position = check_class(dataset, cls)
@@ -130,8 +130,8 @@ def _level(counts: xr.DataArray, threshold: float) -> Any:
 def whole_threshold(threshold: float) -> int:
     """The whole number that a count exceeds just where it exceeds `threshold`."""
     number = isinstance(threshold, int | float | np.integer | np.floating)
-    if not number or isinstance(threshold, bool) or not 0 <= threshold <= _MOST:
-        raise UsageError(f"threshold is {threshold!r}, expected a number from 0 to {_MOST}")
+    if not number or isinstance(threshold, bool) or not 0 <= threshold <= MAX_THRESHOLD:
+        raise UsageError(f"threshold is {threshold!r}, expected a number from 0 to {MAX_THRESHOLD}")
     return math.floor(threshold)
 
 

@@ -12,11 +12,17 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gz3d_zarr.analysis.indexing import as_rows
+from gz3d_zarr.analysis.indexing import with_subject_dim
 from gz3d_zarr.analysis.masks import VOLUNTEERS, check_class, whole_threshold
 from gz3d_zarr.analysis.selection import select_any
 from gz3d_zarr.analysis.validation import keep_ok, status_label
-from gz3d_zarr.analysis.wcs import PLACE, bundle_hexagon, in_memory, require_scale, subject_wcs
+from gz3d_zarr.analysis.wcs import (
+    WCS_VARIABLES,
+    bundle_hexagon,
+    load_variables,
+    require_scale,
+    subject_wcs,
+)
 from gz3d_zarr.datamodel.subject import THRESHOLD
 from gz3d_zarr.errors import Status, UsageError
 
@@ -27,14 +33,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-CLASS_COLOURS: Mapping[str, str] = {
+CLASS_COLORS: Mapping[str, str] = {
     "center": "#ffd21f",
     "star": "#ff5a3c",
     "spiral": "#35b6ff",
     "bar": "#5ce65c",
 }
-HEXAGON_COLOUR = "#ffffff"
-SHEET_MOST = 200
+HEXAGON_COLOR = "#ffffff"
+MAX_SHEET_SUBJECTS = 200
 """Subjects on one contact sheet at the most."""
 _DIM = 0.7
 _OPAQUE = 0.8
@@ -54,7 +60,7 @@ def plot_subject(
     _need_matplotlib()
     level = whole_threshold(threshold)
     names = _classes(row, classes)
-    row = in_memory(row, *_NEEDED, *PLACE)
+    row = load_variables(row, *_NEEDED, *WCS_VARIABLES)
     status = int(row["status"].values)
     if status != Status.OK:
         raise UsageError(f"subject {_title(row)} has no picture: its status is "
@@ -100,13 +106,13 @@ def plot_sheet(
 
     level = whole_threshold(threshold)
     names = _classes(dataset, classes)
-    rows = as_rows(dataset)
+    rows = with_subject_dim(dataset)
     number = rows.sizes["subject"]
     if number == 0:
         raise UsageError("there is no subject to plot")
-    if number > SHEET_MOST:
+    if number > MAX_SHEET_SUBJECTS:
         raise UsageError(
-            f"{number} subjects do not fit one contact sheet: select {SHEET_MOST} at the most"
+            f"{number} subjects do not fit one contact sheet: select at most {MAX_SHEET_SUBJECTS}"
         )
     if columns is not None and columns < 1:
         raise UsageError(f"columns is {columns}, expected at least 1")
@@ -126,7 +132,7 @@ def plot_sheet(
             raise UsageError(f"{number} subjects need as many axes, not {len(panels)}")
         figure = cast("Figure", panels[0].figure)
     for i in range(number):
-        row = in_memory(rows.isel(subject=i), *_NEEDED, "scale")
+        row = load_variables(rows.isel(subject=i), *_NEEDED, "scale")
         image, counts = _pixels(row, names)
         _overlay(panels[i], image, counts, level)
         panels[i].set_title(_title(row), fontsize="small")
@@ -190,7 +196,7 @@ def _need_matplotlib() -> None:
 def _classes(dataset: xr.Dataset, classes: str | Sequence[str] | None) -> list[str]:
     if classes is None:
         held = np.atleast_1d(dataset["class"].values).tolist()
-        return [name for name in CLASS_COLOURS if name in held]
+        return [name for name in CLASS_COLORS if name in held]
     names = [classes] if isinstance(classes, str) else list(classes)
     for name in names:
         check_class(dataset, name)
@@ -208,7 +214,7 @@ def _pixels(
 
 
 def _new_figure(wcs: WCS, bars: int) -> tuple[Figure, list[Axes], list[Axes | None]]:
-    """Two square panels in sky coordinates, and thin axes of their height for colour bars."""
+    """Two square panels in sky coordinates, and thin axes of their height for color bars."""
     from matplotlib.figure import Figure
 
     left, bottom, side, gap, pitch = 1.15, 0.65, 4.4, 0.15, 0.55  # inches
@@ -259,47 +265,47 @@ def _show(axes: Axes, image: NDArray[np.uint8]) -> None:
 def _overlay(
     axes: Axes, image: NDArray[np.uint8], counts: Mapping[str, NDArray[np.uint8]], level: int
 ) -> None:
-    """The picture darker, each class over it in its colour, the more marks the more opaque."""
+    """The picture darker, each class over it in its color, the more marks the more opaque."""
     _show(axes, np.rint(image * _DIM).astype(np.uint8))
     for name, values in counts.items():
         if not values.any():
             continue
         axes.imshow(
             values,
-            cmap=_colours(name),
+            cmap=_colormap(name),
             vmin=0,
             vmax=_full(int(values.max())),
             origin="lower",
             interpolation="nearest",
         )
         if values.max() > level:
-            colour = CLASS_COLOURS[name]
-            axes.contour(values, [level + 0.5], colors=[colour], linewidths=1.0)
+            color = CLASS_COLORS[name]
+            axes.contour(values, [level + 0.5], colors=[color], linewidths=1.0)
     axes.set_xlim(-0.5, image.shape[1] - 0.5)
     axes.set_ylim(image.shape[0] - 0.5, -0.5)
 
 
 def _full(most: int) -> int:
-    """Count of the full colour: all volunteers, or more where there are more marks."""
+    """Count of the full color: all volunteers, or more where there are more marks."""
     return max(VOLUNTEERS, most)
 
 
-def _colours(name: str) -> Colormap:
+def _colormap(name: str) -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
-    colour = CLASS_COLOURS[name]
+    color = CLASS_COLORS[name]
     return LinearSegmentedColormap.from_list(
-        name, [to_rgba(colour, 0), to_rgba(colour, 0.35), to_rgba(colour, _OPAQUE)]
+        name, [to_rgba(color, 0), to_rgba(color, 0.35), to_rgba(color, _OPAQUE)]
     )
 
 
 def _count_bar(figure: Figure, axes: Axes, place: Axes | None, name: str, most: int) -> None:
-    """What the depth of a colour stands for, at `place` or beside the axes."""
+    """What the depth of a color stands for, at `place` or beside the axes."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
 
-    scale = ScalarMappable(Normalize(0, _full(most)), _colours(name))
+    scale = ScalarMappable(Normalize(0, _full(most)), _colormap(name))
     if place is None:
         bar = figure.colorbar(scale, ax=axes, location="right", fraction=0.05, pad=0.04)
     else:
@@ -317,7 +323,7 @@ def _draw_hexagon(axes: Axes, row: xr.Dataset) -> None:
     corners = bundle_hexagon(row)
     if corners is not None:
         axes.add_patch(
-            Polygon(corners, closed=True, fill=False, edgecolor=HEXAGON_COLOUR, linewidth=1.2)
+            Polygon(corners, closed=True, fill=False, edgecolor=HEXAGON_COLOR, linewidth=1.2)
         )
 
 
@@ -337,7 +343,7 @@ def _handles(names: Sequence[str], level: int, hexagon: bool) -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Any] = [Patch(color=CLASS_COLOURS[name], label=name) for name in names]
+    handles: list[Any] = [Patch(color=CLASS_COLORS[name], label=name) for name in names]
     handles.append(
         Line2D([], [], color="#888888", linewidth=1.0, label=f"marked by more than {level}")
     )

@@ -15,8 +15,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gz3d_zarr.analysis.indexing import as_rows, read, take
-from gz3d_zarr.analysis.validation import require
+from gz3d_zarr.analysis.indexing import compute_variables, isel_subjects, with_subject_dim
+from gz3d_zarr.analysis.validation import validate_dataset
 from gz3d_zarr.errors import UsageError
 
 FloatArray = NDArray[np.float64]
@@ -26,8 +26,8 @@ _HALF_SKY = 180 * 3600.0
 
 def select_ids(dataset: xr.Dataset, object_id: Any, zooniverse_subject_id: Any) -> xr.Dataset:
     """Rows with these ids, as `GZ3DAccessor.sel` documents."""
-    require(dataset)
-    dataset = as_rows(dataset)
+    validate_dataset(dataset)
+    dataset = with_subject_dim(dataset)
     wanted: list[list[int]] = []
     if object_id is not None:
         wanted.append(_lookup(dataset, [_manga_id(i) for i in as_list(object_id)]))
@@ -43,7 +43,7 @@ def select_ids(dataset: xr.Dataset, object_id: Any, zooniverse_subject_id: Any) 
             f"no subject has both object_id={object_id!r} and "
             f"zooniverse_subject_id={zooniverse_subject_id!r}"
         )
-    return take(dataset, rows)
+    return isel_subjects(dataset, rows)
 
 
 def select_any(dataset: xr.Dataset, subjects: Any) -> xr.Dataset:
@@ -54,15 +54,15 @@ def select_any(dataset: xr.Dataset, subjects: Any) -> xr.Dataset:
     UsageError
         An id is unknown, or there is none.
     """
-    require(dataset)
-    dataset = as_rows(dataset)
+    validate_dataset(dataset)
+    dataset = with_subject_dim(dataset)
     ids = [
         _manga_id(subject)
         if isinstance(subject, str) and not subject.strip().isdecimal()
         else _zooniverse_id(subject)
         for subject in as_list(subjects)
     ]
-    return take(dataset, _lookup(dataset, ids))
+    return isel_subjects(dataset, _lookup(dataset, ids))
 
 
 def one_subject(dataset: xr.Dataset, subject: str | int | None) -> xr.Dataset:
@@ -73,8 +73,8 @@ def one_subject(dataset: xr.Dataset, subject: str | int | None) -> xr.Dataset:
     UsageError
         The id is unknown, or more than one row could be meant.
     """
-    require(dataset)
-    rows = as_rows(dataset) if subject is None else select_any(dataset, [subject])
+    validate_dataset(dataset)
+    rows = with_subject_dim(dataset) if subject is None else select_any(dataset, [subject])
     if rows.sizes["subject"] == 1:
         return rows.isel(subject=0)
     if subject is None:
@@ -88,7 +88,7 @@ def one_subject(dataset: xr.Dataset, subject: str | int | None) -> xr.Dataset:
 
 def select_cone(dataset: xr.Dataset, ra: Any, dec: Any, radius: Any) -> xr.Dataset:
     """Rows within a radius of a position, as `GZ3DAccessor.cone` documents."""
-    require(dataset, "ra", "dec")
+    validate_dataset(dataset, "ra", "dec")
     if hasattr(ra, "icrs"):
         if radius is None:
             dec, radius = None, dec
@@ -97,8 +97,8 @@ def select_cone(dataset: xr.Dataset, ra: Any, dec: Any, radius: Any) -> xr.Datas
         ra, dec = sky_degrees(ra)
     center = _number(ra, "ra", "deg", -360, 360), _number(dec, "dec", "deg", -90, 90)
     reach = _number(radius, "radius", "arcsec", 0, _HALF_SKY)
-    dataset = as_rows(dataset)
-    away = separation(*center, *read(dataset, "ra", "dec"))
+    dataset = with_subject_dim(dataset)
+    away = separation(*center, *compute_variables(dataset, "ra", "dec"))
     rows = np.flatnonzero(away <= reach)
     if not len(rows):
         known = np.flatnonzero(np.isfinite(away))
@@ -111,13 +111,13 @@ def select_cone(dataset: xr.Dataset, ra: Any, dec: Any, radius: Any) -> xr.Datas
             f"no subject within {_spelled(reach)} of ra={center[0]:.6f}, dec={center[1]:.6f}: "
             f"{nearest}"
         )
-    return take(dataset, rows)
+    return isel_subjects(dataset, rows)
 
 
 def select_pixels(dataset: xr.Dataset, pixels: Any, nside: int | None) -> xr.Dataset:
     """Rows in HEALPix pixels, as `GZ3DAccessor.healpix` documents."""
-    require(dataset, "healpix", "ra", "dec")
-    dataset = as_rows(dataset)
+    validate_dataset(dataset, "healpix", "ra", "dec")
+    dataset = with_subject_dim(dataset)
     own = dataset["healpix"].attrs.get("nside", dataset.attrs.get("nside"))
     if nside is None and own is None:
         raise UsageError("the nside of healpix is not in its attributes any more: give nside")
@@ -135,19 +135,19 @@ def select_pixels(dataset: xr.Dataset, pixels: Any, nside: int | None) -> xr.Dat
     rows = np.flatnonzero(np.isin(_pixels(dataset, side, own), wanted))
     if not len(rows):
         raise UsageError(f"no subject in the HEALPix pixels {pixels!r} of nside {side}")
-    return take(dataset, rows)
+    return isel_subjects(dataset, rows)
 
 
 def _pixels(dataset: xr.Dataset, nside: int, own: int | None) -> NDArray[np.int64]:
     """Nested pixel of each row, -1 where unknown."""
     if own is not None and nside <= own:
-        (stored,) = read(dataset, "healpix")
+        (stored,) = compute_variables(dataset, "healpix")
         shift = 2 * (int(own).bit_length() - nside.bit_length())
         coarser: NDArray[np.int64] = stored.astype(np.int64) >> shift  # -1 stays -1
         return coarser
     from astropy_healpix import healpy  # slow to import
 
-    ra, dec = read(dataset, "ra", "dec")
+    ra, dec = compute_variables(dataset, "ra", "dec")
     pixels = np.full(len(ra), -1, np.int64)
     known = np.isfinite(ra) & np.isfinite(dec)
     pixels[known] = healpy.ang2pix(nside, ra[known], dec[known], nest=True, lonlat=True)
@@ -156,8 +156,8 @@ def _pixels(dataset: xr.Dataset, nside: int, own: int | None) -> NDArray[np.int6
 
 def select_votes(dataset: xr.Dataset, fractions: Mapping[str, float | None]) -> xr.Dataset:
     """Rows whose vote fractions reach all of these, as `GZ3DAccessor.votes` documents."""
-    require(dataset, "vote_fraction", "class")
-    dataset = as_rows(dataset)
+    validate_dataset(dataset, "vote_fraction", "class")
+    dataset = with_subject_dim(dataset)
     asked = {name: least for name, least in fractions.items() if least is not None}
     if not asked:
         raise UsageError("votes needs a least fraction for spiral or bar")
@@ -168,7 +168,7 @@ def select_votes(dataset: xr.Dataset, fractions: Mapping[str, float | None]) -> 
             f"the Dataset has no class {' and '.join(lacking)}: use the one from before a class "
             "was chosen"
         )
-    (votes,) = read(dataset, "vote_fraction")
+    (votes,) = compute_variables(dataset, "vote_fraction")
     if "class" in dataset["vote_fraction"].dims:
         votes = np.moveaxis(votes, dataset["vote_fraction"].get_axis_num("class"), -1)
     votes = votes.reshape(len(votes), math.prod(votes.shape[1:]))  # -1 is unknown of no rows
@@ -180,7 +180,7 @@ def select_votes(dataset: xr.Dataset, fractions: Mapping[str, float | None]) -> 
     if not reached.any():
         told = " and ".join(f"{name} {least}" for name, least in asked.items())
         raise UsageError(f"no subject reaches the vote fraction of {told}")
-    return take(dataset, np.flatnonzero(reached))
+    return isel_subjects(dataset, np.flatnonzero(reached))
 
 
 def separation(ra1: Any, dec1: Any, ra2: Any, dec2: Any) -> FloatArray:

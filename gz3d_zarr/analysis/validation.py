@@ -8,15 +8,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gz3d_zarr.analysis.indexing import read, take
+from gz3d_zarr.analysis.indexing import compute_variables, isel_subjects
 from gz3d_zarr.datamodel.schema import SCHEMA
-from gz3d_zarr.errors import LeftOutWarning, Status, StoreError, UsageError, count
+from gz3d_zarr.errors import LeftOutWarning, Status, StoreError, UsageError, plural
 
 IDENTITY = ("subject", "zooniverse_subject_id")
 """Coordinates that every Dataset of Galaxy Zoo: 3D has, also after selections."""
 
 
-def require(dataset: xr.Dataset, *names: str) -> None:
+def validate_dataset(dataset: xr.Dataset, *names: str) -> None:
     """Make sure that this is a Dataset of Galaxy Zoo: 3D, and that it has these variables.
 
     Attributes get lost in arithmetic, so what counts is the variables; an attribute ``schema``
@@ -79,7 +79,7 @@ def find_ok(dataset: xr.Dataset, purpose: str, *, stacklevel: int = 2) -> NDArra
     LeftOutWarning
         With the count.
     """
-    (status,) = read(dataset, "status")
+    (status,) = compute_variables(dataset, "status")
     bad: NDArray[np.bool_] = status != Status.OK
     if not bad.any():
         return ~bad
@@ -88,9 +88,9 @@ def find_ok(dataset: xr.Dataset, purpose: str, *, stacklevel: int = 2) -> NDArra
         f"{number} {status_label(int(kind))}" for kind, number in zip(kinds, numbers, strict=True)
     )
     if bad.all():
-        raise UsageError(f"no subject is left for {purpose}: {count(len(bad), 'row')}, {told}")
+        raise UsageError(f"no subject is left for {purpose}: {plural(len(bad), 'row')}, {told}")
     warnings.warn(
-        f"{count(int(bad.sum()), 'subject')} left out of {purpose}: {told}",
+        f"{plural(int(bad.sum()), 'subject')} left out of {purpose}: {told}",
         LeftOutWarning,
         stacklevel=stacklevel,
     )
@@ -100,4 +100,4 @@ def find_ok(dataset: xr.Dataset, purpose: str, *, stacklevel: int = 2) -> NDArra
 def keep_ok(dataset: xr.Dataset, purpose: str) -> xr.Dataset:
     """Leave out the rows whose status is not ok, and say how many, as `find_ok` does."""
     ok = find_ok(dataset, purpose, stacklevel=5)
-    return dataset if ok.all() else take(dataset, np.flatnonzero(ok))
+    return dataset if ok.all() else isel_subjects(dataset, np.flatnonzero(ok))

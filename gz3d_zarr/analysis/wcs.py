@@ -16,8 +16,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
 
-from gz3d_zarr.analysis.indexing import in_chunks, read
-from gz3d_zarr.analysis.validation import require, status_label
+from gz3d_zarr.analysis.indexing import as_shard_chunks, compute_variables
+from gz3d_zarr.analysis.validation import status_label, validate_dataset
 from gz3d_zarr.datamodel.subject import BUNDLE_ARCSEC, CRPIX, SIDE
 from gz3d_zarr.errors import StoreError, UsageError
 
@@ -29,9 +29,9 @@ SPAXEL_ARCSEC = 0.5
 SPAXEL_GRIDS: Mapping[int, int] = {7: 24, 19: 34, 37: 44, 61: 54, 91: 64, 127: 74}
 """Fibres in a bundle, and spaxels along each side of its cubes."""
 METHODS = ("exact", "interp", "adaptive")
-PLACE = ("ra", "dec", "scale", "status")
+WCS_VARIABLES = ("ra", "dec", "scale", "status")
 """Variables that `subject_wcs` reads."""
-_SAME = 1e-11
+WCS_TOLERANCE = 1e-11
 """By how much numbers of a WCS may differ: pickling one rounds them to twelve digits."""
 FloatArray = NDArray[np.float64]
 
@@ -91,25 +91,25 @@ class SkyTransform(CoordinateTransform):
         return (
             isinstance(other, SkyTransform)
             and self.dim_size == other.dim_size
-            and bool(self.wcs.wcs.compare(other.wcs.wcs, tolerance=_SAME))
+            and bool(self.wcs.wcs.compare(other.wcs.wcs, tolerance=WCS_TOLERANCE))
         )
 
 
 def require_scale(dataset: xr.Dataset, *names: str) -> None:
-    """As `require`, also of `scale`; StoreError with the true cause where `reproject` took it."""
+    """Require `scale` too; the error says so where `reproject` removed it."""
     if "scale" not in dataset.variables and "subject_ra" in dataset.variables:
         raise StoreError(
             "this Dataset has no scale, since reproject put it on a grid whose pixels are not the "
             "subject's: use the Dataset from before it. For an area on that grid, count the "
             "pixels of the mask and multiply by the area of one"
         )
-    require(dataset, "scale", *names)
+    validate_dataset(dataset, "scale", *names)
 
 
-def in_memory(row: xr.Dataset, *names: str) -> xr.Dataset:
+def load_variables(row: xr.Dataset, *names: str) -> xr.Dataset:
     """The row with these variables, as far as it has them, read together: a file only once."""
     held = [name for name in names if name in row.variables and name not in row.xindexes]
-    values = zip(held, read(row, *held), strict=True)
+    values = zip(held, compute_variables(row, *held), strict=True)
     loaded: xr.Dataset = row.assign({n: row.variables[n].copy(data=array) for n, array in values})
     return loaded
 
@@ -128,7 +128,7 @@ def subject_wcs(row: xr.Dataset) -> WCS:
                 f"the Dataset was cut to {row.sizes[dim]} of {SIDE} pixels along {dim}, and which "
                 "is not known: use the Dataset from before that"
             )
-    row = in_memory(row, *PLACE)
+    row = load_variables(row, *WCS_VARIABLES)
     ra, dec, scale = (float(row[name].values) for name in ("ra", "dec", "scale"))
     if not np.isfinite([ra, dec, scale]).all():
         status = status_label(int(row["status"].values)) if "status" in row else "unknown"
@@ -174,7 +174,7 @@ def reprojected(
     row: xr.Dataset, target: Any, shape: tuple[int, int] | None, method: str
 ) -> xr.Dataset:
     """One row on another grid, as `GZ3DAccessor.reproject` documents."""
-    require(row, "image", "segmentation")
+    validate_dataset(row, "image", "segmentation")
     try:
         import reproject
     except ImportError as error:
@@ -185,7 +185,7 @@ def reprojected(
         raise UsageError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
     _need_planes(row, "image", "segmentation")
     wcs = _target(target, shape)
-    row = in_memory(row, *PLACE, "image", "segmentation")
+    row = load_variables(row, *WCS_VARIABLES, "image", "segmentation")
     source = subject_wcs(row)
     function = getattr(reproject, f"reproject_{method}")
 
@@ -198,7 +198,7 @@ def reprojected(
             shape_out=wcs.array_shape,
             return_footprint=False,
         )
-        return xr.Variable(planes.dims, values, _kept(planes))
+        return xr.Variable(planes.dims, values, _grid_independent_attrs(planes))
 
     moved = {"image": onto("image").transpose("y", "x", ...), "segmentation": onto("segmentation")}
     return _on_sky(row.drop_dims(["y", "x"]).drop_vars("scale").assign(moved), wcs)
@@ -238,9 +238,9 @@ def _target(target: Any, shape: tuple[int, int] | None) -> WCS:
 
 def spaxels(row: xr.Dataset, ifu_size: int | None) -> xr.Dataset:
     """Counts of one row on MaNGA's grid, as `GZ3DAccessor.to_spaxels` documents."""
-    require(row, "segmentation", "ifu_design_size")
+    validate_dataset(row, "segmentation", "ifu_design_size")
     _need_planes(row, "segmentation")
-    row = in_memory(row, *PLACE, "ifu_design_size")
+    row = load_variables(row, *WCS_VARIABLES, "ifu_design_size")
     if ifu_size is None:
         ifu_size = int(row["ifu_design_size"].values)
     side = SPAXEL_GRIDS.get(ifu_size)
@@ -261,7 +261,7 @@ def spaxels(row: xr.Dataset, ifu_size: int | None) -> xr.Dataset:
     up = _shares(side, -SPAXEL_ARCSEC / 3600 / scale)
     averaged = xr.apply_ufunc(
         _average,
-        in_chunks(row["segmentation"]),
+        as_shard_chunks(row["segmentation"]),
         input_core_dims=[["y", "x"]],
         output_core_dims=[["spaxel_y", "spaxel_x"]],
         kwargs={"up": up, "across": across},
@@ -316,8 +316,8 @@ def bundle_hexagon(row: xr.Dataset) -> FloatArray | None:
     ndarray of float64, shape (6, 2), or None
         Positions (x, y) in pixels, from 0; None where the bundle's size is not known.
     """
-    require(row, "ifu_design_size", "scale")
-    fibres, scale = (value.item() for value in read(row, "ifu_design_size", "scale"))
+    validate_dataset(row, "ifu_design_size", "scale")
+    fibres, scale = (value.item() for value in compute_variables(row, "ifu_design_size", "scale"))
     width = BUNDLE_ARCSEC.get(fibres)
     if width is None or not np.isfinite(scale):
         return None
@@ -327,7 +327,7 @@ def bundle_hexagon(row: xr.Dataset) -> FloatArray | None:
     return corners
 
 
-def _kept(array: xr.DataArray) -> dict[str, Any]:
+def _grid_independent_attrs(array: xr.DataArray) -> dict[str, Any]:
     """Attributes that hold on any grid."""
     out: Iterable[tuple[Hashable, Any]] = array.attrs.items()
     return {str(k): v for k, v in out if k != "comment" and not str(k).startswith("wcs_")}

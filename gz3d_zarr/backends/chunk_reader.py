@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS
-from gz3d_zarr.errors import StoreError, access_errors, describe
+from gz3d_zarr.errors import StoreError, access_errors, error_message
 from gz3d_zarr.locations import is_url
-from gz3d_zarr.storage.object_store import ObjectFolder
+from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import (
     ABSENT,
     Sharding,
@@ -48,21 +48,21 @@ class _Process:
     arrays: dict[str, Any] = field(default_factory=dict)
 
 
-class PixelReader:
+class ChunkReader:
     """Reads pictures and masks by row; pickled or forked, it opens the store anew.
 
     Parameters
     ----------
-    folder : ObjectFolder
+    folder : ObjectStore
         A complete store.
     """
 
-    def __init__(self, folder: ObjectFolder) -> None:
+    def __init__(self, folder: ObjectStore) -> None:
         self._folder = folder
         self._process = _Process(-1)
 
-    def __reduce__(self) -> tuple[type[PixelReader], tuple[ObjectFolder]]:
-        return PixelReader, (self._folder,)
+    def __reduce__(self) -> tuple[type[ChunkReader], tuple[ObjectStore]]:
+        return ChunkReader, (self._folder,)
 
     def fetch(self, shard: int) -> dict[str, bytes]:
         """Stored bytes of a whole shard of each big array, one request each.
@@ -124,7 +124,7 @@ class PixelReader:
             raise self._lost(name, row // (sharding.size if sharding else 1)) from error
         except access_errors(RuntimeError, ValueError) as error:
             raise StoreError(
-                f"{name} of row {row} in {self._folder.url} cannot be read: {describe(error)}"
+                f"{name} of row {row} in {self._folder.url} cannot be read: {error_message(error)}"
             ) from error
 
     def _by_index(self, name: str, sharding: Sharding, row: int) -> NDArray[np.uint8]:

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from gz3d_zarr.backends.chunk_reader import PixelReader
+from gz3d_zarr.backends.chunk_reader import ChunkReader
 
 
-def make_lazy(reader: PixelReader, name: str, array: xr.DataArray) -> xr.Variable:
-    """The same variable, read subject by subject with `PixelReader`.
+def lazy_variable(reader: ChunkReader, name: str, array: xr.DataArray) -> xr.Variable:
+    """The same variable, read subject by subject with `ChunkReader`.
 
     Parameters
     ----------
-    reader : PixelReader
+    reader : ChunkReader
         Of the store that `array` was opened from.
     name : {'image', 'segmentation'}
     array : xarray.DataArray
@@ -29,14 +29,14 @@ def make_lazy(reader: PixelReader, name: str, array: xr.DataArray) -> xr.Variabl
     xarray.Variable
         Of uint8; a subject is read and decoded when values of it are needed.
     """
-    lazy = indexing.LazilyIndexedArray(_Pixels(reader, name, array.shape))
+    lazy = indexing.LazilyIndexedArray(ShardedArray(reader, name, array.shape))
     return xr.Variable(array.dims, lazy, array.attrs, array.encoding)
 
 
-class _Pixels(BackendArray):
+class ShardedArray(BackendArray):
     """One big array of a store; its first axis is read by row."""
 
-    def __init__(self, reader: PixelReader, name: str, shape: tuple[int, ...]) -> None:
+    def __init__(self, reader: ChunkReader, name: str, shape: tuple[int, ...]) -> None:
         self.shape, self.dtype = shape, np.dtype("uint8")
         self._reader, self._name = reader, name
 

@@ -17,14 +17,20 @@ from gz3d_zarr.datamodel.file_names import parse_name
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.manifest import Entry
 from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS, VARIABLES, Row, variable_attrs, variable_values
+from gz3d_zarr.datamodel.schema import (
+    BIG_ARRAYS,
+    VARIABLES,
+    SubjectRecord,
+    variable_attrs,
+    variable_values,
+)
 from gz3d_zarr.errors import StoreError
 from gz3d_zarr.storage.build_record import FILES_KEY, PLAN_KEY, RECEIPTS_PREFIX
-from gz3d_zarr.storage.object_store import ObjectFolder
+from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import array_documents, decode_shard, shard_key
 
 
-def open_unfinished(folder: ObjectFolder) -> xr.Dataset:
+def open_unfinished(folder: ObjectStore) -> xr.Dataset:
     """Open what is built of a store so far; subjects of other shards are left out.
 
     Returns
@@ -43,10 +49,10 @@ def open_unfinished(folder: ObjectFolder) -> xr.Dataset:
         raise StoreError(f"no build has begun at {folder.url}")
     layout = read_begun(begun)
     files = [parse_name(name) for name in (folder.get(FILES_KEY) or b"").decode().split("\n")]
-    keys = [key for key in sorted(folder.sizes(RECEIPTS_PREFIX)) if key.endswith(".json")]
+    keys = [key for key in sorted(folder.list_sizes(RECEIPTS_PREFIX)) if key.endswith(".json")]
     receipts = [Receipt.from_json(folder.get(key) or b"", key) for key in keys]
     rows = [
-        Row(Entry(file), outcome)
+        SubjectRecord(Entry(file), outcome)
         for receipt in receipts
         for file, outcome in zip(files[layout.rows(receipt.shard)], receipt.outcomes, strict=True)
         if file is not None
@@ -81,7 +87,7 @@ def read_begun(begun: bytes) -> Layout:
 
 
 def _read_shard(
-    folder: ObjectFolder, documents: Mapping[str, bytes], name: str, shard: int, count: int
+    folder: ObjectStore, documents: Mapping[str, bytes], name: str, shard: int, count: int
 ) -> NDArray[np.uint8]:
     data = folder.get(shard_key(name, shard))
     if data is None:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from gz3d_zarr.backends.assemble import assemble
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.manifest import Entry
-from gz3d_zarr.datamodel.receipts import Outcome
+from gz3d_zarr.datamodel.receipts import SubjectOutcome
 from gz3d_zarr.datamodel.schema import (
     BIG_ARRAYS,
     LABELS,
     VARIABLES,
-    Row,
+    SubjectRecord,
     dataset_attrs,
     variable_attrs,
     variable_values,
@@ -72,7 +72,7 @@ def open_source(source: Source, **options: Any) -> xr.Dataset:
     for name, array in BIG_ARRAYS.items():
         data: Any = _derive(records, partial(_pixels, name=name), array.shape, array.dtype)
         variables[name] = (array.dims, data, dict(array.attrs))
-    unread = [Row(entry, _NOT_READ) for entry in manifest.entries]
+    unread = [SubjectRecord(entry, _NOT_READ) for entry in manifest.entries]
     for name, variable in VARIABLES.items():
         shape = tuple(len(LABELS[dim]) for dim in variable.dims[1:])
         data = (
@@ -87,7 +87,7 @@ def open_source(source: Source, **options: Any) -> xr.Dataset:
     return assemble(manifest.entries, variables, attrs)
 
 
-_NOT_READ = Outcome("", Status.OK, "", "", -1, None)
+_NOT_READ = SubjectOutcome("", Status.OK, "", "", -1, None)
 
 
 def _derive(
@@ -117,14 +117,14 @@ def _read(
 
 def _read_one(
     entry: Entry, source_options: Mapping[str, Any], cache: str | None
-) -> tuple[Row, Subject | None]:
+) -> tuple[SubjectRecord, Subject | None]:
     body: bytes | SubjectError
     try:
         body = read_file(entry.file.path, entry.sha1, source_options, cache)
     except SubjectError as error:
         body = error
     subject, outcome = decode_body(entry.file.path, entry.sha1, body)
-    return Row(entry, outcome), subject
+    return SubjectRecord(entry, outcome), subject
 
 
 def _pixels(records: NDArray[Any], name: str) -> NDArray[np.uint8]:

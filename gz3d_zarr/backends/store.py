@@ -12,8 +12,8 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from gz3d_zarr.backends.chunk_reader import PixelReader
-from gz3d_zarr.backends.lazy_arrays import make_lazy
+from gz3d_zarr.backends.chunk_reader import ChunkReader
+from gz3d_zarr.backends.lazy_arrays import lazy_variable
 from gz3d_zarr.backends.partial_store import open_unfinished, read_begun
 from gz3d_zarr.datamodel.layout import SHARD_SIZE
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, LABELS, OBJECT_ID_ATTRS, SCHEMA, VARIABLES
@@ -22,15 +22,15 @@ from gz3d_zarr.errors import (
     StoreError,
     UsageError,
     access_errors,
-    count,
-    describe,
+    error_message,
+    plural,
 )
 from gz3d_zarr.storage.build_record import PLAN_KEY, RECEIPTS_PREFIX, ROOT_KEY
-from gz3d_zarr.storage.object_store import ObjectFolder, object_folder
-from gz3d_zarr.storage.shards import quiet
+from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
+from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 from gz3d_zarr.storage.small_arrays import CATALOGUE_GROUP
 
-DAMAGE = (
+READ_ERRORS = (
     ImportError,
     KeyError,
     TypeError,
@@ -85,7 +85,7 @@ def open_store(
     """
     if chunks not in ("shards", None):
         raise UsageError(f"chunks is {chunks!r}, expected 'shards' or None")
-    folder = object_folder(store, storage_options)
+    folder = open_object_store(store, storage_options)
     if anon and folder.url.startswith("s3"):
         folder = replace(folder, storage_options={**folder.storage_options, "anon": True})
     root = folder.get(ROOT_KEY)
@@ -96,7 +96,7 @@ def open_store(
         raise found
     known = _known_labels(root)
     try:
-        with quiet():
+        with ignore_zarr_spec_warnings():
             dataset = xr.open_zarr(
                 folder.url,
                 zarr_format=3,
@@ -105,7 +105,7 @@ def open_store(
                 drop_variables=list(known),
                 storage_options=dict(folder.storage_options) or None,
             )
-    except access_errors(*DAMAGE) as error:
+    except access_errors(*READ_ERRORS) as error:
         raise _not_open(folder, error, root) from error
     if dataset.attrs.get("schema") != SCHEMA:
         raise StoreError(f"{folder.url} is a Zarr store, but not of Galaxy Zoo: 3D")
@@ -117,13 +117,13 @@ def open_store(
     # A copy that xarray has written may have no shards.
     whole_shard = (dataset.attrs.get("shard_size", SHARD_SIZE),)
     size = (dataset["image"].encoding.get("shards") or whole_shard)[0]
-    reader = PixelReader(folder) if chunks is None else None
+    reader = ChunkReader(folder) if chunks is None else None
     for name in BIG_ARRAYS:
-        with quiet():
+        with ignore_zarr_spec_warnings():
             dataset[name] = (
                 dataset[name].chunk(subject=size)
                 if reader is None
-                else make_lazy(reader, name, dataset[name])
+                else lazy_variable(reader, name, dataset[name])
             )
     named = [name for name in (*BIG_ARRAYS, *VARIABLES) if name in dataset.data_vars]
     dataset = dataset[[*named, *(name for name in dataset.data_vars if name not in named)]]
@@ -149,7 +149,7 @@ def _known_labels(root: bytes) -> Mapping[str, tuple[str, ...]]:
     return LABELS if whole else {}
 
 
-def _not_open(folder: ObjectFolder, error: Exception, root: bytes | None) -> StoreError:
+def _not_open(folder: ObjectStore, error: Exception, root: bytes | None) -> StoreError:
     """Say why a store does not open: nothing there, incomplete, something else, or damaged."""
     if root is not None and b'"inline"' not in root:  # the kind of consolidated metadata
         return StoreError(
@@ -157,19 +157,21 @@ def _not_open(folder: ObjectFolder, error: Exception, root: bytes | None) -> Sto
             "changed by another program"
         )
     if root is not None:
-        return StoreError(f"{folder.url} cannot be opened as a Zarr 3 store: {describe(error)}")
+        return StoreError(
+            f"{folder.url} cannot be opened as a Zarr 3 store: {error_message(error)}"
+        )
     begun = folder.get(PLAN_KEY)
     if begun is not None:
-        built = f"of {count(read_begun(begun).shards, 'shard')}"
+        built = f"of {plural(read_begun(begun).shards, 'shard')}"
         if not folder.is_link:
-            built = f"{len(folder.sizes(RECEIPTS_PREFIX))} {built}"
+            built = f"{len(folder.list_sizes(RECEIPTS_PREFIX))} {built}"
         return IncompleteStoreError(
             f"the store {folder.url} is not complete, {built} built; go on with gz3d-zarr build "
             "SOURCE STORE --resume, or look at them by open_store(..., incomplete=True)"
         )
     if isinstance(error, FileNotFoundError):
         return StoreError(f"there is no Zarr 3 store at {folder.url}")
-    return StoreError(f"{folder.url} cannot be opened: {describe(error)}")
+    return StoreError(f"{folder.url} cannot be opened: {error_message(error)}")
 
 
 def _group(root: zarr.Group, name: str) -> zarr.Group:
@@ -179,30 +181,30 @@ def _group(root: zarr.Group, name: str) -> zarr.Group:
     return found
 
 
-def read_small_arrays(folder: ObjectFolder) -> Iterator[tuple[str, str]]:
+def read_small_arrays(folder: ObjectStore) -> Iterator[tuple[str, str]]:
     """Read all arrays but the big ones; name, and what is wrong with it or nothing."""
     options = dict(folder.storage_options) or None
     try:
-        with quiet():
+        with ignore_zarr_spec_warnings():
             root = zarr.open_group(
                 folder.url, mode="r", zarr_format=3, use_consolidated=True, storage_options=options
             )
             members = [item for item in root.members(max_depth=None) if item[0] not in BIG_ARRAYS]
-    except access_errors(*DAMAGE) as error:
-        yield ROOT_KEY, f"it cannot be read: {describe(error)}"
+    except access_errors(*READ_ERRORS) as error:
+        yield ROOT_KEY, f"it cannot be read: {error_message(error)}"
         return
     for name, array in members:
         if isinstance(array, zarr.Array):
             finding = ""
             try:
-                with quiet():
+                with ignore_zarr_spec_warnings():
                     array[...]
-            except access_errors(*DAMAGE) as error:
-                finding = f"it cannot be read: {describe(error)}"
+            except access_errors(*READ_ERRORS) as error:
+                finding = f"it cannot be read: {error_message(error)}"
             yield name, finding
 
 
-def read_build(folder: ObjectFolder) -> tuple[dict[str, Any], xr.Dataset]:
+def read_build(folder: ObjectStore) -> tuple[dict[str, Any], xr.Dataset]:
     """Attributes of a complete store, and its group ``catalogue`` with `status` beside it.
 
     Raises
@@ -213,7 +215,7 @@ def read_build(folder: ObjectFolder) -> tuple[dict[str, Any], xr.Dataset]:
     dataset = open_store(folder.url, storage_options=folder.storage_options)
     options = dict(folder.storage_options) or None
     try:
-        with quiet():
+        with ignore_zarr_spec_warnings():
             # By the root's consolidated metadata: an update may just be writing the arrays' own.
             root = zarr.open_group(
                 folder.url,
@@ -229,9 +231,9 @@ def read_build(folder: ObjectFolder) -> tuple[dict[str, Any], xr.Dataset]:
                 }
             )
         table = catalogue.assign(status=dataset["status"].variable).load()
-    except access_errors(*DAMAGE) as error:
+    except access_errors(*READ_ERRORS) as error:
         raise StoreError(
-            f"the group {CATALOGUE_GROUP} of {folder.url} cannot be read: {describe(error)}"
+            f"the group {CATALOGUE_GROUP} of {folder.url} cannot be read: {error_message(error)}"
         ) from error
     if not all(table["file_name"].values.tolist()):  # zarr fills in what is not there
         raise StoreError(

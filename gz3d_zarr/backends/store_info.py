@@ -13,7 +13,7 @@ from dask.utils import format_bytes
 
 from gz3d_zarr.backends.store import open_store, read_build
 from gz3d_zarr.errors import Status, status_counts
-from gz3d_zarr.storage.object_store import object_folder
+from gz3d_zarr.storage.object_store import open_object_store
 from gz3d_zarr.storage.small_arrays import CATALOGUE_GROUP
 
 
@@ -109,10 +109,10 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
     StoreError
         As `open_store`.
     """
-    folder = object_folder(store, storage_options)
+    folder = open_object_store(store, storage_options)
     dataset = open_store(folder.url, storage_options=storage_options)
     attrs, catalogue = read_build(folder)
-    sizes = folder.sizes()
+    sizes = folder.list_sizes()
     stored: dict[str, list[int]] = defaultdict(list)
     for key, size in sizes.items():
         name, found, _ = key.partition("/c/")

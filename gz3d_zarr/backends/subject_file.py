@@ -109,11 +109,11 @@ def _open(entry: Entry, drop_variables: str | Iterable[str] | None) -> xr.Datase
     layout, record = Layout(1), _Record(entry)
     variables: dict[str, Any] = {}
     for name, array in BIG_ARRAYS.items():
-        lazy = _Lazy(record, name, (1, *array.shape), array.dtype, layout)
+        lazy = SubjectFileArray(record, name, (1, *array.shape), array.dtype, layout)
         variables[name] = (array.dims, indexing.LazilyIndexedArray(lazy), dict(array.attrs))
     for name, variable in VARIABLES.items():
         shape = (1, *(len(LABELS[dim]) for dim in variable.dims[1:]))
-        lazy = _Lazy(record, name, shape, np.dtype(variable.dtype), layout)
+        lazy = SubjectFileArray(record, name, shape, np.dtype(variable.dtype), layout)
         attrs = variable_attrs(name, layout)
         variables[name] = (variable.dims, indexing.LazilyIndexedArray(lazy), attrs)
     for name, (labels, label_attrs) in index_labels([entry]).items():
@@ -159,7 +159,7 @@ class _Record:
         return variable_values(name, [row], layout)
 
     def _decode(self) -> Any:
-        from gz3d_zarr.datamodel.schema import Row
+        from gz3d_zarr.datamodel.schema import SubjectRecord
         from gz3d_zarr.errors import Status, SubjectError
         from gz3d_zarr.sources.download import decode_body, read_file
 
@@ -167,10 +167,10 @@ class _Record:
         subject, outcome = decode_body(path, None, read_file(path, None, {}, None))
         if outcome.status is not Status.OK:
             raise SubjectError(outcome.status, f"{path}: {outcome.reason}")
-        return Row(self._entry, outcome), subject
+        return SubjectRecord(self._entry, outcome), subject
 
 
-class _Lazy(BackendArray):
+class SubjectFileArray(BackendArray):
     """One variable of a subject file."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Outcome of each subject, and proof of each shard."""
+"""SubjectOutcome of each subject, and proof of each shard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gz3d_zarr.errors import Status, StoreError
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SubjectOutcome:
     """What became of one subject.
 
     Attributes
@@ -55,7 +55,7 @@ class Receipt:
 
     shard: int
     fingerprint: str
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[SubjectOutcome, ...]
     objects: tuple[StoredObject, ...]
 
     @property
@@ -107,10 +107,10 @@ def unpack_receipts(data: bytes, key: str) -> list[Receipt]:
         ) from None
 
 
-def _outcome(record: dict[str, Any]) -> Outcome:
+def _outcome(record: dict[str, Any]) -> SubjectOutcome:
     metadata = record["metadata"]
     if metadata is not None:
         if metadata["scale"] is None:
             metadata["scale"] = math.nan
         metadata = SubjectMetadata(**metadata)
-    return Outcome(**{**record, "status": Status(record["status"]), "metadata": metadata})
+    return SubjectOutcome(**{**record, "status": Status(record["status"]), "metadata": metadata})

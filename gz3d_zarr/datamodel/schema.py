@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.manifest import Entry
-from gz3d_zarr.datamodel.receipts import Outcome
+from gz3d_zarr.datamodel.receipts import SubjectOutcome
 from gz3d_zarr.datamodel.subject import CHANNELS, CLASSES, CRPIX, SIDE, SubjectMetadata
 from gz3d_zarr.errors import Status
 
@@ -52,18 +52,18 @@ class Variable:
 
     dtype: str
     attrs: Mapping[str, Any]
-    values: Callable[[Sequence[Row], Layout], Any]
+    values: Callable[[Sequence[SubjectRecord], Layout], Any]
     is_coordinate: bool = False
     dims: tuple[str, ...] = ("subject",)
     needs_file: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SubjectRecord:
     """One subject on its way into the store: what was asked for, and what came of it."""
 
     entry: Entry
-    outcome: Outcome
+    outcome: SubjectOutcome
 
     @property
     def metadata(self) -> SubjectMetadata | None:
@@ -106,18 +106,18 @@ BIG_ARRAYS: Mapping[str, BigArray] = {
 }
 
 
-def _zooniverse_subject_id(rows: Sequence[Row], _: Layout) -> list[int]:
+def _zooniverse_subject_id(rows: Sequence[SubjectRecord], _: Layout) -> list[int]:
     return [row.entry.file.zooniverse_subject_id for row in rows]
 
 
-def _told(name: str, fill: float) -> Callable[[Sequence[Row], Layout], Any]:
+def _told(name: str, fill: float) -> Callable[[Sequence[SubjectRecord], Layout], Any]:
     """Values of one metadata field, `fill` where neither file nor catalogue tells."""
     return lambda rows, _: [
         fill if row.metadata is None else getattr(row.metadata, name) for row in rows
     ]
 
 
-def _healpix(rows: Sequence[Row], layout: Layout) -> NDArray[np.int64]:
+def _healpix(rows: Sequence[SubjectRecord], layout: Layout) -> NDArray[np.int64]:
     from astropy_healpix import healpy  # slow to import, and workers never place subjects
 
     pixels = np.full(len(rows), -1, np.int64)
@@ -129,7 +129,7 @@ def _healpix(rows: Sequence[Row], layout: Layout) -> NDArray[np.int64]:
     return pixels
 
 
-def _vote_fraction(rows: Sequence[Row], _: Layout) -> list[tuple[float, ...]]:
+def _vote_fraction(rows: Sequence[SubjectRecord], _: Layout) -> list[tuple[float, ...]]:
     fractions: list[tuple[float, ...]] = []
     for row in rows:
         m = row.metadata
@@ -149,7 +149,7 @@ def _share(metadata: SubjectMetadata, votes: int) -> float:
     return votes / metadata.total_classifications if known else math.nan
 
 
-def _ifu_design_size(rows: Sequence[Row], _: Layout) -> list[int]:
+def _ifu_design_size(rows: Sequence[SubjectRecord], _: Layout) -> list[int]:
     return [
         m.ifu_design_size
         if (m := row.metadata) and m.ifu_design_size >= 0
@@ -158,12 +158,12 @@ def _ifu_design_size(rows: Sequence[Row], _: Layout) -> list[int]:
     ]
 
 
-def _sample(rows: Sequence[Row], layout: Layout) -> list[int]:
+def _sample(rows: Sequence[SubjectRecord], layout: Layout) -> list[int]:
     flags = {name: i for i, name in enumerate(layout.samples, 2)}
     return [flags.get(m.sample, 1) if (m := row.metadata) and m.sample else 0 for row in rows]
 
 
-def _observed(rows: Sequence[Row], _: Layout) -> list[bool]:
+def _observed(rows: Sequence[SubjectRecord], _: Layout) -> list[bool]:
     return [row.entry.row is not None and row.entry.row.observed for row in rows]
 
 
@@ -262,7 +262,7 @@ VARIABLES: Mapping[str, Variable] = {
 }
 OBJECT_ID_ATTRS = {"long_name": "MaNGA id, by the published data model's name for it"}
 LABELS: Mapping[str, tuple[str, ...]] = {"class": CLASSES, "channel": CHANNELS}
-CATALOGUE_TEXT: Mapping[str, tuple[str, Callable[[Row], str]]] = {
+CATALOGUE_TEXT: Mapping[str, tuple[str, Callable[[SubjectRecord], str]]] = {
     "file_name": ("name of the subject file", lambda row: row.entry.file.name),
     "source_sha1": ("sha1 of the file as read", lambda row: row.outcome.sha1),
     "manga_id": ("MANGAID as HDU 5 has it", lambda row: _text(row, "manga_id")),
@@ -274,11 +274,11 @@ CATALOGUE_TEXT: Mapping[str, tuple[str, Callable[[Row], str]]] = {
 """Text columns of the group ``catalogue``; empty where neither file nor catalogue tells."""
 
 
-def _text(row: Row, name: str) -> str:
+def _text(row: SubjectRecord, name: str) -> str:
     return "" if row.metadata is None else str(getattr(row.metadata, name))
 
 
-def variable_values(name: str, rows: Sequence[Row], layout: Layout) -> NDArray[Any]:
+def variable_values(name: str, rows: Sequence[SubjectRecord], layout: Layout) -> NDArray[Any]:
     """Values of one of `VARIABLES` for some subjects, in the store's dtype.
 
     Raises

@@ -12,13 +12,19 @@ import deflate
 import numpy as np
 from numpy.typing import NDArray
 
-from gz3d_zarr.backends.chunk_reader import PixelReader
+from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.datamodel.file_names import base_name
 from gz3d_zarr.datamodel.subject import CRPIX
-from gz3d_zarr.export.runner import Done, ExportReport, Runner, open_places, read_subjects
+from gz3d_zarr.export.runner import (
+    ExportReport,
+    Runner,
+    WrittenFiles,
+    open_source_and_destination,
+    read_subjects,
+)
 from gz3d_zarr.export.subset import Selection, read_texts
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.storage.object_store import ObjectFolder
+from gz3d_zarr.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -55,7 +61,7 @@ class _Task:
 
     selection: Selection
     texts: Mapping[str, list[str]]
-    destination: ObjectFolder
+    destination: ObjectStore
 
 
 def export_fits(
@@ -112,7 +118,7 @@ def export_fits(
     BuildError
         A task failed otherwise; files that are there are whole.
     """
-    selection, destination = open_places(
+    selection, destination = open_source_and_destination(
         store, dest, rows, storage_options, destination_options, overwrite=overwrite
     )
     texts = read_texts(selection)
@@ -128,9 +134,9 @@ def export_fits(
     return runner.run(tasks, client, scheduler, workers)
 
 
-def _write_shard(task: _Task) -> Done:
+def _write_shard(task: _Task) -> WrittenFiles:
     size = 0
-    reader = PixelReader(task.selection.folder)
+    reader = ChunkReader(task.selection.folder)
     for i, image, segmentation in read_subjects(reader, task.selection):
         values = {name: column[i] for name, column in task.selection.table.items()}
         values |= {name: column[i] for name, column in task.texts.items()}
@@ -139,7 +145,7 @@ def _write_shard(task: _Task) -> Done:
         data = bytes(deflate.gzip_compress(buffer.getbuffer(), COMPRESSION))
         task.destination.put(base_name(values["file_name"]), data)
         size += len(data)
-    return Done(len(task.selection), len(task.selection), size)
+    return WrittenFiles(len(task.selection), len(task.selection), size)
 
 
 def make_hdus(

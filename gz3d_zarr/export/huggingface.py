@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gz3d_zarr.backends.chunk_reader import PixelReader
+from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.datamodel.subject import CLASSES, SIDE
-from gz3d_zarr.export.partition import check_place, share
-from gz3d_zarr.export.runner import missing_extra, read_subjects
+from gz3d_zarr.export.partition import check_partition, share
+from gz3d_zarr.export.runner import missing_extra_error, read_subjects
 from gz3d_zarr.export.subset import Selection, select_rows
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def iterable_dataset(
     try:
         import datasets
     except ImportError as error:
-        raise missing_extra("gz3d_zarr.export.huggingface", error, "huggingface") from error
-    part, parts = check_place(rank, world_size) or (0, 1)
+        raise missing_extra_error("gz3d_zarr.export.huggingface", error, "huggingface") from error
+    part, parts = check_partition(rank, world_size) or (0, 1)
     selection = select_rows(store, rows, storage_options=storage_options)
     selection.warn(stacklevel=3)  # whoever calls this
     # A list is what datasets shares out, never an empty one: here selections of single shards.
@@ -123,7 +123,7 @@ def make_features(selection: Selection) -> Features:
 def _examples(shards: Sequence[Selection]) -> Iterator[dict[str, Any]]:
     for selection in shards:
         table = selection.table
-        reader = PixelReader(selection.folder)
+        reader = ChunkReader(selection.folder)
         for i, image, segmentation in read_subjects(reader, selection):
             yield {
                 "object_id": table["subject"][i],

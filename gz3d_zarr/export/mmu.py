@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gz3d_zarr.backends.chunk_reader import PixelReader
+from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.datamodel.subject import CLASSES, SIDE
 from gz3d_zarr.export.runner import (
-    Done,
     ExportReport,
     Runner,
-    missing_extra,
-    open_places,
+    WrittenFiles,
+    missing_extra_error,
+    open_source_and_destination,
     read_subjects,
 )
 from gz3d_zarr.export.subset import Selection, read_texts
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.storage.object_store import ObjectFolder
+from gz3d_zarr.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     import h5py
@@ -69,7 +69,7 @@ class _Task:
     pixels: NDArray[np.int64]
     places: NDArray[np.int64]
     texts: Mapping[str, NDArray[np.object_]]
-    destination: ObjectFolder
+    destination: ObjectStore
 
 
 def export_mmu(
@@ -127,7 +127,7 @@ def export_mmu(
         A task failed otherwise; files that are there are whole.
     """
     _import_h5py()  # before any work
-    selection, destination = open_places(
+    selection, destination = open_source_and_destination(
         store, dest, rows, storage_options, destination_options, overwrite=overwrite
     )
     tasks = list(_plan(selection, destination))
@@ -135,7 +135,7 @@ def export_mmu(
     return runner.run(tasks, client, scheduler, workers)
 
 
-def _plan(selection: Selection, destination: ObjectFolder) -> Iterator[_Task]:
+def _plan(selection: Selection, destination: ObjectStore) -> Iterator[_Task]:
     """Whole pixels, a shard's worth or more a task, those together that are so in the store."""
     from astropy_healpix import healpy
 
@@ -166,9 +166,9 @@ def _plan(selection: Selection, destination: ObjectFolder) -> Iterator[_Task]:
             group = []
 
 
-def _write_pixels(task: _Task) -> Done:
+def _write_pixels(task: _Task) -> WrittenFiles:
     h5py = _import_h5py()
-    reader = PixelReader(task.selection.folder)
+    reader = ChunkReader(task.selection.folder)
     buffers = {pixel: io.BytesIO() for pixel in np.unique(task.pixels).tolist()}
     with contextlib.ExitStack() as stack:
         files = {}
@@ -185,7 +185,7 @@ def _write_pixels(task: _Task) -> Done:
         data = buffer.getvalue()
         task.destination.put(f"healpix={pixel}/{FILE}", data)
         size += len(data)
-    return Done(len(task.selection), len(buffers), size)
+    return WrittenFiles(len(task.selection), len(buffers), size)
 
 
 def _write_table(file: h5py.File, task: _Task, pixel: int) -> None:
@@ -211,5 +211,5 @@ def _import_h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise missing_extra("export mmu", error, "mmu") from error
+        raise missing_extra_error("export mmu", error, "mmu") from error
     return h5py

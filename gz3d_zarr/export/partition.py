@@ -36,7 +36,7 @@ def share(shards: Sequence[NDArray[np.int64]], part: int, parts: int) -> list[ND
     return mine
 
 
-def check_place(rank: int | None, world_size: int | None) -> tuple[int, int] | None:
+def check_partition(rank: int | None, world_size: int | None) -> tuple[int, int] | None:
     """Rank and world size as given, or None where neither is.
 
     Raises

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dask.utils import format_bytes
 
-from gz3d_zarr.backends.chunk_reader import PixelReader
-from gz3d_zarr.errors import StoreError, UsageError, count
+from gz3d_zarr.backends.chunk_reader import ChunkReader
+from gz3d_zarr.errors import StoreError, UsageError, plural
 from gz3d_zarr.export.subset import Selection, select_rows
 from gz3d_zarr.locations import is_url
 from gz3d_zarr.pipeline.dask_tasks import run_tasks
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.storage.object_store import ObjectFolder, object_folder
+from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Done:
+class WrittenFiles:
     """What one task has written."""
 
     subjects: int
@@ -71,19 +71,19 @@ class ExportReport:
     def to_text(self) -> str:
         """What the command prints."""
         text = (
-            f"Wrote {count(self.subjects, 'subject')} into {count(self.files, 'file')}, "
+            f"Wrote {plural(self.subjects, 'subject')} into {plural(self.files, 'file')}, "
             f"{format_bytes(self.stored_bytes)}, in {self.seconds:.1f} s: {self.destination}"
         )
         if self.left_out:
             verb = "was" if self.left_out == 1 else "were"
             text += (
-                f"\n{count(self.left_out, 'subject')} whose status is not ok {verb} left out; "
+                f"\n{plural(self.left_out, 'subject')} whose status is not ok {verb} left out; "
                 "gz3d-zarr info STORE counts them"
             )
         return text
 
 
-def open_places(
+def open_source_and_destination(
     store: str | Path,
     dest: str | Path,
     rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None,
@@ -91,7 +91,7 @@ def open_places(
     destination_options: Mapping[str, Any] | None,
     *,
     overwrite: bool,
-) -> tuple[Selection, ObjectFolder]:
+) -> tuple[Selection, ObjectStore]:
     """The subjects to export, and the folder to write to.
 
     Storage options are for whichever of the two is a URL.
@@ -107,7 +107,7 @@ def open_places(
     shared = storage_options or {}
     selection = select_rows(store, rows, storage_options=shared if is_url(str(store)) else None)
     options = {**(shared if is_url(str(dest)) else {}), **(destination_options or {})}
-    folder = object_folder(dest, options)
+    folder = open_object_store(dest, options)
     if f"{folder.url}/".startswith(f"{selection.folder.url}/"):
         raise StoreError(
             f"{folder.url} lies in the store {selection.folder.url}; choose another folder"
@@ -115,17 +115,17 @@ def open_places(
     if folder.is_writable() is False:
         raise StoreError(f"{folder.url} cannot be written to")
     if not overwrite:
-        there = len(folder.sizes())
+        there = len(folder.list_sizes())
         if there:
             raise StoreError(
-                f"{folder.url} holds {count(there, 'file')} already; choose an empty folder, or "
+                f"{folder.url} holds {plural(there, 'file')} already; choose an empty folder, or "
                 "write over those of the same names with --overwrite (overwrite=True)"
             )
     return selection, folder
 
 
 def read_subjects(
-    reader: PixelReader, selection: Selection
+    reader: ChunkReader, selection: Selection
 ) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
     """Position, picture and masks of each selected subject, shard by shard, in order.
 
@@ -148,20 +148,20 @@ class Runner(Generic[T]):
     Attributes
     ----------
     function : callable
-        Run on a worker with one task; returns `Done`.
+        Run on a worker with one task; returns `WrittenFiles`.
     name : str
         Beginning of the tasks' keys, which dask's dashboard shows.
     selection : Selection
         All the subjects.
-    destination : ObjectFolder
+    destination : ObjectStore
     progress : callable, optional
         Called at the start and after every task.
     """
 
-    function: Callable[[T], Done]
+    function: Callable[[T], WrittenFiles]
     name: str
     selection: Selection
-    destination: ObjectFolder
+    destination: ObjectStore
     progress: Callable[[Progress], None] | None
 
     def run(
@@ -201,8 +201,8 @@ class Runner(Generic[T]):
             seconds,
         )
 
-    def _run(self, client: Client, tasks: Sequence[T]) -> Done:
-        total = Done(0, 0, 0)
+    def _run(self, client: Client, tasks: Sequence[T]) -> WrittenFiles:
+        total = WrittenFiles(0, 0, 0)
         subjects, left_out = len(self.selection), self.selection.left_out
         size = self.selection.shard_size
         self._tell(Progress(0, subjects, 0, left_out))
@@ -210,7 +210,7 @@ class Runner(Generic[T]):
         results = run_tasks(client, self.function, tasks, self.name, size, hint)
         with contextlib.closing(results):
             for done in results:
-                total = Done(
+                total = WrittenFiles(
                     total.subjects + done.subjects,
                     total.files + done.files,
                     total.stored_bytes + done.stored_bytes,
@@ -223,6 +223,6 @@ class Runner(Generic[T]):
             self.progress(progress)
 
 
-def missing_extra(what: str, error: ImportError, extra: str) -> UsageError:
+def missing_extra_error(what: str, error: ImportError, extra: str) -> UsageError:
     """The error to raise where a package of an extra is not installed."""
     return UsageError(f"{what} needs {error.name}: python3 -m pip install 'gz3d-zarr[{extra}]'")

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from gz3d_zarr.analysis.selection import select_cone
 from gz3d_zarr.backends.store import open_store, read_build
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, VARIABLES
-from gz3d_zarr.errors import LeftOutWarning, Status, StoreError, UsageError, count
-from gz3d_zarr.storage.object_store import ObjectFolder, object_folder
+from gz3d_zarr.errors import LeftOutWarning, Status, StoreError, UsageError, plural
+from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,7 +32,7 @@ class Selection:
 
     Attributes
     ----------
-    folder : ObjectFolder
+    folder : ObjectStore
         The store.
     rows : ndarray of int64, shape (n,)
         Positions along ``subject``, ascending.
@@ -44,7 +44,7 @@ class Selection:
         ``subject`` and every small variable, of the n rows.
     """
 
-    folder: ObjectFolder
+    folder: ObjectStore
     rows: NDArray[np.int64]
     left_out: int
     shard_size: int
@@ -71,7 +71,7 @@ class Selection:
         if not self.left_out:
             return ""
         verb = "is" if self.left_out == 1 else "are"
-        return f"{count(self.left_out, 'subject')} whose status is not ok {verb} left out"
+        return f"{plural(self.left_out, 'subject')} whose status is not ok {verb} left out"
 
     def warn(self, stacklevel: int) -> None:
         """Say in a `LeftOutWarning` how many were left out, where any was."""
@@ -104,7 +104,7 @@ def select_rows(
     StoreError
         As `open_store`.
     """
-    folder = object_folder(store, storage_options)
+    folder = open_object_store(store, storage_options)
     dataset = open_store(folder.url, storage_options=storage_options)
     missing = [name for name in VARIABLES if name not in dataset.variables]
     if missing:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gz3d_zarr.backends.chunk_reader import PixelReader
+from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.errors import UsageError
-from gz3d_zarr.export.partition import check_place, share
-from gz3d_zarr.export.runner import missing_extra
+from gz3d_zarr.export.partition import check_partition, share
+from gz3d_zarr.export.runner import missing_extra_error
 from gz3d_zarr.export.subset import select_rows
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ try:
     import torch
     from torch.utils.data import Dataset, IterableDataset, get_worker_info
 except ImportError as error:
-    raise missing_extra("gz3d_zarr.export.torch", error, "torch") from error
+    raise missing_extra_error("gz3d_zarr.export.torch", error, "torch") from error
 Sample = dict[str, Any]
 Transform = Callable[[Sample], Any]
 WINDOW = 4
@@ -59,7 +59,7 @@ class _Samples:
     ) -> None:
         self.selection = select_rows(store, rows, storage_options=storage_options)
         self.selection.warn(stacklevel=4)  # whoever makes the dataset
-        self._reader = PixelReader(self.selection.folder)
+        self._reader = ChunkReader(self.selection.folder)
         self._channels_first = channels_first
         self._transform = transform
 
@@ -195,7 +195,7 @@ class GZ3DIterableDataset(IterableDataset[Any]):
             raise UsageError(f"window is {window}, expected at least 1")
         if seed < 0:
             raise UsageError(f"seed is {seed}, expected 0 or more")
-        self._given = check_place(rank, world_size)
+        self._given = check_partition(rank, world_size)
         self._handed: tuple[int, int] | None = None
         self._samples = _Samples(store, rows, channels_first, transform, storage_options)
         self.left_out = self._samples.selection.left_out
@@ -213,7 +213,7 @@ class GZ3DIterableDataset(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        rank, world_size = self._find_place() or (0, 1)
+        rank, world_size = self._find_partition() or (0, 1)
         part = rank * workers + number
         key = [self._seed, int(self._epoch)]
         shards = self._samples.selection.shards()
@@ -227,9 +227,9 @@ class GZ3DIterableDataset(IterableDataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker that is spawned has no process group, unlike a forked one, and must be told.
-        return {**self.__dict__, "_handed": self._find_place()}
+        return {**self.__dict__, "_handed": self._find_partition()}
 
-    def _find_place(self) -> tuple[int, int] | None:
+    def _find_partition(self) -> tuple[int, int] | None:
         """Rank and world size as they are by now; None where nothing tells them."""
         if self._given is not None:
             return self._given
@@ -262,4 +262,4 @@ def _environment() -> tuple[int, int] | None:
         raise UsageError(
             f"in the environment RANK is {rank!r} and WORLD_SIZE {world_size!r}, expected numbers"
         )
-    return check_place(int(rank), int(world_size))
+    return check_partition(int(rank), int(world_size))

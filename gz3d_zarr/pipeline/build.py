@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import gz3d_zarr
 from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.datamodel.schema import Provenance, Row
-from gz3d_zarr.errors import Status, StoreError, count
+from gz3d_zarr.datamodel.schema import Provenance, SubjectRecord
+from gz3d_zarr.errors import Status, StoreError, plural
 from gz3d_zarr.pipeline.build_state import (
     Mode,
     Work,
@@ -24,7 +24,7 @@ from gz3d_zarr.pipeline.build_state import (
     inspect,
     settle,
 )
-from gz3d_zarr.pipeline.dask_tasks import Rules, run_shards
+from gz3d_zarr.pipeline.dask_tasks import FailurePolicy, run_shards
 from gz3d_zarr.pipeline.plan import Plan, make_plan
 from gz3d_zarr.pipeline.publish import choose_place, clear_beside, publish, switch
 from gz3d_zarr.pipeline.report import BuildReport, Failure
@@ -33,7 +33,7 @@ from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.manifest import PlanOptions
 from gz3d_zarr.storage.build_record import WORK_PREFIX
 from gz3d_zarr.storage.lease import check_free, hold_lease
-from gz3d_zarr.storage.object_store import ObjectFolder, object_folder
+from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -64,7 +64,7 @@ def plan(
 
     chosen = replace(PlanOptions.of(options), cache=None)  # listing an archive fills a cache
     mode = choose_mode(resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed)
-    folder = object_folder(store, chosen.storage_options)
+    folder = open_object_store(store, chosen.storage_options)
     with use_client(client, scheduler) as running:
         resources = find_resources(running, workers, chosen.memory_bound)
         made = make_plan(source, store, _adopt(chosen, folder, mode), resources)
@@ -74,7 +74,7 @@ def plan(
         return replace(made, refusal=str(error))
     if folder.is_writable() is False:
         return replace(made, refusal=f"{made.store} cannot be written to")
-    if mode is Mode.OVERWRITE and folder.sizes():
+    if mode is Mode.OVERWRITE and folder.list_sizes():
         return replace(made, warning=f"build would replace the store that stands at {made.store}")
     if work.standing is None:
         return made
@@ -154,10 +154,10 @@ def build(
 
     chosen = PlanOptions.of(options)
     mode = choose_mode(resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed)
-    rules = Rules.of(on_error, max_failures, progress)
+    rules = FailurePolicy.of(on_error, max_failures, progress)
     with use_client(client, scheduler) as running:
         resources = find_resources(running, workers, chosen.memory_bound)
-        folder = object_folder(store, chosen.storage_options)
+        folder = open_object_store(store, chosen.storage_options)
         check_free(folder, wait=False)
         made = make_plan(source, store, _adopt(chosen, folder, mode), resources)
         began = time.monotonic()
@@ -166,7 +166,7 @@ def build(
         if announce is not None:
             announce(work.made)
         if work.is_over and place is folder:
-            if folder.sizes(WORK_PREFIX):
+            if folder.list_sizes(WORK_PREFIX):
                 _clear_up(folder)
             return _finished(folder, made, time.monotonic() - began)
         with hold_lease(folder) as lease:
@@ -189,7 +189,7 @@ def build(
         return report
 
 
-def _adopt(chosen: PlanOptions, folder: ObjectFolder, mode: Mode) -> PlanOptions:
+def _adopt(chosen: PlanOptions, folder: ObjectStore, mode: Mode) -> PlanOptions:
     """Options that are not given come from what is gone on with."""
     if mode in (Mode.NEW, Mode.OVERWRITE):
         return chosen
@@ -200,7 +200,7 @@ def _adopt(chosen: PlanOptions, folder: ObjectFolder, mode: Mode) -> PlanOptions
 
 
 def _complete(
-    place: ObjectFolder, work: Work, receipts: dict[int, Receipt], build_id: str, began: float
+    place: ObjectStore, work: Work, receipts: dict[int, Receipt], build_id: str, began: float
 ) -> BuildReport:
     """Publish what has been built, and report on it."""
     made = work.made
@@ -212,7 +212,7 @@ def _complete(
     return _report(work, rows, ordered, time.monotonic() - began)
 
 
-def _clear_up(folder: ObjectFolder) -> None:
+def _clear_up(folder: ObjectStore) -> None:
     """Remove what a build left that was stopped when all was done, as the only builder there."""
     with hold_lease(folder):
         there = inspect(folder)
@@ -220,15 +220,16 @@ def _clear_up(folder: ObjectFolder) -> None:
             clear_up(folder)
 
 
-def _rows(made: Plan, receipts: Sequence[Receipt]) -> list[Row]:
+def _rows(made: Plan, receipts: Sequence[Receipt]) -> list[SubjectRecord]:
     """Each subject of the manifest with its outcome."""
     outcomes = [outcome for receipt in receipts for outcome in receipt.outcomes]
     return [
-        Row(entry, outcome) for entry, outcome in zip(made.manifest.entries, outcomes, strict=True)
+        SubjectRecord(entry, outcome)
+        for entry, outcome in zip(made.manifest.entries, outcomes, strict=True)
     ]
 
 
-def _provenance(made: Plan, rows: Sequence[Row]) -> Provenance:
+def _provenance(made: Plan, rows: Sequence[SubjectRecord]) -> Provenance:
     ok = sum(row.outcome.status is Status.OK for row in rows)
     return Provenance(
         source=made.manifest.location,
@@ -245,7 +246,7 @@ def _provenance(made: Plan, rows: Sequence[Row]) -> Provenance:
     )
 
 
-def _renamed(rows: Sequence[Row]) -> list[str]:
+def _renamed(rows: Sequence[SubjectRecord]) -> list[str]:
     """Tell of files whose name and HDU 5 disagree; the name decides the coordinate."""
     others = [
         row
@@ -258,13 +259,13 @@ def _renamed(rows: Sequence[Row]) -> list[str]:
     first = others[0]
     inside = first.outcome.metadata.manga_id if first.outcome.metadata else ""
     return [
-        f"another MANGAID inside than in the name of {count(len(others), 'file')} (first "
+        f"another MANGAID inside than in the name of {plural(len(others), 'file')} (first "
         f"{first.entry.file.name}: {inside}); the coordinate subject has the name's"
     ]
 
 
 def _report(
-    work: Work, rows: Sequence[Row], receipts: Sequence[Receipt], seconds: float
+    work: Work, rows: Sequence[SubjectRecord], receipts: Sequence[Receipt], seconds: float
 ) -> BuildReport:
     made, bad = work.made, [row.outcome for row in rows if row.outcome.status is not Status.OK]
     mine = [receipts[i] for i in work.missing]
@@ -287,7 +288,7 @@ def _report(
     )
 
 
-def _finished(folder: ObjectFolder, made: Plan, seconds: float) -> BuildReport:
+def _finished(folder: ObjectStore, made: Plan, seconds: float) -> BuildReport:
     """Report on a store that was complete before."""
     from gz3d_zarr.backends.store import read_build  # slow to import
 

@@ -26,7 +26,7 @@ from gz3d_zarr.storage.build_record import (
     is_published,
     receipt_key,
 )
-from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectFolder
+from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
 from gz3d_zarr.storage.small_arrays import CATALOGUE_GROUP
 
 _OURS = (
@@ -48,7 +48,7 @@ class Mode(StrEnum):
 
 
 @dataclass(frozen=True)
-class Standing:
+class TargetState:
     """What stands at a place.
 
     Attributes
@@ -79,7 +79,7 @@ class Work:
     ----------
     made : Plan
         The plan; where a store stands already, with its numbering of samples.
-    standing : Standing or None
+    standing : TargetState or None
     receipts : dict
         Of the shards that stand there as they shall be.
     bases : dict
@@ -95,7 +95,7 @@ class Work:
     """
 
     made: Plan
-    standing: Standing | None = None
+    standing: TargetState | None = None
     receipts: dict[int, Receipt] = field(default_factory=dict)
     bases: Mapping[int, Receipt] = field(default_factory=dict)
     retry: bool = False
@@ -137,7 +137,7 @@ def choose_mode(*, resume: bool, overwrite: bool, update: bool, retry_failed: bo
     return chosen[0] if chosen else Mode.NEW
 
 
-def inspect(folder: ObjectFolder) -> Standing | None:
+def inspect(folder: ObjectStore) -> TargetState | None:
     """Find out what stands at a place; None where there is nothing.
 
     Raises
@@ -147,23 +147,23 @@ def inspect(folder: ObjectFolder) -> Standing | None:
     """
     root, begun = folder.get(ROOT_KEY), folder.get(PLAN_KEY)
     if root is None and begun is None:
-        keys = [key for key in folder.sizes() if not key.startswith(WORK_PREFIX)]
+        keys = [key for key in folder.list_sizes() if not key.startswith(WORK_PREFIX)]
         if not keys:  # nothing, or what a build left that was killed at once
             return None
     plan = _parse(begun)
     if begun is not None and plan.get("schema") != SCHEMA:
         raise _foreign(folder)
     if root is None and begun is not None:
-        return Standing(None, plan)
+        return TargetState(None, plan)
     if root is not None and is_published(plan, root):
         begun = None  # it only lacked the time to clear up
     attrs = _parse(root).get("attributes", {})
     if isinstance(attrs, dict) and attrs.get("schema") == SCHEMA:
-        return Standing(attrs, plan if begun is not None else None)
-    if not is_only_ours(folder) or not any(_is_shard(key) for key in folder.sizes()):
+        return TargetState(attrs, plan if begun is not None else None)
+    if not is_only_ours(folder) or not any(_is_shard(key) for key in folder.list_sizes()):
         raise _foreign(folder)
     damage = f"{ROOT_KEY} is {'not there' if root is None else 'damaged'}"
-    return Standing({}, plan if begun is not None else None, damage)
+    return TargetState({}, plan if begun is not None else None, damage)
 
 
 def _parse(document: bytes | None) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def _is_shard(key: str) -> bool:
     return key.startswith(tuple(f"{name}/c/" for name in BIG_ARRAYS))
 
 
-def assess(folder: ObjectFolder, made: Plan, mode: Mode) -> Work:
+def assess(folder: ObjectStore, made: Plan, mode: Mode) -> Work:
     """Find out what there is to do, where the mode allows to go on there; writes nothing.
 
     Raises
@@ -213,7 +213,7 @@ def assess(folder: ObjectFolder, made: Plan, mode: Mode) -> Work:
     return _assess_complete(folder, made, there, mode)
 
 
-def _refuse_inside(folder: ObjectFolder) -> None:
+def _refuse_inside(folder: ObjectStore) -> None:
     """Do not build into a folder of another store."""
     above = folder.url.rpartition("/")[0]
     if above and not above.endswith(("/", ":")):
@@ -223,12 +223,12 @@ def _refuse_inside(folder: ObjectFolder) -> None:
             raise StoreError(f"{folder.url} lies in the store {above}; choose another place")
 
 
-def _names(folder: ObjectFolder) -> list[str]:
+def _names(folder: ObjectStore) -> list[str]:
     """Names of the files of the build that has begun."""
     return (folder.get(FILES_KEY) or b"").decode().split("\n")
 
 
-def _assess_unfinished(folder: ObjectFolder, made: Plan, there: Standing, mode: Mode) -> Work:
+def _assess_unfinished(folder: ObjectStore, made: Plan, there: TargetState, mode: Mode) -> Work:
     check_same(folder, made, there.begun or {}, _names(folder))
     receipts = read_receipts(folder, made)
     check_unchanged(folder, made, receipts.values())
@@ -238,7 +238,7 @@ def _assess_unfinished(folder: ObjectFolder, made: Plan, there: Standing, mode: 
     return Work(made, there, receipts, bases, retry=True)
 
 
-def _assess_complete(folder: ObjectFolder, made: Plan, there: Standing, mode: Mode) -> Work:
+def _assess_complete(folder: ObjectStore, made: Plan, there: TargetState, mode: Mode) -> Work:
     """What to do at a store that readers may be using.
 
     Once something has begun, its arrays may be half-written: what it was is in its base.
@@ -276,7 +276,7 @@ def _assess_complete(folder: ObjectFolder, made: Plan, there: Standing, mode: Mo
     return Work(made, there, receipts, bases, retry, sorted(redo), tuple(base))
 
 
-def _read_base(folder: ObjectFolder, there: Standing) -> tuple[Layout, list[Receipt]]:
+def _read_base(folder: ObjectStore, there: TargetState) -> tuple[Layout, list[Receipt]]:
     """Layout and receipts of the complete store that is gone on with."""
     from gz3d_zarr.pipeline.resume import restore_receipts  # slow to import
 
@@ -288,7 +288,7 @@ def _read_base(folder: ObjectFolder, there: Standing) -> tuple[Layout, list[Rece
     return read_layout(there.begun["base"]), unpack_receipts(data, BASE_KEY)
 
 
-def begin(folder: ObjectFolder, work: Work, build_id: str) -> None:
+def begin(folder: ObjectStore, work: Work, build_id: str) -> None:
     """Begin, or go on with, the work at a place.
 
     The plan is put before anything is deleted or changed: whenever this is stopped, what is left
@@ -298,7 +298,7 @@ def begin(folder: ObjectFolder, work: Work, build_id: str) -> None:
     begun = None if work.standing is None else work.standing.begun
     same = begun is not None and begun["fingerprint"] == work.made.fingerprint
     if work.clears or not same:
-        folder.delete(sorted(folder.sizes(RECEIPTS_PREFIX)))
+        folder.delete(sorted(folder.list_sizes(RECEIPTS_PREFIX)))
         names = "\n".join(entry.file.name for entry in work.made.manifest.entries)
         folder.put(FILES_KEY, names.encode())
     if work.base and begun is None:
@@ -306,12 +306,12 @@ def begin(folder: ObjectFolder, work: Work, build_id: str) -> None:
     take_over(folder, work, build_id)
     if work.clears:
         folder.delete([ROOT_KEY])
-        keys = {key for key in folder.sizes() if _is_ours(key)}
+        keys = {key for key in folder.list_sizes() if _is_ours(key)}
         folder.delete(sorted(keys - _WORK_KEYS))
         folder.prune(_OURS)
 
 
-def take_over(folder: ObjectFolder, work: Work, build_id: str) -> None:
+def take_over(folder: ObjectStore, work: Work, build_id: str) -> None:
     """Make the place this build's: tasks of an earlier one that still run write no more."""
     plan = {
         **identify(work.made),
@@ -329,7 +329,7 @@ def take_over(folder: ObjectFolder, work: Work, build_id: str) -> None:
     folder.put(PLAN_KEY, json.dumps(plan, indent=1).encode())
 
 
-def settle(folder: ObjectFolder, receipts: Sequence[Receipt], build_id: str) -> None:
+def settle(folder: ObjectStore, receipts: Sequence[Receipt], build_id: str) -> None:
     """See that all shards stand there as written, and delete what a killed writer left.
 
     Raises
@@ -340,7 +340,7 @@ def settle(folder: ObjectFolder, receipts: Sequence[Receipt], build_id: str) -> 
     """
     check_build(folder, build_id)
     stored = {item.key: item.size for receipt in receipts for item in receipt.objects}
-    found = folder.sizes()
+    found = folder.list_sizes()
     lost = sorted(key for key, size in stored.items() if found.get(key) != size)
     if lost:
         raise StoreError(
@@ -352,19 +352,19 @@ def settle(folder: ObjectFolder, receipts: Sequence[Receipt], build_id: str) -> 
     folder.delete(sorted(partial | strange))
 
 
-def clear_up(folder: ObjectFolder) -> None:
+def clear_up(folder: ObjectStore) -> None:
     """Remove what a build left that was stopped between publishing and the end.
 
     The plan goes first: without it, what else is there means nothing.
     """
-    left = folder.sizes(WORK_PREFIX)
+    left = folder.list_sizes(WORK_PREFIX)
     if left:
         folder.delete([PLAN_KEY])
         folder.delete(sorted(key for key in left if not key.startswith(LEASE_KEY)))
         folder.prune((WORK_PREFIX,))
 
 
-def read_receipts(folder: ObjectFolder, made: Plan) -> dict[int, Receipt]:
+def read_receipts(folder: ObjectStore, made: Plan) -> dict[int, Receipt]:
     """Receipts of the shards that are built already, and stand there with the size they had.
 
     Raises
@@ -373,7 +373,7 @@ def read_receipts(folder: ObjectFolder, made: Plan) -> dict[int, Receipt]:
         Where one cannot be read, or is of another build.
     """
     receipts = {}
-    sizes = folder.sizes()
+    sizes = folder.list_sizes()
     for key in sorted(key for key in sizes if key.startswith(RECEIPTS_PREFIX)):
         data = None if key.endswith(PARTIAL_SUFFIX) else folder.get(key)
         if data is not None:
@@ -385,9 +385,9 @@ def read_receipts(folder: ObjectFolder, made: Plan) -> dict[int, Receipt]:
     return receipts
 
 
-def is_only_ours(folder: ObjectFolder) -> bool:
+def is_only_ours(folder: ObjectStore) -> bool:
     """Whether nothing but a store, or what builds left, stands at a place."""
-    return all(key == ROOT_KEY or _is_ours(key) for key in folder.sizes())
+    return all(key == ROOT_KEY or _is_ours(key) for key in folder.list_sizes())
 
 
 def _is_ours(key: str) -> bool:
@@ -395,7 +395,7 @@ def _is_ours(key: str) -> bool:
     return key.startswith(_OURS) or (key.startswith(".zarr.") and key.endswith(PARTIAL_SUFFIX))
 
 
-def _foreign(folder: ObjectFolder) -> StoreError:
+def _foreign(folder: ObjectStore) -> StoreError:
     return StoreError(
         f"{folder.url} holds something that is not a Galaxy Zoo: 3D store; nothing was touched. "
         "Choose another place, or empty it yourself"

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 from dask.utils import format_bytes
 
 from gz3d_zarr.datamodel.schema import SCHEMA
-from gz3d_zarr.errors import StoreError, UsageError, count
+from gz3d_zarr.errors import StoreError, UsageError, plural
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.storage.build_record import PLAN_KEY, ROOT_KEY, WORK_PREFIX, check_build
 from gz3d_zarr.storage.lease import hold_lease
-from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectFolder, object_folder
+from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore, open_object_store
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
-BYTES_A_TASK = 64 * 10**6
+TASK_BYTES = 64 * 10**6
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class CopyReport:
     def to_text(self) -> str:
         """What ``gz3d-zarr copy`` prints."""
         text = (
-            f"Copied {self.copied} of {count(self.objects, 'object')}, "
+            f"Copied {self.copied} of {plural(self.objects, 'object')}, "
             f"{format_bytes(self.copied_bytes)}, in {self.seconds:.1f} s: {self.destination}"
         )
         if not self.copied:
             text = f"Nothing to copy: all {self.objects} objects are in {self.destination}"
         if self.left_behind:
-            others = count(self.left_behind, "other object")
+            others = plural(self.left_behind, "other object")
             text += f"\nLeft behind: {others} in {self.store}, not of the store"
         return text
 
@@ -81,8 +81,8 @@ class CopyTask:
         Keys that stand at the destination already.
     """
 
-    source: ObjectFolder
-    destination: ObjectFolder
+    source: ObjectStore
+    destination: ObjectStore
     build_id: str
     objects: tuple[tuple[str, int, str], ...]
     there: frozenset[str] = frozenset()
@@ -132,8 +132,8 @@ def copy(
     from gz3d_zarr.pipeline.resume import restore_receipts
     from gz3d_zarr.pipeline.store_checks import stored_keys  # slow to import
 
-    source = object_folder(store, storage_options)
-    target = object_folder(destination, destination_options)
+    source = open_object_store(store, storage_options)
+    target = open_object_store(destination, destination_options)
     for place, what in ((source, "copied"), (target, "copied to")):
         place.refuse_link(what)  # before anything is read, with options that are for the other
     if f"{target.url}/".startswith(f"{source.url}/"):
@@ -143,7 +143,7 @@ def copy(
         _check_undigested(source)
     layout, receipts = restore_receipts(source)
     digests = {stored.key: stored.sha256 for r in receipts for stored in r.objects}
-    keys, found = stored_keys(source) | set(digests), source.sizes()
+    keys, found = stored_keys(source) | set(digests), source.list_sizes()
     sizes = {key: size for key, size in found.items() if key in keys}
     others = {key for key in found if not key.startswith(WORK_PREFIX)} - keys - {ROOT_KEY}
     lost = sorted(keys - set(sizes))
@@ -191,7 +191,7 @@ def _is_ours(root: bytes) -> bool:
         return False
 
 
-def _check_undigested(source: ObjectFolder) -> None:
+def _check_undigested(source: ObjectStore) -> None:
     """Refuse a store where an object that has no digest is damaged.
 
     Small arrays have checksums in their codecs; metadata stand in the root once more.
@@ -247,10 +247,10 @@ def copy_objects(task: CopyTask) -> tuple[int, int, int]:
 
 
 def _assess(
-    target: ObjectFolder, identity: Mapping[str, Any], root: bytes, *, resume: bool
+    target: ObjectStore, identity: Mapping[str, Any], root: bytes, *, resume: bool
 ) -> dict[str, int]:
     """What stands at the destination of a copy that may go on there."""
-    found = {k: n for k, n in target.sizes().items() if not k.startswith(WORK_PREFIX)}
+    found = {k: n for k, n in target.list_sizes().items() if not k.startswith(WORK_PREFIX)}
     begun = json.loads(target.get(PLAN_KEY) or b"{}")
     if {name: begun.get(name) for name in identity} == identity and (
         ROOT_KEY not in found or target.get(ROOT_KEY) == root  # killed just before its end
@@ -275,15 +275,15 @@ def _group(
     for item in objects:
         if item[1] > room or not groups:
             groups.append([])
-            room = BYTES_A_TASK
+            room = TASK_BYTES
         groups[-1].append(item)
         room -= item[1]
     return [tuple(group) for group in groups]
 
 
-def _check_all_there(target: ObjectFolder, sizes: Mapping[str, int]) -> dict[str, int]:
+def _check_all_there(target: ObjectStore, sizes: Mapping[str, int]) -> dict[str, int]:
     """All that stands at the destination, where every object is there with its size."""
-    found = target.sizes()
+    found = target.list_sizes()
     lost = sorted(key for key, size in sizes.items() if found.get(key) != size)
     if lost:
         raise StoreError(f"{target.url} lacks {len(lost)} objects that were copied ({lost[0]})")
@@ -291,7 +291,7 @@ def _check_all_there(target: ObjectFolder, sizes: Mapping[str, int]) -> dict[str
 
 
 def _is_leftover(key: str, written: Collection[str]) -> bool:
-    """Whether it is what a killed writer of one of these objects has left (see `ObjectFolder`)."""
+    """Whether it is what a killed writer of one of these objects has left (see `ObjectStore`)."""
     folder, slash, name = key.rpartition("/")
     if not (name.startswith(".") and name.endswith(PARTIAL_SUFFIX)):
         return False
@@ -299,7 +299,7 @@ def _is_leftover(key: str, written: Collection[str]) -> bool:
 
 
 def _publish(
-    source: ObjectFolder, target: ObjectFolder, sizes: Mapping[str, int], root: bytes, build_id: str
+    source: ObjectStore, target: ObjectStore, sizes: Mapping[str, int], root: bytes, build_id: str
 ) -> None:
     """See that all is there and the store is still the same; then put the root."""
     found = _check_all_there(target, sizes)

@@ -23,7 +23,7 @@ from dask.utils import format_bytes
 from distributed import Client, LocalCluster, default_client
 from distributed.system import MEMORY_LIMIT
 
-from gz3d_zarr.errors import BuildError, UsageError, describe
+from gz3d_zarr.errors import BuildError, UsageError, error_message
 from gz3d_zarr.pipeline.plan import Resources
 
 Answer = TypeVar("Answer")
@@ -124,8 +124,8 @@ def _compare_versions(client: Client) -> tuple[str, ...]:
             notes.append(f"the worker {worker} went away while it was asked for its versions")
         elif isinstance(answer, Exception):
             raise BuildError(
-                f"the worker {worker} cannot tell its versions: {describe(answer)}. Install there "
-                "what is installed here"
+                f"the worker {worker} cannot tell its versions: {error_message(answer)}. Install "
+                "there what is installed here"
             ) from answer
         else:
             there.append(answer)
@@ -157,7 +157,7 @@ def _ask_workers(client: Client) -> dict[str, dict[str, str] | Exception]:
         ) from None
     if isinstance(answers, Exception):
         raise BuildError(
-            f"the workers of {_address(client)} cannot be asked: {describe(answers)}"
+            f"the workers of {_address(client)} cannot be asked: {error_message(answers)}"
         ) from answers
     return answers
 
@@ -249,7 +249,7 @@ def connect(address: str) -> Iterator[Client]:
     if isinstance(client, Exception):
         raise BuildError(
             f"the scheduler {address} does not answer within {CONNECT_SECONDS} seconds "
-            f"({describe(client)}); is it running, and reachable from here?"
+            f"({error_message(client)}); is it running, and reachable from here?"
         ) from client
     try:
         yield client
@@ -275,7 +275,7 @@ def start_local(resources: Resources) -> Iterator[Client]:
         }
         stack.enter_context(dask.config.set(settings))
         try:
-            with _kept_interrupts():
+            with _hold_interrupts():
                 cluster = stack.enter_context(
                     LocalCluster(
                         n_workers=resources.workers,
@@ -295,7 +295,7 @@ def start_local(resources: Resources) -> Iterator[Client]:
 
 
 @contextlib.contextmanager
-def _kept_interrupts() -> Iterator[None]:
+def _hold_interrupts() -> Iterator[None]:
     """Start processes that ignore Ctrl-C, and keep one that comes meanwhile for the end.
 
     It is for us, who then end them. A process inherits the signals that are blocked in the thread

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.errors import BuildError, GZ3DError, Status, SubjectError, UsageError, count
+from gz3d_zarr.errors import BuildError, GZ3DError, Status, SubjectError, UsageError, plural
 from gz3d_zarr.locations import is_url, origin
 from gz3d_zarr.pipeline.build_state import Work
 from gz3d_zarr.pipeline.shard_task import ShardTask, build_shard
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources.manifest import PlanOptions
-from gz3d_zarr.storage.object_store import ObjectFolder
+from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import array_documents
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ ON_ERROR = ("skip", "raise")
 WATCH_SECONDS = 5.0
 """How often it is looked whether there are workers."""
 logger = logging.getLogger(__name__)
-IN_FLIGHT = 256
+MAX_TASKS_IN_FLIGHT = 256
 """Tasks that a scheduler holds at a time; enough for a cluster that grows with its backlog."""
 
 
 @dataclass(frozen=True)
-class Rules:
+class FailurePolicy:
     """What to do along the way."""
 
     strict: bool
@@ -61,7 +61,7 @@ class Rules:
         on_error: str,
         max_failures: int | None,
         progress: Callable[[Progress], None] | None,
-    ) -> Rules:
+    ) -> FailurePolicy:
         """Take the options of `build`; UsageError where one has no meaning."""
         if on_error not in ON_ERROR:
             raise UsageError(f"on_error is {on_error!r}, expected one of {', '.join(ON_ERROR)}")
@@ -77,7 +77,7 @@ class Rules:
             raise _stopped_at(f"{bad[0].status.label}: {bad[0].file_name}: {bad[0].reason}")
         if self.max_failures is not None and failed > self.max_failures:
             raise BuildError(
-                f"stopped: {count(failed, 'subject')} not ok, more than the {self.max_failures} "
+                f"stopped: {plural(failed, 'subject')} not ok, more than the {self.max_failures} "
                 "allowed. What is built is kept; --resume with a larger --max-failures goes on"
             )
 
@@ -96,11 +96,11 @@ def _failed(receipts: Iterable[Receipt]) -> int:
 
 def run_shards(
     client: Client,
-    folder: ObjectFolder,
+    folder: ObjectStore,
     work: Work,
     options: PlanOptions,
     build_id: str,
-    rules: Rules,
+    rules: FailurePolicy,
 ) -> dict[int, Receipt]:
     """Build what is missing on the client's workers; the receipts of all shards.
 
@@ -161,7 +161,7 @@ def run_tasks(
     shard_size: int,
     hint: str = "",
 ) -> Generator[Result, None, None]:
-    """Run a function on each task, no more than `IN_FLIGHT` at a time; results as they come.
+    """Run a function on each task, `MAX_TASKS_IN_FLIGHT` at a time; yield results as they come.
 
     Each worker takes as many as shards of `shard_size` subjects fit its memory. Those that still
     wait are dropped when the generator is closed.
@@ -183,8 +183,8 @@ def run_tasks(
         pending.add(future)
         return future
 
-    with limit_tasks(client, shard_size) as slots, _told_of_missing_workers(client, address):
-        first = [submit(*task) for task in itertools.islice(waiting, IN_FLIGHT)]
+    with limit_tasks(client, shard_size) as slots, _warn_when_no_workers(client, address):
+        first = [submit(*task) for task in itertools.islice(waiting, MAX_TASKS_IN_FLIGHT)]
         running = as_completed(first, loop=client.loop)
         del first  # a future that is kept keeps its result on a worker
         try:
@@ -201,7 +201,7 @@ def run_tasks(
 
 
 @contextlib.contextmanager
-def _told_of_missing_workers(client: Client, address: str) -> Iterator[None]:
+def _warn_when_no_workers(client: Client, address: str) -> Iterator[None]:
     """Say so while there are no workers: they may come again, and nothing happens until then."""
     ended = threading.Event()
 
@@ -267,7 +267,7 @@ WAIT_SECONDS = 0.5
 """How often a task that waits asks whether it is still wanted."""
 
 
-class Room:
+class MemoryBudget:
     """The memory of a worker that shards take parts of, whatever build they are of."""
 
     def __init__(self) -> None:
@@ -291,7 +291,7 @@ class Room:
                 self._changed.notify_all()
 
 
-class ShardSlots(WorkerPlugin):
+class ShardSlotPlugin(WorkerPlugin):
     """Gives every worker, also one that comes later, as many slots as shards fit its memory.
 
     Parameters
@@ -302,7 +302,7 @@ class ShardSlots(WorkerPlugin):
         Subjects in a shard.
     """
 
-    room: Room
+    room: MemoryBudget
     part: Fraction
 
     def __init__(self, name: str, shard_size: int) -> None:
@@ -315,7 +315,7 @@ class ShardSlots(WorkerPlugin):
         slots = count_slots(self.shard_size, threads, worker.memory_manager.memory_limit)
         self.part = Fraction(1, max(1, slots))
         # Two builds on one cluster share the memory, and so do tasks of one that has ended.
-        self.room = vars(worker).setdefault("_gz3d_room", Room())
+        self.room = vars(worker).setdefault("_gz3d_room", MemoryBudget())
         is_own_process = not str(worker.contact_address).startswith("inproc")
         if is_own_process and zarr.config.get("threading.max_workers") is None:
             zarr.config.set({"threading.max_workers": threads})
@@ -331,7 +331,7 @@ def run_in_slot(name: str, function: Callable[[Task], Result], task: Task) -> Re
     """
     plugins = get_worker().plugins
     slots = plugins.get(name)
-    if isinstance(slots, ShardSlots):
+    if isinstance(slots, ShardSlotPlugin):
         with slots.room.take(slots.part, lambda: name in plugins) as is_wanted:
             if is_wanted:
                 return function(task)
@@ -349,7 +349,7 @@ def limit_tasks(client: Client, shard_size: int) -> Iterator[str]:
     """
     name = f"gz3d-slots-{uuid.uuid4().hex[:12]}"
     try:
-        client.register_plugin(ShardSlots(name, shard_size))
+        client.register_plugin(ShardSlotPlugin(name, shard_size))
     except ImportError as error:
         raise BuildError(
             f"the workers lack a package: {error}. Install gz3d-zarr "

@@ -18,7 +18,7 @@ from gz3d_zarr.datamodel.subject import IMAGE_BYTES, SEGMENTATION_BYTES
 from gz3d_zarr.errors import PlanError
 from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.manifest import PlanOptions, make_layout, read_manifest
-from gz3d_zarr.storage.object_store import object_folder
+from gz3d_zarr.storage.object_store import open_object_store
 
 WORKER_BYTES = 200 * 10**6
 """What a worker process has before its first shard: Python, dask and zarr."""
@@ -223,7 +223,7 @@ def make_plan(
     manifest = read_manifest(source, options)
     bounds = [b for b in (resources.memory, options.memory_bound) if b is not None]
     resources = replace(resources, memory=min(bounds) if bounds else None)
-    folder = object_folder(store, options.storage_options)
+    folder = open_object_store(store, options.storage_options)
     layout = make_layout(manifest, options, _fit(options.shard_size, resources))
     return Plan(folder.url, manifest, layout, resources, folder.free_bytes())
 

@@ -9,11 +9,11 @@ from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import (
     Provenance,
-    Row,
+    SubjectRecord,
 )
-from gz3d_zarr.errors import StoreError, describe
+from gz3d_zarr.errors import StoreError, error_message
 from gz3d_zarr.storage.build_record import PLAN_KEY, check_build, sign_plan
-from gz3d_zarr.storage.object_store import ObjectFolder
+from gz3d_zarr.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     pass
@@ -27,8 +27,8 @@ from gz3d_zarr.storage.small_arrays import encode_small_objects
 
 
 def publish(
-    folder: ObjectFolder,
-    rows: Sequence[Row],
+    folder: ObjectStore,
+    rows: Sequence[SubjectRecord],
     receipts: Sequence[Receipt],
     layout: Layout,
     made: Provenance,
@@ -62,7 +62,7 @@ REPLACED_SUFFIX = ".replaced"
 """Ending of the folder that the old store has for the moment of the switch."""
 
 
-def choose_place(folder: ObjectFolder, mode: Mode) -> ObjectFolder:
+def choose_place(folder: ObjectStore, mode: Mode) -> ObjectStore:
     """Where a build writes: the store's own place, or beside it, to be switched in at the end.
 
     Object stores cannot rename; there, and where a person keeps files of his own in the store's
@@ -75,7 +75,7 @@ def choose_place(folder: ObjectFolder, mode: Mode) -> ObjectFolder:
     """
     if not folder.is_local:
         return folder
-    side = ObjectFolder(folder.url + BUILDING_SUFFIX)
+    side = ObjectStore(folder.url + BUILDING_SUFFIX)
     left = inspect(side)
     if mode is Mode.OVERWRITE:
         there = inspect(folder)
@@ -91,7 +91,7 @@ def choose_place(folder: ObjectFolder, mode: Mode) -> ObjectFolder:
     return folder
 
 
-def clear_beside(folder: ObjectFolder, place: ObjectFolder, mode: Mode) -> None:
+def clear_beside(folder: ObjectStore, place: ObjectStore, mode: Mode) -> None:
     """Remove what killed builds left beside a store, as its only builder.
 
     That is an old store that has been replaced, and, where another one is built in the store's
@@ -106,12 +106,12 @@ def clear_beside(folder: ObjectFolder, place: ObjectFolder, mode: Mode) -> None:
     if mode is Mode.OVERWRITE and place is folder:
         leftovers.append(BUILDING_SUFFIX)
     for suffix in leftovers:
-        left = ObjectFolder(folder.url + suffix)
+        left = ObjectStore(folder.url + suffix)
         if Path(left.url).is_dir() and is_only_ours(left):
             shutil.rmtree(left.url, ignore_errors=True)
 
 
-def switch(side: ObjectFolder, folder: ObjectFolder, lease: Lease) -> None:
+def switch(side: ObjectStore, folder: ObjectStore, lease: Lease) -> None:
     """Put the store that was built beside in its place, and delete the one that stood there.
 
     Raises
@@ -121,7 +121,7 @@ def switch(side: ObjectFolder, folder: ObjectFolder, lease: Lease) -> None:
     """
     old = Path(folder.url + REPLACED_SUFFIX)
     try:
-        if old.exists() and is_only_ours(ObjectFolder(str(old))):
+        if old.exists() and is_only_ours(ObjectStore(str(old))):
             shutil.rmtree(old)
         with lease.paused():
             if not lease.is_ours():
@@ -136,11 +136,11 @@ def switch(side: ObjectFolder, folder: ObjectFolder, lease: Lease) -> None:
             shutil.rmtree(old)
     except OSError as error:
         raise StoreError(
-            f"the new store {side.url} cannot be moved to {folder.url}: {describe(error)}; see to "
-            "that and use --resume"
+            f"the new store {side.url} cannot be moved to {folder.url}: {error_message(error)}; "
+            "see to that and use --resume"
         ) from error
 
 
-def _can_switch(folder: ObjectFolder) -> bool:
+def _can_switch(folder: ObjectStore) -> bool:
     path = Path(folder.url)
     return not path.is_symlink() and not path.is_mount() and is_only_ours(folder)

@@ -8,9 +8,9 @@ from typing import Any
 
 from dask.utils import format_bytes
 
-from gz3d_zarr.errors import count, status_counts
+from gz3d_zarr.errors import plural, status_counts
 
-LISTED = 50
+MAX_LISTED = 50
 """Failures that the text names; JSON names all."""
 
 
@@ -75,10 +75,10 @@ class BuildReport:
         rows = "".join(
             f"<tr><td>{escape(f.status)}</td><td>{escape(f.file_name)}</td>"
             f"<td style='text-align: left'>{escape(f.reason)}</td></tr>"
-            for f in self.failures[:LISTED]
+            for f in self.failures[:MAX_LISTED]
         )
-        if len(self.failures) > LISTED:
-            rows += f"<tr><td colspan='3'>and {len(self.failures) - LISTED} more</td></tr>"
+        if len(self.failures) > MAX_LISTED:
+            rows += f"<tr><td colspan='3'>and {len(self.failures) - MAX_LISTED} more</td></tr>"
         failures = f"<table><tr><th>status</th><th>file</th><th>reason</th></tr>{rows}</table>"
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         return (
@@ -96,8 +96,8 @@ class BuildReport:
         """What ``gz3d-zarr build`` prints."""
         if self.shards_built:
             done = (
-                f"Read {count(self.subjects_built, 'subject')} and wrote {self.shards_built} of "
-                f"{count(self.shards, 'shard')}, {format_bytes(self.stored_bytes)}, in "
+                f"Read {plural(self.subjects_built, 'subject')} and wrote {self.shards_built} of "
+                f"{plural(self.shards, 'shard')}, {format_bytes(self.stored_bytes)}, in "
                 f"{self.seconds:.1f} s ({self.rate:.0f} subjects a second)."
             )
         else:
@@ -106,7 +106,9 @@ class BuildReport:
         lines += [f"Note: {note}." for note in self.notes]
         if self.failures:
             lines.append(f"{len(self.failures)} are not:")
-            lines += [f"  {f.status:<11} {f.file_name}  {f.reason}" for f in self.failures[:LISTED]]
-            if len(self.failures) > LISTED:
-                lines.append(f"  and {len(self.failures) - LISTED} more; --json lists all")
+            lines += [
+                f"  {f.status:<11} {f.file_name}  {f.reason}" for f in self.failures[:MAX_LISTED]
+            ]
+            if len(self.failures) > MAX_LISTED:
+                lines.append(f"  and {len(self.failures) - MAX_LISTED} more; --json lists all")
         return "\n".join(lines)

@@ -10,12 +10,12 @@ import xarray as xr
 
 from gz3d_zarr.backends.store import open_store, read_build
 from gz3d_zarr.datamodel.layout import Layout, read_layout
-from gz3d_zarr.datamodel.receipts import Outcome, Receipt, StoredObject
+from gz3d_zarr.datamodel.receipts import Receipt, StoredObject, SubjectOutcome
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, SCHEMA
 from gz3d_zarr.datamodel.subject import SubjectMetadata
-from gz3d_zarr.errors import Status, StoreError, count
+from gz3d_zarr.errors import Status, StoreError, plural
 from gz3d_zarr.pipeline.plan import Plan
-from gz3d_zarr.storage.object_store import ObjectFolder
+from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import shard_key
 
 
@@ -30,7 +30,7 @@ def identify(made: Plan) -> dict[str, Any]:
 
 
 def check_same(
-    folder: ObjectFolder, made: Plan, there: Mapping[str, Any], names: Sequence[str]
+    folder: ObjectStore, made: Plan, there: Mapping[str, Any], names: Sequence[str]
 ) -> None:
     """Refuse to go on with another plan, and say in words what differs."""
     mine = identify(made)
@@ -45,14 +45,14 @@ def check_same(
 
 
 def check_grown(
-    folder: ObjectFolder, made: Plan, there: Mapping[str, Any], names: Sequence[str]
+    folder: ObjectStore, made: Plan, there: Mapping[str, Any], names: Sequence[str]
 ) -> None:
     """Refuse an update that could not leave what stands there alone."""
     differences = _differences(identify(made), there, without=("subjects",))
     wanted = [entry.file.name for entry in made.manifest.entries]
     gone = sorted(set(names) - set(wanted))
     if gone:
-        differences.append(f"the source lacks {count(len(gone), 'file')} of it (first {gone[0]})")
+        differences.append(f"the source lacks {plural(len(gone), 'file')} of it (first {gone[0]})")
     elif not differences and wanted[: len(names)] != list(names):
         first = next(i for i, name in enumerate(names) if wanted[i] != name)
         differences.append(
@@ -81,15 +81,15 @@ def _compare_names(wanted: Sequence[str], there: Sequence[str]) -> list[str]:
     new, gone = sorted(set(wanted) - set(there)), sorted(set(there) - set(wanted))
     words = []
     if new:
-        words.append(f"{count(len(new), 'file')} of the source not there (first {new[0]})")
+        words.append(f"{plural(len(new), 'file')} of the source not there (first {new[0]})")
     if gone:
-        words.append(f"{count(len(gone), 'file')} there and not in the source (first {gone[0]})")
+        words.append(f"{plural(len(gone), 'file')} there and not in the source (first {gone[0]})")
     if not words and list(wanted) != list(there):
         words.append("the files are in another order")
     return words
 
 
-def check_unchanged(folder: ObjectFolder, made: Plan, receipts: Iterable[Receipt]) -> None:
+def check_unchanged(folder: ObjectStore, made: Plan, receipts: Iterable[Receipt]) -> None:
     """Refuse to mix subjects that are stored with files that were replaced since."""
     changed = []
     for receipt in receipts:
@@ -100,7 +100,7 @@ def check_unchanged(folder: ObjectFolder, made: Plan, receipts: Iterable[Receipt
                 changed.append(entry.file.name)
     if changed:
         raise StoreError(
-            f"{count(len(changed), 'file')} of the source changed since {folder.url} was built "
+            f"{plural(len(changed), 'file')} of the source changed since {folder.url} was built "
             f"from them (first {changed[0]}: another size or sha1). Build it anew with --overwrite"
         )
 
@@ -126,7 +126,7 @@ _TEXT = {
 }
 
 
-def restore_receipts(folder: ObjectFolder) -> tuple[Layout, list[Receipt]]:
+def restore_receipts(folder: ObjectStore) -> tuple[Layout, list[Receipt]]:
     """Read what the receipts of a complete store said, from its variables and its catalogue.
 
     Returns
@@ -143,7 +143,7 @@ def restore_receipts(folder: ObjectFolder) -> tuple[Layout, list[Receipt]]:
     attrs, catalogue = read_build(folder)
     layout = read_layout(attrs)
     dataset = open_store(folder.url, storage_options=folder.storage_options)
-    sizes = folder.sizes()
+    sizes = folder.list_sizes()
     receipts = []
     try:
         outcomes = _outcomes(dataset, catalogue)
@@ -163,7 +163,7 @@ def restore_receipts(folder: ObjectFolder) -> tuple[Layout, list[Receipt]]:
     return layout, receipts
 
 
-def _outcomes(dataset: xr.Dataset, catalogue: xr.Dataset) -> list[Outcome]:
+def _outcomes(dataset: xr.Dataset, catalogue: xr.Dataset) -> list[SubjectOutcome]:
     """Each subject's outcome; metadata only where the file told it."""
     numbers = {name: dataset[name].values.tolist() for name in _NUMBERS}
     texts = {field: catalogue[name].values.tolist() for field, name in _TEXT.items()}
@@ -175,5 +175,5 @@ def _outcomes(dataset: xr.Dataset, catalogue: xr.Dataset) -> list[Outcome]:
         fields: dict[str, Any] = {field: values[i] for field, values in numbers.items()}
         fields |= {field: values[i] for field, values in texts.items()}
         metadata = SubjectMetadata(**fields) if status == Status.OK else None
-        outcomes.append(Outcome(name, Status(status), reason, sha1, size, metadata))
+        outcomes.append(SubjectOutcome(name, Status(status), reason, sha1, size, metadata))
     return outcomes

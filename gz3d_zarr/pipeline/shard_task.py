@@ -13,12 +13,18 @@ import numpy as np
 from distributed import Semaphore
 from numpy.typing import NDArray
 
-from gz3d_zarr.datamodel.receipts import Outcome, Receipt, StoredObject
+from gz3d_zarr.datamodel.receipts import Receipt, StoredObject, SubjectOutcome
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS
 from gz3d_zarr.errors import Status, StoreError, SubjectError
-from gz3d_zarr.sources.download import FetchRules, Gate, decode_body, open_gate, read_files
+from gz3d_zarr.sources.download import (
+    ConnectionLimiter,
+    FetchOptions,
+    decode_body,
+    read_files,
+    unlimited,
+)
 from gz3d_zarr.storage.build_record import check_build, receipt_key
-from gz3d_zarr.storage.object_store import ObjectFolder
+from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import decode_shard, encode_shard, shard_key
 
 LEASE_SECONDS = 0.5
@@ -37,7 +43,7 @@ class ShardTask:
         Subject files in the order of the store.
     documents : mapping
         Metadata documents of the big arrays, from `store.array_documents`.
-    rules : FetchRules
+    rules : FetchOptions
         How files at URLs are fetched.
     gate : distributed.Semaphore, optional
         A lease of it is held for every connection that is open, over all workers.
@@ -54,8 +60,8 @@ class ShardTask:
     build_id: str
     files: tuple[tuple[str, str | None], ...]
     documents: Mapping[str, bytes]
-    folder: ObjectFolder
-    rules: FetchRules = field(default_factory=FetchRules)
+    folder: ObjectStore
+    rules: FetchOptions = field(default_factory=FetchOptions)
     gate: Semaphore | None = None
     source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     strict: bool = False
@@ -80,7 +86,7 @@ def build_shard(task: ShardTask) -> Receipt:
     outcomes = _keep(task, blocks)
     wanted = [i for i in range(len(task.files)) if i not in outcomes]
     files = [task.files[i] for i in wanted]
-    bodies = read_files(files, task.source_options, task.rules, lease_gate(task.gate))
+    bodies = read_files(files, task.source_options, task.rules, limit_by_semaphore(task.gate))
     with contextlib.closing(bodies):
         for i, (path, sha1), body in zip(wanted, files, bodies, strict=True):
             subject, outcome = decode_body(path, sha1, body)
@@ -111,7 +117,7 @@ def build_shard(task: ShardTask) -> Receipt:
     return receipt
 
 
-def _keep(task: ShardTask, blocks: Mapping[str, NDArray[np.uint8]]) -> dict[int, Outcome]:
+def _keep(task: ShardTask, blocks: Mapping[str, NDArray[np.uint8]]) -> dict[int, SubjectOutcome]:
     """Copy what is kept of the shard that stands there to `blocks`; the outcome of each subject.
 
     Where it is not there, or not as it was written, nothing is kept and all is read again.
@@ -133,7 +139,7 @@ def _keep(task: ShardTask, blocks: Mapping[str, NDArray[np.uint8]]) -> dict[int,
     }
 
 
-def _check_kept(task: ShardTask, outcomes: Sequence[Outcome]) -> None:
+def _check_kept(task: ShardTask, outcomes: Sequence[SubjectOutcome]) -> None:
     """Refuse to lose a subject that the store has, because its file is not to be had any more."""
     for before, now in zip(task.base.outcomes if task.base else (), outcomes, strict=False):
         if before.status is Status.OK and now.sha1 != before.sha1:
@@ -144,10 +150,10 @@ def _check_kept(task: ShardTask, outcomes: Sequence[Outcome]) -> None:
             )
 
 
-def lease_gate(semaphore: Semaphore | None) -> Gate:
+def limit_by_semaphore(semaphore: Semaphore | None) -> ConnectionLimiter:
     """Leases of a semaphore; one that nobody needs any more is not waited for."""
     if semaphore is None:
-        return open_gate
+        return unlimited
     semaphore.get_value()  # finds its scheduler, which it can only in a task's own thread
 
     @contextlib.contextmanager

@@ -25,13 +25,13 @@ from gz3d_zarr.datamodel.schema import (
     variable_attrs,
 )
 from gz3d_zarr.datamodel.subject import CLASSES, SIDE
-from gz3d_zarr.errors import GZ3DError, Status, StoreError, count, describe
+from gz3d_zarr.errors import GZ3DError, Status, StoreError, error_message, plural
 from gz3d_zarr.storage.build_record import ROOT_KEY, WORK_PREFIX
-from gz3d_zarr.storage.object_store import ObjectFolder
-from gz3d_zarr.storage.shards import quiet
+from gz3d_zarr.storage.object_store import ObjectStore
+from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 from gz3d_zarr.storage.small_arrays import CATALOGUE_GROUP
 
-Finding = str
+Problem = str
 """What is wrong, in words; empty where nothing is."""
 
 
@@ -56,12 +56,12 @@ class Check:
     detail: str = ""
 
 
-def check_that(test: str, target: str, finding: Finding) -> Check:
+def check_that(test: str, target: str, finding: Problem) -> Check:
     """A check that passes where nothing was found."""
     return Check(test, target, not finding, finding)
 
 
-def check_metadata(folder: ObjectFolder) -> list[Check]:
+def check_metadata(folder: ObjectStore) -> list[Check]:
     """Consolidated metadata against each array's own; they differ where a program changed one.
 
     Raises
@@ -74,7 +74,7 @@ def check_metadata(folder: ObjectFolder) -> list[Check]:
         return [Check("metadata", ROOT_KEY, False, "it has no consolidated metadata")]
     found = {
         key.removesuffix(f"/{ROOT_KEY}")
-        for key in folder.sizes()
+        for key in folder.list_sizes()
         if key.endswith(f"/{ROOT_KEY}") and not key.startswith(WORK_PREFIX)
     }
     checks = []
@@ -90,7 +90,7 @@ def check_metadata(folder: ObjectFolder) -> list[Check]:
     return checks
 
 
-def _consolidated(folder: ObjectFolder) -> dict[str, Any] | None:
+def _consolidated(folder: ObjectStore) -> dict[str, Any] | None:
     """Consolidated metadata of the root; None where there is none."""
     try:
         told = json.loads(folder.get(ROOT_KEY) or b"{}")["consolidated_metadata"]["metadata"]
@@ -133,7 +133,7 @@ def check_structure(dataset: xr.Dataset, catalogue: xr.Dataset, layout: Layout) 
 
 def _compare_array(
     dataset: xr.Dataset, name: str, dims: tuple[str, ...], dtype: str, lengths: Mapping[str, int]
-) -> Finding:
+) -> Problem:
     if name not in dataset.variables:
         return "it is not there"
     array = dataset.variables[name]
@@ -145,7 +145,7 @@ def _compare_array(
     return ""
 
 
-def check_objects(folder: ObjectFolder) -> list[Check]:
+def check_objects(folder: ObjectStore) -> list[Check]:
     """Every chunk of every array has its object, and none stands there that no store has.
 
     Zarr takes a chunk that is not there for fill values; a build writes all of them.
@@ -155,11 +155,11 @@ def check_objects(folder: ObjectFolder) -> list[Check]:
     StoreError
         Where the store cannot be read.
     """
-    found, expected, checks = folder.sizes(), set(), []
+    found, expected, checks = folder.list_sizes(), set(), []
     for name, document in (_consolidated(folder) or {}).items():
         try:
             expected |= _chunk_keys(name, document)
-        except _SENSELESS as error:
+        except _PARSE_ERRORS as error:
             finding = f"its metadata make no sense: {type(error).__name__}: {error}"
             checks.append(Check("metadata", name, False, finding))
     checks += [
@@ -169,12 +169,12 @@ def check_objects(folder: ObjectFolder) -> list[Check]:
     unfinished = any(key.startswith(WORK_PREFIX) for key in found)
     strange = sorted(key for key in found if "/c/" in key and key not in expected)
     if strange and not unfinished:  # an update that has not ended has written ahead
-        finding = f"{count(len(strange), 'object')} of no array (first {strange[0]})"
+        finding = f"{plural(len(strange), 'object')} of no array (first {strange[0]})"
         checks.append(check_that("object", "others", finding))
     return checks
 
 
-def stored_keys(folder: ObjectFolder) -> set[str]:
+def stored_keys(folder: ObjectStore) -> set[str]:
     """Keys of all objects that a store has beside its root, as that says.
 
     Raises
@@ -186,15 +186,15 @@ def stored_keys(folder: ObjectFolder) -> set[str]:
     for name, document in (_consolidated(folder) or {}).items():
         try:
             keys |= {f"{name}/{ROOT_KEY}", *_chunk_keys(name, document)}
-        except _SENSELESS as error:
+        except _PARSE_ERRORS as error:
             raise StoreError(
-                f"the metadata of {name} in {folder.url} make no sense ({describe(error)}): the "
-                "store is damaged; gz3d-zarr verify tells more"
+                f"the metadata of {name} in {folder.url} make no sense ({error_message(error)}): "
+                "the store is damaged; gz3d-zarr verify tells more"
             ) from error
     return keys
 
 
-_SENSELESS = (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError)
+_PARSE_ERRORS = (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError)
 """What metadata that are no array's raise."""
 
 
@@ -222,7 +222,7 @@ def check_coordinates(
         yield check_that("coordinates", target, finding)
 
 
-def check_labels(folder: ObjectFolder, layout: Layout) -> list[Check]:
+def check_labels(folder: ObjectStore, layout: Layout) -> list[Check]:
     """Labels as stored: `open_store` goes by the schema's, and other programs by these.
 
     Raises
@@ -230,7 +230,7 @@ def check_labels(folder: ObjectFolder, layout: Layout) -> list[Check]:
     OSError, ValueError, RuntimeError
         What zarr and xarray raise where they cannot be read.
     """
-    with quiet():
+    with ignore_zarr_spec_warnings():
         stored = xr.open_zarr(
             folder.url,
             zarr_format=3,
@@ -255,14 +255,14 @@ def _sample_meanings(layout: Layout) -> str:
 Values = Mapping[str, NDArray[Any]]
 
 
-def _first(bad: NDArray[np.bool_], what: str) -> Finding:
+def _first(bad: NDArray[np.bool_], what: str) -> Problem:
     rows = np.flatnonzero(bad)
     if not rows.size:
         return ""
-    return f"{what} in {count(rows.size, 'row')} (first {rows[0]})"
+    return f"{what} in {plural(rows.size, 'row')} (first {rows[0]})"
 
 
-def _find_healpix(values: Values, _: Values, layout: Layout) -> Finding:
+def _find_healpix(values: Values, _: Values, layout: Layout) -> Problem:
     ra, dec, pixels = values["ra"], values["dec"], values["healpix"]
     known = np.isfinite(ra) & np.isfinite(dec)
     expected = np.full(pixels.shape, -1)
@@ -270,7 +270,7 @@ def _find_healpix(values: Values, _: Values, layout: Layout) -> Finding:
     return _first(pixels != expected, "other pixel than ra and dec have")
 
 
-def _find_votes(values: Values, _: Values, __: Layout) -> Finding:
+def _find_votes(values: Values, _: Values, __: Layout) -> Problem:
     total = values["total_classifications"]
     fractions = values["vote_fraction"]
     expected = np.full(fractions.shape, NO_VOTE, np.float32)
@@ -285,7 +285,7 @@ def _find_votes(values: Values, _: Values, __: Layout) -> Finding:
     return _first(~same.all(axis=1), "vote_fraction is not votes over total_classifications")
 
 
-def _find_repeated(values: Values, _: Values, __: Layout) -> Finding:
+def _find_repeated(values: Values, _: Values, __: Layout) -> Problem:
     ids = values["zooniverse_subject_id"]
     found, first = np.unique(ids, return_index=True)
     repeated = np.ones(ids.shape, bool)
@@ -293,7 +293,7 @@ def _find_repeated(values: Values, _: Values, __: Layout) -> Finding:
     return _first(repeated, "an id again") if found.size < ids.size else ""
 
 
-def _find_names(values: Values, table: Values, _: Layout) -> Finding:
+def _find_names(values: Values, table: Values, _: Layout) -> Problem:
     bad = np.zeros(len(table["file_name"]), bool)
     for i, name in enumerate(table["file_name"]):
         file = parse_name(str(name))
@@ -302,7 +302,7 @@ def _find_names(values: Values, table: Values, _: Layout) -> Finding:
     return _first(bad, "other ids than in the file's name")
 
 
-def _find_status(values: Values, table: Values, _: Layout) -> Finding:
+def _find_status(values: Values, table: Values, _: Layout) -> Problem:
     status = values["status"]
     unknown = ~np.isin(status, [int(flag) for flag in Status])
     reasons = np.array([bool(str(reason)) for reason in table["reason"]])
@@ -311,7 +311,7 @@ def _find_status(values: Values, table: Values, _: Layout) -> Finding:
     )
 
 
-def _find_samples(values: Values, table: Values, layout: Layout) -> Finding:
+def _find_samples(values: Values, table: Values, layout: Layout) -> Problem:
     flags = {name: i for i, name in enumerate(layout.samples, 2)} | {"": 0}
     expected = np.array([flags.get(str(name), 1) for name in table["sample_name"]])
     meanings = _sample_meanings(layout).split()
@@ -319,7 +319,7 @@ def _find_samples(values: Values, table: Values, layout: Layout) -> Finding:
     return beyond or _first(values["sample"] != expected, "other flag than sample_name has")
 
 
-def _find_positions(values: Values, _: Values, __: Layout) -> Finding:
+def _find_positions(values: Values, _: Values, __: Layout) -> Problem:
     ra, dec, status = values["ra"], values["dec"], values["status"]
     with np.errstate(invalid="ignore"):
         on_sky = (ra >= 0) & (ra <= 360) & (dec >= -90) & (dec <= 90)
@@ -327,7 +327,7 @@ def _find_positions(values: Values, _: Values, __: Layout) -> Finding:
     return _first(~(on_sky | unknown), "a position that is not on the sky")
 
 
-_COORDINATE_CHECKS: Mapping[str, Callable[[Values, Values, Layout], Finding]] = {
+_COORDINATE_CHECKS: Mapping[str, Callable[[Values, Values, Layout], Problem]] = {
     "ra, dec": _find_positions,
     "healpix": _find_healpix,
     "vote_fraction": _find_votes,

@@ -14,31 +14,31 @@ import numpy as np
 import xarray as xr
 from distributed import Semaphore
 
-from gz3d_zarr.backends.store import DAMAGE, open_store, read_build, read_small_arrays
+from gz3d_zarr.backends.store import READ_ERRORS, open_store, read_build, read_small_arrays
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.manifest import Manifest
-from gz3d_zarr.datamodel.receipts import Outcome, Receipt
+from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS
-from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, describe
+from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message
 from gz3d_zarr.pipeline import store_checks as checks
 from gz3d_zarr.pipeline.build_state import inspect
 from gz3d_zarr.pipeline.dask_tasks import run_tasks, share_connections
 from gz3d_zarr.pipeline.resume import restore_receipts
-from gz3d_zarr.pipeline.shard_task import lease_gate
+from gz3d_zarr.pipeline.shard_task import limit_by_semaphore
 from gz3d_zarr.pipeline.store_checks import Check, check_that
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.sources.download import FetchRules, decode_body, read_files
+from gz3d_zarr.sources.download import FetchOptions, decode_body, read_files
 from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.manifest import PlanOptions, read_manifest
 from gz3d_zarr.storage.build_record import ROOT_KEY
-from gz3d_zarr.storage.object_store import ObjectFolder, object_folder
+from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.shards import array_documents, decode_shard
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
-LISTED = 50
+MAX_LISTED = 50
 """Failed checks that the text names; JSON names all."""
 
 
@@ -87,9 +87,9 @@ class VerifyReport:
         failed = Counter(check.test for check in self.failures)
         lines = [f"{'test':<12} {'checks':>7} {'failed':>7}"]
         lines += [f"{test:<12} {n:>7} {failed[test]:>7}" for test, n in counted.items()]
-        lines += [f"  {c.test}  {c.target}: {c.detail}" for c in self.failures[:LISTED]]
-        if len(self.failures) > LISTED:
-            lines.append(f"  and {len(self.failures) - LISTED} more; --json lists all")
+        lines += [f"  {c.test}  {c.target}: {c.detail}" for c in self.failures[:MAX_LISTED]]
+        if len(self.failures) > MAX_LISTED:
+            lines.append(f"  and {len(self.failures) - MAX_LISTED} more; --json lists all")
         if any(check.test == "shard" for check in self.failures):
             lines.append(
                 "Delete a damaged shard's object and use build --resume with its source: the "
@@ -117,9 +117,9 @@ class VerifyTask:
 
     receipt: Receipt
     documents: Mapping[str, bytes]
-    folder: ObjectFolder
+    folder: ObjectStore
     files: tuple[tuple[str, str | None], ...] | None = None
-    rules: FetchRules = field(default_factory=FetchRules)
+    rules: FetchOptions = field(default_factory=FetchOptions)
     gate: Semaphore | None = None
     source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -165,7 +165,7 @@ def verify(
     )
 
     chosen = PlanOptions.of(options)
-    folder = object_folder(store, chosen.storage_options)
+    folder = open_object_store(store, chosen.storage_options)
     found, opened = _check_alone(folder)
     if opened is None:
         return VerifyReport(folder.url, _state(found), tuple(found))
@@ -250,7 +250,7 @@ def _compare_files(task: VerifyTask, blocks: Mapping[str, Any]) -> list[Check]:
     found = []
     files = task.files or ()
     present = [file for file in files if file[0]]
-    bodies = read_files(present, task.source_options, task.rules, lease_gate(task.gate))
+    bodies = read_files(present, task.source_options, task.rules, limit_by_semaphore(task.gate))
     with contextlib.closing(bodies):
         for i, (outcome, (path, sha1)) in enumerate(zip(task.receipt.outcomes, files, strict=True)):
             if not path:
@@ -271,7 +271,7 @@ def _compare_files(task: VerifyTask, blocks: Mapping[str, Any]) -> list[Check]:
     return found
 
 
-def _compare_file(stored: Outcome, now: Outcome) -> str:
+def _compare_file(stored: SubjectOutcome, now: SubjectOutcome) -> str:
     """Whether a file is still the one that the store was made of."""
     if stored.status is not Status.OK and now.status is Status.OK:
         return f"the store has it as {stored.status.label}, and it is good now: --retry-failed"
@@ -284,14 +284,14 @@ def _compare_file(stored: Outcome, now: Outcome) -> str:
     return ""
 
 
-def _compare_size(stored: Outcome, now: Outcome) -> str:
+def _compare_size(stored: SubjectOutcome, now: SubjectOutcome) -> str:
     """Whether the store tells the size of a file that is still the same."""
     if stored.sha1 != now.sha1 or stored.size == now.size:
         return ""
     return f"source_size is {stored.size} in the store, the file has {now.size} bytes"
 
 
-def _compare_metadata(stored: Outcome, now: Outcome) -> str:
+def _compare_metadata(stored: SubjectOutcome, now: SubjectOutcome) -> str:
     """What the store says of a subject against what its file says."""
     mine = asdict(stored.metadata) if stored.metadata is not None else {}
     theirs = asdict(now.metadata) if now.metadata is not None else {}
@@ -321,7 +321,7 @@ def _files(
 _Opened = tuple[xr.Dataset, xr.Dataset, Layout, list[Receipt]]
 
 
-def _check_alone(folder: ObjectFolder) -> tuple[list[Check], _Opened | None]:
+def _check_alone(folder: ObjectStore) -> tuple[list[Check], _Opened | None]:
     """All checks but those of shards; what was opened, where that is possible.
 
     Raises
@@ -356,8 +356,8 @@ def _check_alone(folder: ObjectFolder) -> tuple[list[Check], _Opened | None]:
         found += checks.check_labels(folder, layout)
         found += checks.check_attributes(attrs, dataset["status"].values.tolist())
         layout, receipts = restore_receipts(folder)
-    except access_errors(*DAMAGE, GZ3DError) as error:
-        return [*found, Check("open", ROOT_KEY, False, describe(error))], None
+    except access_errors(*READ_ERRORS, GZ3DError) as error:
+        return [*found, Check("open", ROOT_KEY, False, error_message(error))], None
     written = set((there.begun or {}).get("redo") or [])  # by the update; others have digests
     receipts = [_without_digests(r) if r.shard in written else r for r in receipts]
     return found, (dataset, catalogue, layout, receipts)

@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, base_name, parse_name
-from gz3d_zarr.errors import SourceError, Status, SubjectError, count
+from gz3d_zarr.errors import SourceError, Status, SubjectError, plural
 from gz3d_zarr.locations import absolute
 from gz3d_zarr.sources.catalogue import read_file_names, read_sha1_list
 from gz3d_zarr.sources.download import find_mismatch, write_cached
 from gz3d_zarr.sources.http import Connection, RefusedError, fetch, open_connection
-from gz3d_zarr.sources.listing import MAX_SMALL_FILE, Listing, Source, sort_out
+from gz3d_zarr.sources.listing import MAX_SMALL_FILE, Listing, Source, build_listing
 
 _SHA1_LIST = re.compile(r"[A-Za-z0-9_.+-]+\.sha1sum")
 
@@ -134,7 +134,7 @@ def list_archive(
         notes += _compare(subjects, rows)
     found = [(base + name, None) for name in sorted(subjects | rows)]
     found += [(path, None) for path in documents]
-    listing = sort_out(base, found)
+    listing = build_listing(base, found)
     return replace(
         listing,
         notes=(*notes, *listing.notes),
@@ -215,7 +215,7 @@ def _compare(listed: set[str], rows: set[str]) -> list[str]:
     unlisted = sorted(rows - listed)
     if unlisted:
         notes.append(
-            f"the index does not list {count(len(unlisted), 'file')} of the catalogue (first "
+            f"the index does not list {plural(len(unlisted), 'file')} of the catalogue (first "
             f"{unlisted[0]})"
         )
     return notes

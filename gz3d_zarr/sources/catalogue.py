@@ -11,7 +11,7 @@ from typing import Any
 from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, base_name, parse_catalogue_name
 from gz3d_zarr.datamodel.manifest import CatalogueRow
 from gz3d_zarr.datamodel.subject import SubjectMetadata
-from gz3d_zarr.errors import SourceError, describe
+from gz3d_zarr.errors import SourceError, error_message
 from gz3d_zarr.sources.listing import as_text
 
 _SHA1_LINE = re.compile(r"([0-9a-fA-F]{40})[ \t]+\*?(\S+)")
@@ -31,7 +31,7 @@ _COLUMNS = {
     "number_galaxy_centers": "number_galaxy_centers",
     "number_foreground_stars": "number_foreground_stars",
 }
-_SENSELESS = (AttributeError, OverflowError, TypeError, ValueError)
+_PARSE_ERRORS = (AttributeError, OverflowError, TypeError, ValueError)
 """What a cell of another type raises: a text where a number is expected, or several numbers."""
 _TEXT = ("manga_id", "iauname", "explorer_link", "sample")
 
@@ -63,7 +63,7 @@ def read_catalogue(path: str, data: bytes) -> dict[tuple[str, int, int], Catalog
         try:
             metadata = _row({key: values[i] for key, values in columns.items()})
             rows[parse_catalogue_name(name)] = CatalogueRow(metadata, bool(table["observed"][i]))
-        except _SENSELESS as error:
+        except _PARSE_ERRORS as error:
             raise SourceError(f"row {i} ({name!r}) of the catalogue {path}: {error}") from None
     return rows
 
@@ -80,7 +80,7 @@ def read_file_names(path: str, data: bytes) -> list[str]:
     for i, name in enumerate(_read_table(path, data, ["file_name"])["file_name"]):
         try:
             manga_id, bundle, subject = parse_catalogue_name(name)
-        except _SENSELESS as error:
+        except _PARSE_ERRORS as error:
             raise SourceError(f"row {i} ({name!r}) of the catalogue {path}: {error}") from None
         names.append(f"gz3d_{manga_id}_{bundle}_{subject}.fits.gz")
     return names
@@ -103,7 +103,7 @@ def _read_table(path: str, data: bytes, names: Sequence[str]) -> dict[str, list[
         raise
     except Exception as error:  # of damaged bytes astropy raises KeyError, VerifyError and others
         raise SourceError(
-            f"the catalogue {path} cannot be read: {describe(error)}; expected the table "
+            f"the catalogue {path} cannot be read: {error_message(error)}; expected the table "
             f"{CATALOGUE_NAME} in HDU 1"
         ) from error
 

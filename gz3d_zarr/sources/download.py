@@ -21,14 +21,14 @@ from fsspec.core import url_to_fs
 
 from gz3d_zarr.datamodel.file_names import base_name
 from gz3d_zarr.datamodel.fits_decoder import decode, unpack
-from gz3d_zarr.datamodel.receipts import Outcome
+from gz3d_zarr.datamodel.receipts import SubjectOutcome
 from gz3d_zarr.datamodel.subject import Subject
 from gz3d_zarr.errors import (
     SourceError,
     Status,
     SubjectError,
     access_errors,
-    describe,
+    error_message,
 )
 from gz3d_zarr.locations import is_http, is_url
 from gz3d_zarr.sources.http import Connection, fetch, open_connection
@@ -37,7 +37,7 @@ CONNECTIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class FetchRules:
+class FetchOptions:
     """How files are fetched.
 
     Attributes
@@ -66,16 +66,16 @@ def find_mismatch(data: bytes, sha1: str | None) -> str | None:
 
 MAX_FILE = 32 * 2**20
 """Bytes beyond which a file is not read at all; real ones have 0.2 to 0.6 MB."""
-AHEAD_BYTES = 32 * 2**20
+PREFETCH_BYTES = 32 * 2**20
 """Bytes that may wait for their reader before no other file is fetched; a shard of real files has
 fewer, so that they are all fetched ahead."""
-Gate = Callable[[Callable[[], bool]], AbstractContextManager[bool]]
+ConnectionLimiter = Callable[[Callable[[], bool]], AbstractContextManager[bool]]
 """Makes a context in which one connection may be open: True in it; False where, says the function
 given, none is needed any more."""
 
 
 @contextlib.contextmanager
-def open_gate(_: Callable[[], bool]) -> Iterator[bool]:
+def unlimited(_: Callable[[], bool]) -> Iterator[bool]:
     """Let everybody through."""
     yield True
 
@@ -83,12 +83,12 @@ def open_gate(_: Callable[[], bool]) -> Iterator[bool]:
 def read_files(
     files: Sequence[tuple[str, str | None]],
     options: Mapping[str, Any] | None = None,
-    rules: FetchRules | None = None,
-    gate: Gate = open_gate,
+    rules: FetchOptions | None = None,
+    gate: ConnectionLimiter = unlimited,
 ) -> Generator[bytes | SubjectError, None, None]:
     """Read subject files in order; those at URLs are fetched ahead, over several connections.
 
-    No file is kept once it is given, and no other is fetched while `AHEAD_BYTES` wait: what is
+    No file is kept once it is given, and no other is fetched while `PREFETCH_BYTES` wait: what is
     held at the most is that, and one file for every connection.
 
     Parameters
@@ -96,29 +96,30 @@ def read_files(
     files : sequence of (path, sha1 or None)
     options : mapping, optional
         Storage options for fsspec.
-    rules : FetchRules, optional
+    rules : FetchOptions, optional
         How many connections, and which cache.
     gate : callable
-        A `Gate`; makes a context for every open connection, such as a lease of a semaphore.
+        A `ConnectionLimiter`; makes a context for every open connection, such as a lease of
+        a semaphore.
 
     Yields
     ------
     bytes or SubjectError
         For each file: its bytes, or why it cannot be had.
     """
-    chosen = rules or FetchRules()
+    chosen = rules or FetchOptions()
     if not any(_is_fetched_ahead(path, options) for path, _ in files):
         for path, sha1 in files:
             with gate(lambda: True) if is_url(path) else nullcontext():
                 body = _try_file(path, sha1, options, chosen.cache)
             yield body
         return
-    orders = collections.deque(_Order(path, sha1) for path, sha1 in files)
-    waiting: queue.SimpleQueue[_Order] = queue.SimpleQueue()
+    orders = collections.deque(_FetchRequest(path, sha1) for path, sha1 in files)
+    waiting: queue.SimpleQueue[_FetchRequest] = queue.SimpleQueue()
     for order in orders:
         waiting.put(order)
     stop = threading.Event()
-    ahead = _Ahead()
+    ahead = _PrefetchBuffer()
     over_http = any(is_http(path) for path, _ in files)
 
     def is_needed() -> bool:
@@ -163,7 +164,7 @@ def _is_fetched_ahead(path: str, options: Mapping[str, Any] | None) -> bool:
     return bool(fs.async_impl)
 
 
-class _Ahead:
+class _PrefetchBuffer:
     """Bytes that are fetched and not yet given; while they are too many, fetching waits."""
 
     def __init__(self) -> None:
@@ -173,7 +174,7 @@ class _Ahead:
     def wait(self, is_needed: Callable[[], bool]) -> bool:
         """Wait for room; False where nothing is needed any more."""
         with self._changed:
-            self._changed.wait_for(lambda: self._held < AHEAD_BYTES or not is_needed())
+            self._changed.wait_for(lambda: self._held < PREFETCH_BYTES or not is_needed())
         return is_needed()
 
     def put(self, body: bytes | SubjectError) -> None:
@@ -199,7 +200,7 @@ def _size(body: bytes | SubjectError) -> int:
     return 0 if isinstance(body, SubjectError) else len(body)
 
 
-class _Order:
+class _FetchRequest:
     """One file to be fetched, and the promise of its bytes."""
 
     def __init__(self, path: str, sha1: str | None) -> None:
@@ -211,7 +212,7 @@ class _Order:
         connection: Connection | None,
         options: Mapping[str, Any] | None,
         cache: str | None,
-        ahead: _Ahead,
+        ahead: _PrefetchBuffer,
     ) -> None:
         """Keep the promise, whatever happens."""
         try:
@@ -306,7 +307,7 @@ def write_cached(path: Path, data: bytes) -> None:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise SourceError(
-            f"the cache {path.parent} cannot be written: {describe(error)}"
+            f"the cache {path.parent} cannot be written: {error_message(error)}"
         ) from error
 
 
@@ -328,7 +329,7 @@ def _read_remote(path: str, options: Mapping[str, Any] | None) -> bytes:
 def _unread(error: Exception) -> SubjectError:
     if isinstance(error, FileNotFoundError):
         return SubjectError(Status.MISSING, "there is no such file")
-    return SubjectError(Status.UNREACHABLE, f"it cannot be read: {describe(error)}")
+    return SubjectError(Status.UNREACHABLE, f"it cannot be read: {error_message(error)}")
 
 
 def _bounded(data: bytes) -> bytes:
@@ -342,7 +343,7 @@ def _bounded(data: bytes) -> bytes:
 
 def decode_body(
     path: str, sha1: str | None, body: bytes | SubjectError
-) -> tuple[Subject | None, Outcome]:
+) -> tuple[Subject | None, SubjectOutcome]:
     """Decode what was read of one subject; a failure becomes its outcome."""
     digest, size = "", -1
     try:
@@ -353,5 +354,5 @@ def decode_body(
             raise SubjectError(Status.CORRUPT, f"its sha1 is {digest}, the sha1 list says {sha1}")
         subject = decode(body)
     except SubjectError as error:
-        return None, Outcome(base_name(path), error.status, error.reason, digest, size, None)
-    return subject, Outcome(base_name(path), Status.OK, "", digest, size, subject.metadata)
+        return None, SubjectOutcome(base_name(path), error.status, error.reason, digest, size, None)
+    return subject, SubjectOutcome(base_name(path), Status.OK, "", digest, size, subject.metadata)

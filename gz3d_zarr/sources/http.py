@@ -25,11 +25,11 @@ from gz3d_zarr.errors import Status, SubjectError, UsageError
 
 ATTEMPTS = 7
 """Tries before the network is given up; together they wait half a minute or so."""
-FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
+MIN_WAIT, MAX_WAIT = 0.5, 20.0
 """Seconds between tries: random, up to a bound that doubles from the first to the longest."""
-TOLD_WAIT = 1.0
+MIN_REPORTED_WAIT = 1.0
 """Shorter waits are not told of."""
-LONGEST_RETRY_AFTER = 300.0
+MAX_RETRY_AFTER = 300.0
 """Seconds that a server may ask to wait; one that asks for more is given up."""
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
 """How long to wait for a connection, and for the next bytes of a body."""
@@ -197,7 +197,7 @@ def _check_status(url: str, response: urllib3.BaseHTTPResponse) -> None:
     if response.status not in TRANSIENT:
         kind = RefusedError if response.status in REFUSED else SubjectError
         raise kind(Status.UNREACHABLE, f"{url} cannot be fetched: {answer}")
-    if wait > LONGEST_RETRY_AFTER:
+    if wait > MAX_RETRY_AFTER:
         raise SubjectError(
             Status.UNREACHABLE, f"{url}: {answer} and asks to wait {wait:.0f} s; try again then"
         )
@@ -220,7 +220,7 @@ def _tell(url: str, state: tenacity.RetryCallState) -> None:
     """Say what is waited for: a server that is down is not to look like a program that hangs."""
     error = state.outcome.exception() if state.outcome is not None else None
     seconds = state.next_action.sleep if state.next_action is not None else 0.0
-    if seconds >= TOLD_WAIT:
+    if seconds >= MIN_REPORTED_WAIT:
         logger.info("%s: %s; trying again in %.0f s", url, error, seconds)
 
 
@@ -228,5 +228,5 @@ def _wait(state: tenacity.RetryCallState) -> float:
     """Random exponential backoff, on top of what the server asks for."""
     error = state.outcome.exception() if state.outcome is not None else None
     asked = error.wait if isinstance(error, _TransientError) else 0.0
-    backoff = tenacity.wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
+    backoff = tenacity.wait_random_exponential(multiplier=MIN_WAIT, max=MAX_WAIT)
     return asked + float(backoff(state))

@@ -18,7 +18,14 @@ from gz3d_zarr.datamodel.file_names import (
     base_name,
     parse_name,
 )
-from gz3d_zarr.errors import SourceError, SubjectError, UsageError, access_errors, count, describe
+from gz3d_zarr.errors import (
+    SourceError,
+    SubjectError,
+    UsageError,
+    access_errors,
+    error_message,
+    plural,
+)
 from gz3d_zarr.locations import S3_SCHEMES, absolute, ask, is_http, is_url, origin
 from gz3d_zarr.sources.http import fetch, open_connection
 
@@ -86,7 +93,7 @@ def list_source(source: Source, options: Mapping[str, Any] | None = None) -> Lis
         location = absolute(str(source))
         found = _list_location(location, options or {})
     else:
-        location = f"a list of {count(len(source), 'file')}"
+        location = f"a list of {plural(len(source), 'file')}"
         paths = [absolute(str(path)) for path in source]
         found = [(path, _size(path)) for path in paths]
         if not found:
@@ -96,7 +103,7 @@ def list_source(source: Source, options: Mapping[str, Any] | None = None) -> Lis
         raise UsageError(
             f"{location} is local, and source options ({', '.join(options)}) are for URLs"
         )
-    return sort_out(location, found)
+    return build_listing(location, found)
 
 
 def _check_headers(paths: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -125,7 +132,7 @@ def read_small_file(path: str, options: Mapping[str, Any] | None = None) -> byte
     except SubjectError as error:
         raise SourceError(error.reason) from None
     except access_errors(ImportError, ValueError) as error:
-        raise SourceError(f"{path} cannot be read: {describe(error)}") from error
+        raise SourceError(f"{path} cannot be read: {error_message(error)}") from error
     return data
 
 
@@ -161,7 +168,9 @@ def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str,
             "of files (.txt) or a URL"
         ) from None
     except access_errors(ImportError, ValueError) as error:
-        raise SourceError(f"the source {location} cannot be listed: {describe(error)}") from error
+        raise SourceError(
+            f"the source {location} cannot be listed: {error_message(error)}"
+        ) from error
 
 
 def _listed_there(location: str, here: str, line: str) -> str:
@@ -251,7 +260,7 @@ def _is_beside(name: str) -> bool:
     return base_name(name) == CATALOGUE_NAME or name.endswith(SHA1_SUFFIX)
 
 
-def sort_out(location: str, found: Sequence[tuple[str, int | None]]) -> Listing:
+def build_listing(location: str, found: Sequence[tuple[str, int | None]]) -> Listing:
     """Tell subject files from the rest."""
     files: list[SubjectFile] = []
     others: list[str] = []
@@ -280,7 +289,7 @@ def sort_out(location: str, found: Sequence[tuple[str, int | None]]) -> Listing:
     if others:
         names = ", ".join(sorted(base_name(path) for path in others)[:3])
         notes = (
-            f"left out {count(len(others), 'file')} not named like subject files ({names}"
+            f"left out {plural(len(others), 'file')} not named like subject files ({names}"
             f"{', ...' if len(others) > 3 else ''})",
         )
     return Listing(

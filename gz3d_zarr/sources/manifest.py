@@ -13,17 +13,17 @@ from dask.utils import parse_bytes
 from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, parse_catalogue_name
 from gz3d_zarr.datamodel.layout import CODEC, CODECS, NSIDE, SAMPLES, Layout
 from gz3d_zarr.datamodel.manifest import CatalogueRow, Entry, Manifest
-from gz3d_zarr.errors import UsageError, count
+from gz3d_zarr.errors import UsageError, plural
 from gz3d_zarr.locations import absolute, is_url, origin
 from gz3d_zarr.sources.archive import is_archive, list_archive
 from gz3d_zarr.sources.catalogue import read_catalogue, read_sha1_list
-from gz3d_zarr.sources.download import CONNECTIONS, FetchRules
+from gz3d_zarr.sources.download import CONNECTIONS, FetchOptions
 from gz3d_zarr.sources.listing import Listing, Source, list_source
 
 ORDERS = ("healpix", "name")
 ORDER_NSIDE = 2**29
 """Resolution at which subjects are sorted along the sky: HEALPix order 29, 0.4 mas."""
-TINY = 5
+TINY_LIMIT = 5
 
 
 def make_manifest(
@@ -122,17 +122,17 @@ def _compare(
         without = [entry.file.name for entry in entries if entry.row is None]
         if without:
             notes.append(
-                f"no row in the catalogue for {count(len(without), 'file')} (first {without[0]})"
+                f"no row in the catalogue for {plural(len(without), 'file')} (first {without[0]})"
             )
         absent = len(rows) - (len(entries) - len(without))
         if absent:
             notes.append(
-                f"no file here for {count(absent, 'row')} of the catalogue's {len(rows)}: left out"
+                f"no file here for {plural(absent, 'row')} of the catalogue's {len(rows)}: left out"
             )
     if digests:
         unsigned = [entry.file.name for entry in entries if entry.sha1 is None]
         if unsigned:
-            number = count(len(unsigned), "file")
+            number = plural(len(unsigned), "file")
             notes.append(f"no digest in the sha1 list for {number} (first {unsigned[0]})")
     else:
         notes.append("there is no sha1 list: only the CRC inside each file is checked")
@@ -175,7 +175,7 @@ def _select_votes(
         most = max(votes.spiral_votes, votes.bar_votes)
         if votes.total_classifications > 0 and most / votes.total_classifications >= least:
             kept.append(entry)
-    note = f"left out {count(unknown, 'file')} without a row in the catalogue: votes unknown"
+    note = f"left out {plural(unknown, 'file')} without a row in the catalogue: votes unknown"
     return kept, [note] if unknown else []
 
 
@@ -255,7 +255,7 @@ class PlanOptions:
         if self.shard_size is not None and self.shard_size < 1:
             raise UsageError(f"shard_size is {self.shard_size}, expected at least 1")
         if self.tiny and self.limit is not None:
-            raise UsageError(f"tiny is limit {TINY}: give one of tiny and limit, not both")
+            raise UsageError(f"tiny is limit {TINY_LIMIT}: give one of tiny and limit, not both")
         if self.connections < 1:
             raise UsageError(f"connections is {self.connections}, expected at least 1")
         _ = self.memory_bound
@@ -282,9 +282,9 @@ class PlanOptions:
         )
 
     @property
-    def rules(self) -> FetchRules:
+    def rules(self) -> FetchOptions:
         """How files are fetched."""
-        return FetchRules(
+        return FetchOptions(
             self.connections, None if self.cache is None else absolute(str(self.cache))
         )
 
@@ -327,7 +327,7 @@ def read_manifest(source: Source, options: PlanOptions) -> Manifest:
         else absolute(str(options.catalogue)),
         use_catalogue=not without,
         order=options.order,
-        limit=TINY if options.tiny else options.limit,
+        limit=TINY_LIMIT if options.tiny else options.limit,
         ids=options.ids,
         min_vote_fraction=options.min_vote_fraction,
         options=options_there,

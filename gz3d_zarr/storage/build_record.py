@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gz3d_zarr.errors import StoreError
-from gz3d_zarr.storage.object_store import ObjectFolder
+from gz3d_zarr.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     pass
@@ -47,7 +47,7 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check_build(folder: ObjectFolder, build_id: str) -> bytes:
+def check_build(folder: ObjectStore, build_id: str) -> bytes:
     """See that a place still belongs to this build; its plan.
 
     Raises

@@ -17,7 +17,7 @@ import psutil
 
 from gz3d_zarr.errors import GZ3DError, StoreError
 from gz3d_zarr.storage.build_record import LEASE_KEY, WORK_PREFIX
-from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectFolder
+from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
 
 RENEW_SECONDS = 5.0
 """How often a builder says that it lives."""
@@ -32,11 +32,11 @@ class Lease:
 
     Parameters
     ----------
-    folder : ObjectFolder
+    folder : ObjectStore
         The store's place.
     """
 
-    def __init__(self, folder: ObjectFolder) -> None:
+    def __init__(self, folder: ObjectStore) -> None:
         self.build_id = uuid.uuid4().hex
         self._folder = folder
         self._lock = threading.Lock()
@@ -77,7 +77,7 @@ class Lease:
 
 
 @contextlib.contextmanager
-def hold_lease(folder: ObjectFolder) -> Iterator[Lease]:
+def hold_lease(folder: ObjectStore) -> Iterator[Lease]:
     """Be the only builder at a place while the context lasts.
 
     A builder that was killed on this machine is known to be dead at once; for one elsewhere we
@@ -94,7 +94,7 @@ def hold_lease(folder: ObjectFolder) -> Iterator[Lease]:
     time.sleep(0.02 if folder.is_local else SETTLE_SECONDS)
     if not lease.is_ours():
         raise _held(folder, _read(folder))
-    left = folder.sizes(WORK_PREFIX)
+    left = folder.list_sizes(WORK_PREFIX)
     folder.delete(
         key for key in left if key.startswith(f"{WORK_PREFIX}.lease") and PARTIAL_SUFFIX in key
     )
@@ -111,7 +111,7 @@ def hold_lease(folder: ObjectFolder) -> Iterator[Lease]:
         lease.release()
 
 
-def check_free(folder: ObjectFolder, *, wait: bool = True) -> None:
+def check_free(folder: ObjectStore, *, wait: bool = True) -> None:
     """Return when no living builder holds the place.
 
     Without `wait`, one on another machine is not watched, and given the benefit of the doubt.
@@ -139,14 +139,14 @@ def check_free(folder: ObjectFolder, *, wait: bool = True) -> None:
             raise _held(folder, now)
 
 
-def _held(folder: ObjectFolder, there: dict[str, Any]) -> StoreError:
+def _held(folder: ObjectStore, there: dict[str, Any]) -> StoreError:
     return StoreError(
         f"{folder.url} is being built by process {there.get('pid')} on {there.get('host')}; wait "
         "until it ends, or end it, and try again"
     )
 
 
-def _read(folder: ObjectFolder) -> dict[str, Any]:
+def _read(folder: ObjectStore) -> dict[str, Any]:
     """What the lease says; nothing where there is none, or none that can be read."""
     data = folder.get(LEASE_KEY)
     try:

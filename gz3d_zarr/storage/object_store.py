@@ -18,7 +18,7 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
-from gz3d_zarr.errors import StoreError, UsageError, access_errors, describe
+from gz3d_zarr.errors import StoreError, UsageError, access_errors, error_message
 from gz3d_zarr.locations import S3_SCHEMES, absolute, ask, holds_secret, is_http, is_url, origin
 from gz3d_zarr.storage.obstore_store import ObstoreBackend, obstore_backend
 
@@ -27,12 +27,12 @@ PARTIAL_SUFFIX = ".partial"
 S3_DEFAULTS: Mapping[str, Any] = {"max_concurrency": 1, "use_listings_cache": False}
 """With more, s3fs asks for an object's size before every GET; a cached listing goes stale."""
 OBSTORE = "obstore"
-AT_A_TIME = 16
+MAX_PARALLEL_PUTS = 16
 """Small objects that are written or deleted at a time where each waits for a network."""
 
 
 @dataclass(frozen=True)
-class ObjectFolder:
+class ObjectStore:
     """A place that holds objects by key; cheap to make and to send to a worker.
 
     Parameters
@@ -54,7 +54,7 @@ class ObjectFolder:
     is_patient: bool = field(default=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ObjectFolder, (self.url, self.storage_options, self.backend, True)
+        return ObjectStore, (self.url, self.storage_options, self.backend, True)
 
     def put(self, key: str, data: bytes) -> None:
         """Write one object, whole or not at all.
@@ -88,7 +88,7 @@ class ObjectFolder:
             for key, data in objects.items():
                 self.put(key, data)
             return
-        with ThreadPoolExecutor(min(AT_A_TIME, len(objects) or 1), "gz3d-put") as executor:
+        with ThreadPoolExecutor(min(MAX_PARALLEL_PUTS, len(objects) or 1), "gz3d-put") as executor:
             for future in [executor.submit(self.put, *item) for item in objects.items()]:
                 future.result()
 
@@ -115,7 +115,7 @@ class ObjectFolder:
             raise self._failed("read", key, error) from error
         return data
 
-    def sizes(self, prefix: str = "") -> dict[str, int]:
+    def list_sizes(self, prefix: str = "") -> dict[str, int]:
         """Keys below a prefix (a folder's name with its slash, or nothing), with bytes.
 
         Raises
@@ -130,7 +130,7 @@ class ObjectFolder:
                 found = (path for path in Path(root, prefix).rglob("*") if path.is_file())
                 return {p.relative_to(root).as_posix(): p.stat().st_size for p in found}
             if self.backend == OBSTORE:
-                return self._obstore().sizes(prefix)
+                return self._obstore().list_sizes(prefix)
             fs, root_path = self._remote()
             start = f"{root_path}/{prefix}".rstrip("/")
             found_there = self._ask(fs, fs.find, start, detail=True, refresh=True)
@@ -156,7 +156,7 @@ class ObjectFolder:
             for key in keys:
                 self._delete(key)
             return
-        with ThreadPoolExecutor(AT_A_TIME, "gz3d-delete") as executor:
+        with ThreadPoolExecutor(MAX_PARALLEL_PUTS, "gz3d-delete") as executor:
             for future in [executor.submit(self._delete, key) for key in keys]:
                 future.result()
 
@@ -260,7 +260,7 @@ class ObjectFolder:
             fs, root = url_to_fs(self.url, **self.storage_options)
         except access_errors(ImportError, TypeError, ValueError) as error:
             raise UsageError(
-                f"the store {self.url} cannot be reached: {describe(error)}"
+                f"the store {self.url} cannot be reached: {error_message(error)}"
             ) from error
         return fs, root.rstrip("/")
 
@@ -277,7 +277,7 @@ class ObjectFolder:
 
     def _failed(self, what: str, key: str, error: Exception) -> StoreError:
         where = self.url if key.startswith(".") or not key else f"{self.url}/{key}"
-        said = describe(error)
+        said = error_message(error)
         endpoint = getattr(error, "kwargs", {}).get("endpoint_url")
         if not self.is_local and isinstance(error, PermissionError):
             said = (
@@ -296,7 +296,7 @@ def _lacks_bucket(error: Exception) -> bool:
     return isinstance(error, FileNotFoundError) and "bucket does not exist" in str(error)
 
 
-def object_folder(url: str | Path, storage_options: Mapping[str, Any] | None) -> ObjectFolder:
+def open_object_store(url: str | Path, storage_options: Mapping[str, Any] | None) -> ObjectStore:
     """Make the user's path absolute, so that it means the same on every worker.
 
     The storage option ``backend`` (``obstore`` or ``s3fs``) says which client writes to S3.
@@ -330,4 +330,4 @@ def object_folder(url: str | Path, storage_options: Mapping[str, Any] | None) ->
     if backend not in ("fsspec", "s3fs", OBSTORE):
         raise UsageError(f"the store backend is {backend!r}, expected s3fs or obstore")
     defaults = S3_DEFAULTS if text.startswith(S3_SCHEMES) else {}
-    return ObjectFolder(text.rstrip("/") or "/", {**defaults, **options}, backend)
+    return ObjectStore(text.rstrip("/") or "/", {**defaults, **options}, backend)

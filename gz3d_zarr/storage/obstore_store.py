@@ -81,7 +81,7 @@ class ObstoreBackend:
         data: bytes = self._try(lambda store: store.get(key).bytes().to_bytes())
         return data
 
-    def sizes(self, prefix: str) -> dict[str, int]:
+    def list_sizes(self, prefix: str) -> dict[str, int]:
         """Keys below a prefix, with bytes."""
         pages = self._try(lambda store: list(store.list(prefix or None)))
         return {str(item["path"]): int(item["size"]) for page in pages for item in page}

@@ -18,7 +18,7 @@ from gz3d_zarr.datamodel.layout import Layout, array_codec
 from gz3d_zarr.datamodel.schema import (
     BIG_ARRAYS,
 )
-from gz3d_zarr.errors import StoreError, describe
+from gz3d_zarr.errors import StoreError, error_message
 
 if TYPE_CHECKING:
     pass
@@ -44,7 +44,7 @@ def array_documents(layout: Layout) -> dict[str, bytes]:
     documents: dict[str, Any] = {}
     for name, array in BIG_ARRAYS.items():
         codec = array_codec(name, layout)
-        with quiet():
+        with ignore_zarr_spec_warnings():
             zarr.create_array(
                 MemoryStore(documents),
                 name=name,
@@ -91,7 +91,7 @@ def encode_shard(
     memory[f"{name}/{ROOT_KEY}"] = cpu.Buffer.from_bytes(documents[name])
     # An all-zero chunk is written too: whatever has been built is there to be seen. What zarr
     # reads when it opens an array is set for the whole process, so one thread at a time opens.
-    with _OPENING, quiet(), zarr.config.set({"array.write_empty_chunks": True}):
+    with _OPENING, ignore_zarr_spec_warnings(), zarr.config.set({"array.write_empty_chunks": True}):
         array = zarr.open_array(store, path=name, mode="r+", zarr_format=3)
     array[_rows_of(array, shard, block)] = block
     key = shard_key(name, shard)
@@ -117,13 +117,13 @@ def decode_shard(
         f"{name}/{ROOT_KEY}": cpu.Buffer.from_bytes(documents[name]),
         shard_key(name, shard): cpu.Buffer.from_bytes(data),
     }
-    with _OPENING, quiet():
+    with _OPENING, ignore_zarr_spec_warnings():
         array = zarr.open_array(MemoryStore(memory), path=name, mode="r", zarr_format=3)
     first = shard * (array.shards or array.chunks)[0]
     try:
         block = np.asarray(array[first : first + subjects], np.uint8)
     except (ValueError, RuntimeError, IndexError, TypeError) as error:  # each codec has its own
-        raise StoreError(f"{shard_key(name, shard)} is damaged: {describe(error)}") from None
+        raise StoreError(f"{shard_key(name, shard)} is damaged: {error_message(error)}") from None
     return block
 
 
@@ -141,7 +141,7 @@ def _rows_of(array: zarr.Array[Any], shard: int, block: NDArray[np.uint8]) -> sl
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def ignore_zarr_spec_warnings() -> Iterator[None]:
     """Leave out what versions of zarr say of features that a store uses on purpose."""
     with warnings.catch_warnings():
         for message in (

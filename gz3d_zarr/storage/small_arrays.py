@@ -18,7 +18,7 @@ from gz3d_zarr.datamodel.schema import (
     CATALOGUE_TEXT,
     VARIABLES,
     Provenance,
-    Row,
+    SubjectRecord,
     group_attrs,
     variable_attrs,
     variable_values,
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     pass
 from gz3d_zarr.datamodel.schema import index_labels
 from gz3d_zarr.storage.build_record import ROOT_KEY
-from gz3d_zarr.storage.shards import array_documents, quiet
+from gz3d_zarr.storage.shards import array_documents, ignore_zarr_spec_warnings
 
 CATALOGUE_GROUP = "catalogue"
 
 
 def encode_small_objects(
-    rows: Sequence[Row], receipts: Sequence[Receipt], layout: Layout, made: Provenance
+    rows: Sequence[SubjectRecord], receipts: Sequence[Receipt], layout: Layout, made: Provenance
 ) -> dict[str, bytes]:
     """All objects of a complete store but the shards, made in memory."""
     memory: dict[str, Any] = {}
     store = MemoryStore(memory)
     coordinates = [name for name, variable in VARIABLES.items() if variable.is_coordinate]
     # A chunk that is all fill value is written too: what is absent is then known to be lost.
-    with quiet(), zarr.config.set({"array.write_empty_chunks": True}):
+    with ignore_zarr_spec_warnings(), zarr.config.set({"array.write_empty_chunks": True}):
         root = zarr.create_group(
             store,
             attributes={**group_attrs(layout, made), "coordinates": " ".join(coordinates)},
@@ -59,7 +59,9 @@ def encode_small_objects(
     return {key: buffer.to_bytes() for key, buffer in memory.items()}
 
 
-def _fill_catalogue(group: zarr.Group, rows: Sequence[Row], receipts: Sequence[Receipt]) -> None:
+def _fill_catalogue(
+    group: zarr.Group, rows: Sequence[SubjectRecord], receipts: Sequence[Receipt]
+) -> None:
     """Write the text and provenance of each subject, and the digests of each shard."""
     for name, (meaning, text) in CATALOGUE_TEXT.items():
         _create(group, name, ("subject",), [text(row) for row in rows], {"long_name": meaning})

@@ -20,7 +20,7 @@ from matplotlib.image import imread
 
 import gz3d_zarr
 from gz3d_zarr import LeftOutWarning, UsageError
-from gz3d_zarr.analysis.plotting import CLASS_COLOURS
+from gz3d_zarr.analysis.plotting import CLASS_COLORS
 from gz3d_zarr.analysis.wcs import bundle_hexagon
 from gz3d_zarr.backends import source as lazy
 from gz3d_zarr.cli import main
@@ -53,14 +53,14 @@ def test_a_plot_has_picture_masks_bars_bundle_and_legend(ds: xr.Dataset) -> None
     figure = ds.gz3d.plot(int(row["zooniverse_subject_id"]))
     assert isinstance(figure, Figure)
     left, right, *bars = figure.axes
-    assert [bar.get_title() for bar in bars] == list(CLASS_COLOURS)
+    assert [bar.get_title() for bar in bars] == list(CLASS_COLORS)
     np.testing.assert_array_equal(left.images[0].get_array(), row["image"].values)
-    shown = [name for name in CLASS_COLOURS if row["segmentation"].sel({"class": name}).any()]
+    shown = [name for name in CLASS_COLORS if row["segmentation"].sel({"class": name}).any()]
     assert [image.get_cmap().name for image in right.images[1:]] == shown
     for name, image in zip(shown, right.images[1:], strict=True):
         counts = row["segmentation"].sel({"class": name}).values
         np.testing.assert_array_equal(image.get_array(), counts)
-        assert to_hex(image.cmap(1.0)) == CLASS_COLOURS[name]
+        assert to_hex(image.cmap(1.0)) == CLASS_COLORS[name]
         assert image.cmap(0.0)[3] == 0
         assert image.get_clim() == (0, max(15, counts.max()))
     for axes in (left, right):
@@ -69,7 +69,7 @@ def test_a_plot_has_picture_masks_bars_bundle_and_legend(ds: xr.Dataset) -> None
         assert axes.get_ylim() == (524.5, -0.5)  # row 0, the north, is at the top
         np.testing.assert_allclose(axes.patches[0].get_xy()[:6], bundle_hexagon(row))
     texts = [text.get_text() for text in right.get_legend().get_texts()]
-    assert texts == [*CLASS_COLOURS, "marked by more than 3", "MaNGA bundle"]
+    assert texts == [*CLASS_COLORS, "marked by more than 3", "MaNGA bundle"]
     assert str(row["subject"].item()) in left.get_title()
     FigureCanvasAgg(figure).draw()
 

@@ -22,7 +22,7 @@ from zarr.storage import LocalStore, WrapperStore
 
 import gz3d_zarr
 from gz3d_zarr import LeftOutWarning, UsageError
-from gz3d_zarr.analysis.indexing import take
+from gz3d_zarr.analysis.indexing import isel_subjects
 from gz3d_zarr.analysis.selection import select_any
 
 
@@ -220,24 +220,26 @@ def test_scattered_rows_are_read_alone(store: Path, monkeypatch: pytest.MonkeyPa
         return sum(read)
 
     for rows in ([2, 11], [11, 2], [16, 3, 4], [7, 7, 1], [5]):  # any order; twice
-        chosen = take(ds, rows)
+        chosen = isel_subjects(ds, rows)
         assert rows_read(chosen["segmentation"], expected[rows]) == len(rows)
         assert list(chosen.variables) == list(ds.variables)
         assert set(chosen.coords) == set(ds.coords)
         assert chosen["segmentation"].encoding["shards"] == (4, 4, 525, 525)
-    assert rows_read(take(ds, [-1, 2])["segmentation"], expected[[-1, 2]]) == 2
-    chosen = take(ds, [16, 3, 4])
+    assert rows_read(isel_subjects(ds, [-1, 2])["segmentation"], expected[[-1, 2]]) == 2
+    chosen = isel_subjects(ds, [16, 3, 4])
     counts = chosen["segmentation"]
     assert rows_read(counts[1], expected[3]) == 1
     assert rows_read(counts.isel({"class": 2, "x": slice(9)}), expected[[16, 3, 4], 2, :, :9]) == 3
     assert rows_read(counts[:0], expected[:0]) == 0
-    assert rows_read(take(chosen, [2, 0])["segmentation"], expected[[4, 16]]) == 3  # not few of 3
+    assert (
+        rows_read(isel_subjects(chosen, [2, 0])["segmentation"], expected[[4, 16]]) == 3
+    )  # not few of 3
     assert rows_read(pickle.loads(pickle.dumps(counts)), expected[[16, 3, 4]]) == 3
     assert rows_read(chosen.gz3d.mask("bar"), expected[[16, 3, 4], 3] > 3) == 3
     many_rows = [0, 2, 5, 8, 12]  # a quarter and more
-    assert rows_read(take(ds, many_rows)["segmentation"], expected[many_rows]) == 18
+    assert rows_read(isel_subjects(ds, many_rows)["segmentation"], expected[many_rows]) == 18
     computed = ds.assign(twice=ds["segmentation"] * 2)  # the chunk would be read for each row
-    assert rows_read(take(computed, [2, 11])["twice"], expected[[2, 11]] * 2) == 18
+    assert rows_read(isel_subjects(computed, [2, 11])["twice"], expected[[2, 11]] * 2) == 18
 
 
 def test_scattered_rows_of_the_survey_are_a_small_graph(tmp_path: Path) -> None:
@@ -248,7 +250,7 @@ def test_scattered_rows_of_the_survey_are_a_small_graph(tmp_path: Path) -> None:
     )  # fmt: skip
     dataset = xr.open_zarr(tmp_path / "g", chunks={"subject": 64}, consolidated=False)
     rows = np.random.default_rng(1).permutation(number)[:2000]
-    image = take(dataset, rows)["image"]
+    image = isel_subjects(dataset, rows)["image"]
     assert image.shape == (2000, *shape)
     assert len(image.__dask_graph__()) < 100
     assert max(image.chunks[0]) == 64  # no task holds more than a shard does

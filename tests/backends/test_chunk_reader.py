@@ -15,9 +15,9 @@ from files import subject_files
 
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
-from gz3d_zarr.backends.chunk_reader import PixelReader
+from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.export.subset import find_ids, resolve_rows, select_rows
-from gz3d_zarr.storage.object_store import object_folder
+from gz3d_zarr.storage.object_store import open_object_store
 
 
 @pytest.fixture
@@ -26,11 +26,11 @@ def damaged(store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(store, tmp_path / "copy.zarr"))
 
 
-def reader_of(store: Path | str) -> PixelReader:
-    return PixelReader(object_folder(store, None))
+def reader_of(store: Path | str) -> ChunkReader:
+    return ChunkReader(open_object_store(store, None))
 
 
-def assert_equals_zarr(reader: PixelReader, store: Path | str, size: int = 4) -> None:
+def assert_equals_zarr(reader: ChunkReader, store: Path | str, size: int = 4) -> None:
     for name in ("image", "segmentation"):
         array = zarr.open_array(str(store), path=name, mode="r")
         for row in (0, 3, 9, 17):

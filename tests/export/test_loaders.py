@@ -141,7 +141,7 @@ def test_an_epoch_fetches_shards_and_decodes_subjects_once(
 ) -> None:
     decoded: Counter[bytes] = Counter()
     fetched: Counter[int] = Counter()
-    decode, fetch = pixels.decode_chunk, pixels.PixelReader.fetch
+    decode, fetch = pixels.decode_chunk, pixels.ChunkReader.fetch
 
     def counting_decode(chunk: Any, shape: Any, *, compact: bool) -> Any:
         decoded[bytes(chunk)] += 1
@@ -152,7 +152,7 @@ def test_an_epoch_fetches_shards_and_decodes_subjects_once(
         return fetch(self, shard)
 
     monkeypatch.setattr(pixels, "decode_chunk", counting_decode)
-    monkeypatch.setattr(pixels.PixelReader, "fetch", counting_fetch)
+    monkeypatch.setattr(pixels.ChunkReader, "fetch", counting_fetch)
     samples = list(loaders.GZ3DIterableDataset(store))
     assert sorted(ids_of(samples)) == good_ids(store)
     assert fetched == dict.fromkeys(range(5), 1)
@@ -435,7 +435,7 @@ def test_hugging_face_ranks_decode_every_subject_once(
         read[row] += name == "image"
         return np.zeros((525, 525, 3) if name == "image" else (4, 525, 525), np.uint8)
 
-    monkeypatch.setattr(pixels.PixelReader, "read", counting_read)
+    monkeypatch.setattr(pixels.ChunkReader, "read", counting_read)
     whole = iterable_dataset(store)
     parts = [iterable_dataset(store, rank=i, world_size=ranks) for i in range(ranks)]
     assert all(part.features == whole.features for part in parts)

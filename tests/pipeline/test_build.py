@@ -28,10 +28,10 @@ from gz3d_zarr import BuildError, IncompleteStoreError, StoreError, UsageError
 from gz3d_zarr.backends.store import read_build
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.pipeline import build_state as target
-from gz3d_zarr.pipeline.dask_tasks import IN_FLIGHT
+from gz3d_zarr.pipeline.dask_tasks import MAX_TASKS_IN_FLIGHT
 from gz3d_zarr.pipeline.shard_task import ShardTask, build_shard
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.storage.object_store import ObjectFolder
+from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import array_documents
 
 
@@ -66,7 +66,7 @@ def assert_equals_files(dataset: xr.Dataset, catalogue: xr.Dataset, folder: Path
 
 def test_store_equals_its_files(simulated: Path, store: Path) -> None:
     dataset = gz3d_zarr.open_store(store)
-    attrs, catalogue = read_build(ObjectFolder(str(store)))
+    attrs, catalogue = read_build(ObjectStore(str(store)))
     assert_equals_files(dataset, catalogue, simulated)
     assert (dataset["status"] == 0).all()
     assert attrs["complete"] == 1
@@ -77,7 +77,7 @@ def test_reference_store_equals_its_files(reference: Path, client: Client, tmp_p
     report = gz3d_zarr.build(reference, tmp_path / "gz3d.zarr", client)
     assert (report.subjects, report.ok, report.failures) == (64, 64, ())
     dataset = gz3d_zarr.open_store(report.store)
-    _, catalogue = read_build(ObjectFolder(report.store))
+    _, catalogue = read_build(ObjectStore(report.store))
     assert_equals_files(dataset, catalogue, reference)
     stored = sum(path.stat().st_size for path in Path(report.store).rglob("*") if path.is_file())
     source = sum(path.stat().st_size for path in subject_files(reference))
@@ -182,13 +182,11 @@ def test_each_shard_is_one_put_and_nothing_is_read_back(
     simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     puts, gets = [], []
-    put, get = ObjectFolder.put, ObjectFolder.get
+    put, get = ObjectStore.put, ObjectStore.get
     monkeypatch.setattr(
-        ObjectFolder, "put", lambda self, key, data: (puts.append(key), put(self, key, data))[1]
+        ObjectStore, "put", lambda self, key, data: (puts.append(key), put(self, key, data))[1]
     )
-    monkeypatch.setattr(
-        ObjectFolder, "get", lambda self, key: (gets.append(key), get(self, key))[1]
-    )
+    monkeypatch.setattr(ObjectStore, "get", lambda self, key: (gets.append(key), get(self, key))[1])
     gz3d_zarr.build(simulated, tmp_path / "p.zarr", client, shard_size=9)
     assert puts.count(".gz3d/plan.json") == 2  # the second says that the root comes next
     assert len(puts) == len(set(puts)) + 1
@@ -207,20 +205,20 @@ def test_all_is_kept_by_the_disk_before_the_root_is_written(
     simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, kept, before_root = tmp_path / "g.zarr", set(), set()
-    fsync, put = os.fsync, ObjectFolder.put
+    fsync, put = os.fsync, ObjectStore.put
 
     def note_fsync(descriptor: int) -> None:
         fsync(descriptor)
         kept.add(os.fstat(descriptor).st_ino)
 
-    def note_put(self: ObjectFolder, key: str, data: bytes) -> None:
+    def note_put(self: ObjectStore, key: str, data: bytes) -> None:
         if key == "zarr.json":
             before_root.update(kept)
             kept.clear()
         put(self, key, data)
 
     monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr(ObjectFolder, "put", note_put)
+    monkeypatch.setattr(ObjectStore, "put", note_put)
     gz3d_zarr.build(simulated, target, client, shard_size=9)
     root = target / "zarr.json"
     files = {path.stat().st_ino for path in target.rglob("*") if path.is_file() and path != root}
@@ -346,10 +344,10 @@ def test_overwriting_that_is_stopped_is_still_ours(
     store = tmp_path / "g.zarr"
     gz3d_zarr.build(simulated, store, client, limit=6, shard_size=2)
     (store / "notes.txt").write_text("mine")
-    delete = ObjectFolder.delete
+    delete = ObjectStore.delete
     calls = []
 
-    def dying(self: ObjectFolder, keys: Any) -> None:
+    def dying(self: ObjectStore, keys: Any) -> None:
         calls.append(list(keys))
         if len(calls) == 3:  # receipts, root, and then the rest
             delete(self, calls[-1][:3])
@@ -357,7 +355,7 @@ def test_overwriting_that_is_stopped_is_still_ours(
         delete(self, calls[-1])
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectFolder, "delete", dying)
+        patch.setattr(ObjectStore, "delete", dying)
         with pytest.raises(KeyboardInterrupt):
             gz3d_zarr.build(simulated, store, client, limit=3, shard_size=2, overwrite=True)
     with pytest.raises(IncompleteStoreError):
@@ -424,13 +422,13 @@ def test_store_on_another_file_system_is_the_same(
 def test_shards_that_are_not_where_workers_put_them_are_missed(
     simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put = ObjectFolder.put
+    put = ObjectStore.put
 
-    def elsewhere(self: ObjectFolder, key: str, data: bytes) -> None:
+    def elsewhere(self: ObjectStore, key: str, data: bytes) -> None:
         if key != "image/c/1/0/0/0":  # as on a worker's own disk
             put(self, key, data)
 
-    monkeypatch.setattr(ObjectFolder, "put", elsewhere)
+    monkeypatch.setattr(ObjectStore, "put", elsewhere)
     with pytest.raises(StoreError, match="lacks 1 of 4 objects .* same place under this name"):
         gz3d_zarr.build(simulated, tmp_path / "g.zarr", client, shard_size=9)
     with pytest.raises(IncompleteStoreError):
@@ -440,10 +438,10 @@ def test_shards_that_are_not_where_workers_put_them_are_missed(
 def test_build_that_is_overtaken_writes_no_more(
     simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.IN_FLIGHT", 1)
+    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.MAX_TASKS_IN_FLIGHT", 1)
     store = tmp_path / "g.zarr"
     plan = gz3d_zarr.plan(simulated, store, client=client, shard_size=4)
-    folder = ObjectFolder(str(store))
+    folder = ObjectStore(str(store))
 
     def overtake(after: int) -> Any:
         def progress(state: Progress) -> None:
@@ -470,7 +468,7 @@ def test_late_task_of_a_finished_build_writes_nothing(
     before = objects(copy)
     files = tuple((str(path), None) for path in subject_files(simulated)[:4])
     documents = array_documents(Layout(18, 4))
-    task = ShardTask(0, "x", "an earlier build", files, documents, ObjectFolder(str(copy)))
+    task = ShardTask(0, "x", "an earlier build", files, documents, ObjectStore(str(copy)))
     with pytest.raises(StoreError, match="was taken over"):
         build_shard(task)
     assert objects(copy) == before
@@ -552,7 +550,9 @@ def test_stopped_build_is_incomplete_and_resumes_to_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
     built: int,
 ) -> None:
-    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.IN_FLIGHT", 1)  # one shard after the other
+    monkeypatch.setattr(
+        "gz3d_zarr.pipeline.dask_tasks.MAX_TASKS_IN_FLIGHT", 1
+    )  # one shard after the other
     half = tmp_path / "half.zarr"
     with pytest.raises(StopHereError):
         gz3d_zarr.build(simulated, half, client, shard_size=4, progress=stop_after(built))
@@ -578,7 +578,7 @@ def test_stopped_build_is_incomplete_and_resumes_to_the_same_bytes(
 
 def test_damaged_plan_is_named(tmp_path: Path) -> None:
     for content, what in ((b"{", "plan.json cannot be read"), (b"{}", "how it was laid out")):
-        ObjectFolder(str(tmp_path)).put(".gz3d/plan.json", content)
+        ObjectStore(str(tmp_path)).put(".gz3d/plan.json", content)
         with pytest.raises(StoreError, match=f"{what}.*--overwrite"):
             gz3d_zarr.open_store(tmp_path)
 
@@ -627,8 +627,8 @@ def test_build_stops_where_it_is_told_to(archive: Path, client: Client, tmp_path
 def test_more_shards_than_tasks_in_flight(
     simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert IN_FLIGHT > 3
-    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.IN_FLIGHT", 3)
+    assert MAX_TASKS_IN_FLIGHT > 3
+    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.MAX_TASKS_IN_FLIGHT", 3)
     report = gz3d_zarr.build(simulated, tmp_path / "a.zarr", client, shard_size=2)
     assert (report.shards_built, report.ok) == (9, 18)
 
@@ -651,7 +651,7 @@ def test_unwritable_places_are_named(
 
     store = tmp_path / "g.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectFolder, "_put_file", staticmethod(full))
+        patch.setattr(ObjectStore, "_put_file", staticmethod(full))
         with pytest.raises(StoreError, match="cannot be written: No space left on device"):
             gz3d_zarr.build(simulated, store, client, limit=1)
 
@@ -665,7 +665,7 @@ def test_disk_full_in_mid_build_resumes(
     monkeypatch: pytest.MonkeyPatch,
     key: str,
 ) -> None:
-    put_file, half = ObjectFolder._put_file, tmp_path / "half.zarr"
+    put_file, half = ObjectStore._put_file, tmp_path / "half.zarr"
 
     def nearly_full(path: Path, data: bytes) -> None:
         if path.as_posix().endswith(key) and (key[0] != "/" or path.parent == half):
@@ -673,7 +673,7 @@ def test_disk_full_in_mid_build_resumes(
         put_file(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectFolder, "_put_file", staticmethod(nearly_full))
+        patch.setattr(ObjectStore, "_put_file", staticmethod(nearly_full))
         with pytest.raises(StoreError, match=f"{key} cannot be written: No space"):
             gz3d_zarr.build(simulated, half, client, shard_size=4)
     with pytest.raises(IncompleteStoreError):
@@ -714,7 +714,7 @@ def test_files_that_hold_another_id_are_told(archive: Path, client: Client, tmp_
     assert "another MANGAID inside than in the name of 1 file" in report.to_text()
     ds = gz3d_zarr.open_store(report.store)
     assert ds["subject"].item() == "1-5"
-    _, catalogue = read_build(ObjectFolder(report.store))
+    _, catalogue = read_build(ObjectStore(report.store))
     assert catalogue["manga_id"].item() == "1-600000"
 
 

@@ -17,7 +17,7 @@ import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
 from gz3d_zarr.cli import main
 from gz3d_zarr.pipeline import copy as copying
-from gz3d_zarr.storage.object_store import ObjectFolder
+from gz3d_zarr.storage.object_store import ObjectStore
 
 
 def test_copy_is_the_same_object_for_object(store: Path, client: Client, tmp_path: Path) -> None:
@@ -42,8 +42,8 @@ def test_copy_is_the_same_object_for_object(store: Path, client: Client, tmp_pat
 def test_stopped_copy_is_no_store_and_resumes(
     store: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copying, "BYTES_A_TASK", 10**6)
-    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.IN_FLIGHT", 1)
+    monkeypatch.setattr(copying, "TASK_BYTES", 10**6)
+    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.MAX_TASKS_IN_FLIGHT", 1)
     target = tmp_path / "copy.zarr"
     with pytest.raises(StopHereError):
         gz3d_zarr.copy(store, target, client, progress=stop_after(2))
@@ -69,15 +69,15 @@ def test_stopped_copy_is_no_store_and_resumes(
 def test_copy_that_was_killed_at_its_very_end_resumes(
     store: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, sync = tmp_path / "copy.zarr", ObjectFolder.sync
+    target, sync = tmp_path / "copy.zarr", ObjectStore.sync
 
-    def stop_after_the_root(self: ObjectFolder, keys: Any) -> None:
+    def stop_after_the_root(self: ObjectStore, keys: Any) -> None:
         if keys == ["zarr.json"]:
             raise StopHereError
         sync(self, keys)
 
     with monkeypatch.context() as patch, pytest.raises(StopHereError):
-        patch.setattr(ObjectFolder, "sync", stop_after_the_root)
+        patch.setattr(ObjectStore, "sync", stop_after_the_root)
         gz3d_zarr.copy(store, target, client)
     assert (target / "zarr.json").exists()
     assert (target / ".gz3d/plan.json").exists()
@@ -231,4 +231,4 @@ def test_region_and_endpoint_reach_the_file_system(
     arguments = ["plot", "s3://b/g.zarr", "1-1", "-o", "x.png", "--region", "eu-west-1"]
     CliRunner().invoke(main, [*arguments, "--storage-option", "client_kwargs.verify=false"])
     assert seen["storage_options"]["client_kwargs"] == {"region_name": "eu-west-1", "verify": False}
-    assert ObjectFolder("s3://b/g").storage_options == {}
+    assert ObjectStore("s3://b/g").storage_options == {}

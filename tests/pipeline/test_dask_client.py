@@ -105,7 +105,7 @@ def test_tasks_that_wait_for_a_slot_do_not_outlive_their_run(
 
 
 def test_builds_of_other_shards_share_the_room_of_a_worker() -> None:
-    room, wanted = slots.Room(), [True]
+    room, wanted = slots.MemoryBudget(), [True]
     with room.take(Fraction(1, 3), lambda: True), room.take(Fraction(2, 3), lambda: True):
         taken: list[bool] = []
 

@@ -19,7 +19,7 @@ import gz3d_zarr
 from gz3d_zarr import GZ3DError, StoreError
 from gz3d_zarr.storage import lease
 from gz3d_zarr.storage.build_record import LEASE_KEY
-from gz3d_zarr.storage.object_store import ObjectFolder
+from gz3d_zarr.storage.object_store import ObjectStore
 
 
 class KilledError(StoreError):
@@ -30,16 +30,16 @@ class KilledError(StoreError):
 def killed_at(moment: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """From the moment-th write on, nothing is written any more, by anybody."""
     done: list[str] = []
-    put, delete = ObjectFolder.put, ObjectFolder.delete
+    put, delete = ObjectStore.put, ObjectStore.delete
 
-    def dying_put(self: ObjectFolder, key: str, data: bytes) -> None:
+    def dying_put(self: ObjectStore, key: str, data: bytes) -> None:
         if key != LEASE_KEY:  # renewed whenever it likes
             if len(done) >= moment:
                 raise KilledError
             done.append(key)
         put(self, key, data)
 
-    def dying_delete(self: ObjectFolder, keys: Any) -> None:
+    def dying_delete(self: ObjectStore, keys: Any) -> None:
         for key in keys:
             if key != LEASE_KEY:
                 if len(done) >= moment:
@@ -48,8 +48,8 @@ def killed_at(moment: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
             delete(self, [key])
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectFolder, "put", dying_put)
-        patch.setattr(ObjectFolder, "delete", dying_delete)
+        patch.setattr(ObjectStore, "put", dying_put)
+        patch.setattr(ObjectStore, "delete", dying_delete)
         with suppress(GZ3DError):
             yield done
 
@@ -122,7 +122,7 @@ def test_killed_at_any_moment_and_resumed(
                 assert read(name, old, expected) == "old"
                 again = gz3d_zarr.build(archive, name, client, **fixed, overwrite=True)
         assert moment <= published or again.shards_built == 0, done
-        assert not (ObjectFolder(name).sizes(".gz3d/")), done
+        assert not (ObjectStore(name).list_sizes(".gz3d/")), done
         xr.testing.assert_equal(gz3d_zarr.open_store(name).compute(), expected)
         report = gz3d_zarr.verify(name, archive, client)
         assert report.passed, (done, report.to_text())
@@ -154,14 +154,16 @@ def lay(first: Path | None, name: str, memory: Any) -> None:
 def remove_lease(name: str, memory: Any) -> None:
     """A process that is killed is dead; this one, that stands for it, is not."""
     for place in (name, f"{name}.building"):
-        folder = ObjectFolder(place)
+        folder = ObjectStore(place)
         if folder.is_local or place == name:
             folder.delete([LEASE_KEY])
 
 
 def stands(name: str) -> bool:
-    folder = ObjectFolder(name)
-    return bool([key for key in folder.sizes() if not key.startswith(".gz3d/") or "plan" in key])
+    folder = ObjectStore(name)
+    return bool(
+        [key for key in folder.list_sizes() if not key.startswith(".gz3d/") or "plan" in key]
+    )
 
 
 def read(name: str, old: xr.Dataset | None, new: xr.Dataset) -> str:

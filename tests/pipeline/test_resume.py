@@ -28,7 +28,7 @@ from gz3d_zarr.sources import http as fetch
 from gz3d_zarr.storage import lease
 from gz3d_zarr.storage.build_record import LEASE_KEY
 from gz3d_zarr.storage.lease import hold_lease
-from gz3d_zarr.storage.object_store import ObjectFolder
+from gz3d_zarr.storage.object_store import ObjectStore
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def test_retry_that_fails_again_loses_nothing(
 def test_retry_goes_on_with_a_build_that_has_not_ended(
     archive: Path, store: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.IN_FLIGHT", 1)
+    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.MAX_TASKS_IN_FLIGHT", 1)
     target = tmp_path / "g.zarr"
     saved = {path: path.read_bytes() for path in subject_files(archive)}
     for path in saved:
@@ -277,7 +277,7 @@ def test_second_builder_is_refused_while_the_first_lives(
 def test_lease_of_a_dead_builder_does_not_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = ObjectFolder(str(tmp_path / "g.zarr"))
+    folder = ObjectStore(str(tmp_path / "g.zarr"))
     monkeypatch.setattr(lease, "LAPSE_SECONDS", 0.5)
     mine = lease._process()
     for holder in (
@@ -295,7 +295,7 @@ def test_lease_of_a_dead_builder_does_not_hold(
 def test_lease_of_another_machine_of_the_same_name_is_watched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = ObjectFolder(str(tmp_path / "g.zarr"))
+    folder = ObjectStore(str(tmp_path / "g.zarr"))
     read_text = Path.read_text
 
     def elsewhere(self: Path, *args: Any, **options: Any) -> str:
@@ -316,7 +316,7 @@ def test_lease_of_another_machine_of_the_same_name_is_watched(
 def test_lease_of_a_builder_elsewhere_holds_while_it_is_renewed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = ObjectFolder(str(tmp_path / "g.zarr"))
+    folder = ObjectStore(str(tmp_path / "g.zarr"))
     there = {"build_id": "theirs", "host": "elsewhere", "pid": 7}
     monkeypatch.setattr(lease, "LAPSE_SECONDS", 10)
     ended = threading.Event()
@@ -342,7 +342,7 @@ def test_lease_of_a_builder_elsewhere_holds_while_it_is_renewed(
 def test_lease_is_renewed_until_somebody_else_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = ObjectFolder(str(tmp_path / "g.zarr"))
+    folder = ObjectStore(str(tmp_path / "g.zarr"))
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)
     with hold_lease(folder):
         first = folder.get(LEASE_KEY)
@@ -357,7 +357,7 @@ def test_lease_is_renewed_until_somebody_else_has_it(
 def test_two_that_come_at_once_do_not_both_hold_the_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = ObjectFolder(str(tmp_path / "g.zarr"))
+    folder = ObjectStore(str(tmp_path / "g.zarr"))
     is_ours = lease.Lease.is_ours
 
     def late(self: lease.Lease) -> bool:
@@ -380,7 +380,7 @@ def test_builder_that_slept_meanwhile_changes_nothing(
 
     def sleep_and_settle(*args: Any) -> None:
         monkeypatch.setattr(building, "settle", settle)
-        ObjectFolder(str(target)).delete([LEASE_KEY])
+        ObjectStore(str(target)).delete([LEASE_KEY])
         gz3d_zarr.build(simulated, target, client, limit=8, resume=True, **options)
         gz3d_zarr.build(simulated, target, client, update=True, **options)
         before.append(objects(target))
@@ -396,7 +396,7 @@ def test_builder_that_slept_meanwhile_changes_nothing(
 def test_unfinished_build_can_be_looked_at(
     simulated: Path, store: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.IN_FLIGHT", 1)
+    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.MAX_TASKS_IN_FLIGHT", 1)
     half = tmp_path / "half.zarr"
     with pytest.raises(StopHereError):
         gz3d_zarr.build(simulated, half, client, shard_size=4, progress=stop_after(2))

@@ -49,14 +49,14 @@ from gz3d_zarr.cli import main
 from gz3d_zarr.sources import download as reading
 from gz3d_zarr.sources import http as fetch
 from gz3d_zarr.sources.archive import RELEASES, list_archive
-from gz3d_zarr.sources.download import FetchRules, decode_body, read_file, read_files
+from gz3d_zarr.sources.download import FetchOptions, decode_body, read_file, read_files
 
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait little between tries, and for silent servers."""
-    monkeypatch.setattr(fetch, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(fetch, "LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(fetch, "MIN_WAIT", 0.01)
+    monkeypatch.setattr(fetch, "MAX_WAIT", 0.05)
     monkeypatch.setattr(fetch, "READ_SECONDS", 0.5)
     monkeypatch.setattr(fetch, "ATTEMPTS", 4)
 
@@ -198,7 +198,7 @@ def test_files_arrive_in_order_over_a_few_connections(server: ArchiveServer) -> 
     for name in names(server)[:3]:
         server.faults[name].append(together)
     server.faults[names(server)[0]].append(stall(0.1))  # the first comes last
-    bodies = list(read_files(files, rules=FetchRules(connections=3)))
+    bodies = list(read_files(files, rules=FetchOptions(connections=3)))
     assert bodies == [path.read_bytes() for path in subject_files(server.folder)]
     assert server.most_open == server.most_busy == 3
     assert all(h["Accept-Encoding"] == "identity" for h in server.headers)
@@ -208,7 +208,7 @@ def test_reading_stops_with_its_reader(server: ArchiveServer) -> None:
     files = [(server.url + name, None) for name in names(server)]
     for name in names(server):
         server.faults[name] = [stall(0.05)]
-    bodies = read_files(files, rules=FetchRules(connections=2))
+    bodies = read_files(files, rules=FetchOptions(connections=2))
     next(bodies)
     bodies.close()
     assert sum(server.requests.values()) < len(files)
@@ -240,7 +240,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> Fetched:
 
     monkeypatch.setattr(reading, "fetch", fetch_one)
     monkeypatch.setattr(reading, "find_mismatch", lambda *_: None)
-    monkeypatch.setattr(reading, "AHEAD_BYTES", 100)  # four files may wait, and another begin
+    monkeypatch.setattr(reading, "PREFETCH_BYTES", 100)  # four files may wait, and another begin
     return bodies
 
 
@@ -248,7 +248,7 @@ MANY = [(f"http://127.0.0.1:9/{i:03}", None) for i in range(100)]
 
 
 def test_no_more_is_fetched_ahead_than_fits(fetched: Fetched) -> None:
-    bodies = read_files(MANY, rules=FetchRules(connections=4))
+    bodies = read_files(MANY, rules=FetchOptions(connections=4))
     given = 0
     for i, body in enumerate(bodies):
         if i == 10:  # of a hundred
@@ -266,7 +266,7 @@ def test_no_more_is_fetched_ahead_than_fits(fetched: Fetched) -> None:
 
 @pytest.mark.parametrize("after", [1, 4, 50])
 def test_reader_that_leaves_waits_for_nobody(fetched: Fetched, after: int) -> None:
-    bodies = read_files(MANY, rules=FetchRules(connections=4))
+    bodies = read_files(MANY, rules=FetchOptions(connections=4))
     for _ in range(after):
         next(bodies)
     bodies.close()
@@ -288,7 +288,7 @@ def test_one_connection_for_all_is_enough(fetched: Fetched) -> None:
             if held:
                 only.release()
 
-    assert len(list(read_files(MANY, rules=FetchRules(connections=4), gate=gate))) == len(MANY)
+    assert len(list(read_files(MANY, rules=FetchOptions(connections=4), gate=gate))) == len(MANY)
 
 
 def test_gate_that_fails_is_not_waited_for_for_ever(server: ArchiveServer) -> None:
@@ -706,7 +706,7 @@ def test_stopping_does_not_wait_for_a_busy_server(server: ArchiveServer) -> None
     files = [(server.url + name, None) for name in names(server)[:2]]
     server.faults[names(server)[0]] = [status(404)]
     server.faults[names(server)[1]] = [status(503, Retry_After="60")]
-    bodies = read_files(files, rules=FetchRules(connections=2))
+    bodies = read_files(files, rules=FetchOptions(connections=2))
     assert isinstance(next(bodies), SubjectError)
     began = time.monotonic()
     bodies.close()

@@ -51,7 +51,7 @@ from gz3d_zarr.export.subset import read_texts, select_rows
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources import listing
 from gz3d_zarr.storage import obstore_store as obstore_backend
-from gz3d_zarr.storage.object_store import ObjectFolder, object_folder
+from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 
 ROOT = "zarr.json"
 BIG = ("image/c/", "segmentation/c/")
@@ -173,7 +173,7 @@ def md5(data: bytes) -> str:
 
 def names(store: Path) -> list[str]:
     """Files of its subjects, in its order."""
-    return [str(name) for name in read_build(ObjectFolder(str(store)))[1]["file_name"].values]
+    return [str(name) for name in read_build(ObjectStore(str(store)))[1]["file_name"].values]
 
 
 def is_shard(key: str) -> bool:
@@ -203,7 +203,9 @@ def test_stopped_build_resumes_to_the_same_objects(
     client: Client,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.IN_FLIGHT", 1)  # one shard after the other
+    monkeypatch.setattr(
+        "gz3d_zarr.pipeline.dask_tasks.MAX_TASKS_IN_FLIGHT", 1
+    )  # one shard after the other
     place = Place(bucket)
     with pytest.raises(StopHereError):
         place.build(simulated, client, progress=stop_after(1))
@@ -631,7 +633,7 @@ def test_obstore_shows_no_password_of_an_endpoint_in_the_environment(
     pytest.importorskip("obstore")
     url = f"http://me:{SECRET}@127.0.0.1:{free_ports(1)[0]}"
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-    folder = ObjectFolder("s3://gz3d/g.zarr", {"key": "k", "secret": "s"}, "obstore")
+    folder = ObjectStore("s3://gz3d/g.zarr", {"key": "k", "secret": "s"}, "obstore")
     with pytest.raises(StoreError) as caught:
         folder.get("a")
     assert SECRET not in str(caught.value)
@@ -647,13 +649,13 @@ def test_server_that_never_answers_is_given_up(
     monkeypatch.setattr(locations, "FIRST_ANSWER_SECONDS", 0.2)
     monkeypatch.setattr(obstore_backend, "FIRST_ANSWER_SECONDS", 1)
     monkeypatch.setattr(obstore_backend, "RETRY_SECONDS", 0)
-    calls: dict[str, Callable[[ObjectFolder], Any]] = {
+    calls: dict[str, Callable[[ObjectStore], Any]] = {
         "get": lambda folder: folder.get("zarr.json"),
-        "sizes": lambda folder: folder.sizes(),
+        "sizes": lambda folder: folder.list_sizes(),
         "delete": lambda folder: folder.delete(["zarr.json"]),
     }
     with silent_server() as endpoint:
-        folder = object_folder(
+        folder = open_object_store(
             "s3://gz3d/g.zarr",
             {"key": "k", "secret": "s", "endpoint_url": endpoint, "backend": backend},
         )
@@ -688,12 +690,12 @@ def test_web_server_that_never_lists_what_is_beside_a_file_is_named(
 def test_server_that_has_answered_may_be_slow(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = object_folder(proxy.server.url, proxy.server.storage_options)
+    folder = open_object_store(proxy.server.url, proxy.server.storage_options)
     assert folder.get("a") is None
     monkeypatch.setattr(locations, "FIRST_ANSWER_SECONDS", 0.01)
     proxy.delay = 0.1
     assert folder.get("a") is None
-    assert folder.sizes() == {}
+    assert folder.list_sizes() == {}
 
 
 @pytest.mark.parametrize("backend", ["s3fs", "obstore"])
@@ -706,7 +708,9 @@ def test_worker_is_patient_from_the_start(
     monkeypatch.setattr(locations, "FIRST_ANSWER_SECONDS", 0.01)
     monkeypatch.setattr(obstore_backend, "FIRST_ANSWER_SECONDS", 0.01)
     proxy.delay = 0.1
-    folder = object_folder(proxy.server.url, {**proxy.server.storage_options, "backend": backend})
+    folder = open_object_store(
+        proxy.server.url, {**proxy.server.storage_options, "backend": backend}
+    )
     sent = pickle.loads(pickle.dumps(folder))
     assert sent == folder
     assert sent.get("a") is None
@@ -720,7 +724,7 @@ def test_limits_of_the_user_are_his(
     options = {**proxy.server.storage_options, "config_kwargs": {limit: value}}
     monkeypatch.setattr(locations, "FIRST_ANSWER_SECONDS", 0.01)
     proxy.delay = 0.1
-    assert object_folder(proxy.server.url, options).get("a") is None
+    assert open_object_store(proxy.server.url, options).get("a") is None
 
 
 def test_link_is_for_reading_only(
