@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,18 +13,18 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.backends.assemble import assemble
 from gz3d_zarr.datamodel.file_names import parse_name
-from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.manifest import Entry
 from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import (
     BIG_ARRAYS,
+    SCHEMA,
     VARIABLES,
     SubjectRecord,
     variable_attrs,
     variable_values,
 )
 from gz3d_zarr.errors import StoreError
-from gz3d_zarr.storage.build_record import FILES_KEY, PLAN_KEY, RECEIPTS_PREFIX
+from gz3d_zarr.storage.build_record import FILES_KEY, RECEIPTS_PREFIX, RECORD_KEY, BuildRecord
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import array_documents, decode_shard, shard_key
 
@@ -44,10 +43,12 @@ def open_unfinished(folder: ObjectStore) -> xr.Dataset:
     StoreError
         No build has begun there, or no shard is built yet.
     """
-    begun = folder.get(PLAN_KEY)
+    begun = folder.get(RECORD_KEY)
     if begun is None:
         raise StoreError(f"no build has begun at {folder.url}")
-    layout = read_begun(begun)
+    layout = BuildRecord.from_json(begun).layout
+    if layout is None:
+        raise StoreError(f"{folder.url} is being copied to; wait until the copy has ended")
     files = [parse_name(name) for name in (folder.get(FILES_KEY) or b"").decode().split("\n")]
     keys = [key for key in sorted(folder.list_sizes(RECEIPTS_PREFIX)) if key.endswith(".json")]
     receipts = [Receipt.from_json(folder.get(key) or b"", key) for key in keys]
@@ -71,19 +72,9 @@ def open_unfinished(folder: ObjectStore) -> xr.Dataset:
     for name, variable in VARIABLES.items():
         values = variable_values(name, rows, layout)
         variables[name] = (variable.dims, values, variable_attrs(name, layout))
-    attrs = {"schema": json.loads(begun)["schema"], "complete": 0}
+    attrs = {"schema": SCHEMA, "complete": 0}
     attrs |= {"shard_size": layout.shard_size, "subjects": layout.subjects}
     return assemble([row.entry for row in rows], variables, attrs)
-
-
-def read_begun(begun: bytes) -> Layout:
-    """Layout of a build that has begun, from its plan; StoreError where that is damaged."""
-    try:
-        return read_layout(json.loads(begun))
-    except ValueError as error:
-        raise StoreError(
-            f"{PLAN_KEY} cannot be read ({error}); build the store anew with --overwrite"
-        ) from None
 
 
 def _read_shard(

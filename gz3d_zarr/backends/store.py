@@ -14,7 +14,7 @@ import zarr
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.backends.lazy_arrays import lazy_variable
-from gz3d_zarr.backends.partial_store import open_unfinished, read_begun
+from gz3d_zarr.backends.partial_store import open_unfinished
 from gz3d_zarr.datamodel.layout import SHARD_SIZE
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, LABELS, OBJECT_ID_ATTRS, SCHEMA, VARIABLES
 from gz3d_zarr.errors import (
@@ -25,7 +25,7 @@ from gz3d_zarr.errors import (
     error_message,
     plural,
 )
-from gz3d_zarr.storage.build_record import PLAN_KEY, RECEIPTS_PREFIX, ROOT_KEY
+from gz3d_zarr.storage.build_record import RECEIPTS_PREFIX, RECORD_KEY, ROOT_KEY, BuildRecord
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 from gz3d_zarr.storage.small_arrays import CATALOGUE_GROUP
@@ -160,9 +160,15 @@ def _not_open(folder: ObjectStore, error: Exception, root: bytes | None) -> Stor
         return StoreError(
             f"{folder.url} cannot be opened as a Zarr 3 store: {error_message(error)}"
         )
-    begun = folder.get(PLAN_KEY)
+    begun = folder.get(RECORD_KEY)
     if begun is not None:
-        built = f"of {plural(read_begun(begun).shards, 'shard')}"
+        layout = BuildRecord.from_json(begun).layout
+        if layout is None:
+            return IncompleteStoreError(
+                f"the store {folder.url} is not complete: a copy to it has not ended; use "
+                "gz3d-zarr copy --resume to continue it"
+            )
+        built = f"of {plural(layout.shards, 'shard')}"
         if not folder.is_link:
             built = f"{len(folder.list_sizes(RECEIPTS_PREFIX))} {built}"
         return IncompleteStoreError(

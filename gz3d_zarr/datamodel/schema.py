@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     pass
 
 SCHEMA = "gz3d"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+RECEIPTS_ATTR = "receipts_sha256"
+"""Attribute of the root: digest of the receipts, by which their object is named."""
 NO_VOTE = -1.0
 """Vote fraction of a class that nobody votes on."""
 NO_CLASSIFICATION = -0.5
@@ -316,7 +318,8 @@ class Provenance:
     order: str
     ok: int
     failed: int
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    receipts_sha256: str = ""
 
 
 def dataset_attrs(source: str, catalogue: str | None, release: str) -> dict[str, Any]:
@@ -350,6 +353,7 @@ def group_attrs(layout: Layout, made: Provenance) -> dict[str, Any]:
         "samples": list(layout.samples),
         "manifest_digest": made.manifest_digest,
         "fingerprint": made.fingerprint,
+        RECEIPTS_ATTR: made.receipts_sha256,
         "subjects": layout.subjects,
         "subjects_ok": made.ok,
         "subjects_failed": made.failed,

@@ -1,10 +1,10 @@
-"""Plan to filled store, over any dask client: what is missing is built, then published."""
+"""Plan to complete store, over any dask client: missing shards are built, then published."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,28 +12,29 @@ from typing import TYPE_CHECKING, Any
 
 import gz3d_zarr
 from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.datamodel.schema import Provenance, SubjectRecord
+from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, Provenance, SubjectRecord
 from gz3d_zarr.errors import Status, StoreError, plural
-from gz3d_zarr.pipeline.build_state import (
-    Mode,
-    Work,
-    assess,
-    begin,
-    choose_mode,
-    clear_up,
-    inspect,
-    settle,
-)
-from gz3d_zarr.pipeline.dask_tasks import FailurePolicy, run_shards
+from gz3d_zarr.pipeline.build_state import BuildRequest, Mode, choose_request, inspect_target
+from gz3d_zarr.pipeline.dask_tasks import FailurePolicy
 from gz3d_zarr.pipeline.plan import Plan, make_plan
-from gz3d_zarr.pipeline.publish import choose_place, clear_beside, publish, switch
+from gz3d_zarr.pipeline.publish import (
+    begin_writing,
+    clean_up,
+    find_target,
+    publish,
+    reconcile_objects,
+    writing_target,
+)
 from gz3d_zarr.pipeline.report import BuildReport, Failure
+from gz3d_zarr.pipeline.resume import ResumePlan, plan_resume
+from gz3d_zarr.pipeline.shard_runner import run_shards
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.manifest import PlanOptions
 from gz3d_zarr.storage.build_record import WORK_PREFIX
 from gz3d_zarr.storage.lease import check_free, hold_lease
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
+from gz3d_zarr.storage.published_receipts import published_key, read_published_receipts
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -63,23 +64,26 @@ def plan(
     from gz3d_zarr.pipeline.dask_client import find_resources, use_client  # slow to import
 
     chosen = replace(PlanOptions.of(options), cache=None)  # listing an archive fills a cache
-    mode = choose_mode(resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed)
-    folder = open_object_store(store, chosen.storage_options)
+    request = choose_request(
+        resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed
+    )
+    target = open_object_store(store, chosen.storage_options)
     with use_client(client, scheduler) as running:
         resources = find_resources(running, workers, chosen.memory_bound)
-        made = make_plan(source, store, _adopt(chosen, folder, mode), resources)
+        chosen = _adopt_settings(chosen, target, request)
+        build_plan = make_plan(source, store, chosen, resources)
     try:
-        work = assess(choose_place(folder, mode), made, mode)
+        work = plan_resume(find_target(target, request), build_plan, request)
     except StoreError as error:
-        return replace(made, refusal=str(error))
-    if folder.is_writable() is False:
-        return replace(made, refusal=f"{made.store} cannot be written to")
-    if mode is Mode.OVERWRITE and folder.list_sizes():
-        return replace(made, warning=f"build would replace the store that stands at {made.store}")
-    if work.standing is None:
-        return made
-    done = made.layout.shards - len(work.missing)
-    return replace(work.made, warning=f"{done} of {made.layout.shards} shards are built already")
+        return replace(build_plan, refusal=str(error))
+    if target.is_writable() is False:
+        return replace(build_plan, refusal=f"{build_plan.store} cannot be written to")
+    if request.mode is Mode.OVERWRITE and target.list_sizes():
+        return replace(build_plan, warning=f"build would replace the store at {build_plan.store}")
+    if not work.receipts and work.target.record is None and not work.target.attrs:
+        return build_plan
+    done = f"{len(work.receipts)} of {build_plan.layout.shards} shards are built already"
+    return replace(work.plan, warning=done)
 
 
 def build(
@@ -153,162 +157,142 @@ def build(
     )
 
     chosen = PlanOptions.of(options)
-    mode = choose_mode(resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed)
-    rules = FailurePolicy.of(on_error, max_failures, progress)
+    request = choose_request(
+        resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed
+    )
+    policy = FailurePolicy.of(on_error, max_failures, progress)
     with use_client(client, scheduler) as running:
         resources = find_resources(running, workers, chosen.memory_bound)
-        folder = open_object_store(store, chosen.storage_options)
-        check_free(folder, wait=False)
-        made = make_plan(source, store, _adopt(chosen, folder, mode), resources)
+        target = open_object_store(store, chosen.storage_options)
+        check_free(target, wait=False)
+        chosen = _adopt_settings(chosen, target, request)
+        build_plan = make_plan(source, store, chosen, resources)
         began = time.monotonic()
-        place = choose_place(folder, mode)
-        work = assess(place, made, mode)  # refuses before anything is written
+        beside = find_target(target, request)
+        work = plan_resume(beside, build_plan, request)  # refuses before anything is written
         if announce is not None:
-            announce(work.made)
-        if work.is_over and place is folder:
-            if folder.list_sizes(WORK_PREFIX):
-                _clear_up(folder)
-            return _finished(folder, made, time.monotonic() - began)
-        with hold_lease(folder) as lease:
-            place = choose_place(folder, mode)  # another builder may have ended just now
-            work = assess(place, made, mode)
-            rules.check([work.receipts[i] for i in sorted(work.receipts)])
-            with contextlib.ExitStack() as stack:
-                if work.missing:  # workers first: where none can be had, nothing has begun
-                    count = len(work.missing)
-                    worker = stack.enter_context(use_workers(running, made.resources, count))
-                clear_beside(folder, place, mode)
-                begin(place, work, lease.build_id)
-                began = time.monotonic()
-                receipts = work.receipts
-                if work.missing:
-                    receipts = run_shards(worker, place, work, chosen, lease.build_id, rules)
-            report = _complete(place, work, receipts, lease.build_id, began)
-            if place is not folder:
-                switch(place, folder, lease)
-        return report
+            announce(work.plan)
+        if work.is_done and beside is target:
+            _clean_up_complete(target)
+            return _report_complete(target, work, time.monotonic() - began)
+        with contextlib.ExitStack() as stack:
+            lease = stack.enter_context(hold_lease(target))
+            writing = stack.enter_context(writing_target(target, request, lease))
+            work = plan_resume(writing, build_plan, request)
+            policy.check([work.receipts[i] for i in sorted(work.receipts)])
+            receipts = dict(work.receipts)
+            if work.missing:  # workers first: without any, nothing is begun
+                workers_client = stack.enter_context(
+                    use_workers(running, build_plan.resources, len(work.missing))
+                )
+            begin_writing(writing, work, lease.build_id)
+            began = time.monotonic()
+            if work.missing:
+                receipts = run_shards(workers_client, writing, work, chosen, lease.build_id, policy)
+            return _complete(writing, work, receipts, lease.build_id, began)
 
 
-def _adopt(chosen: PlanOptions, folder: ObjectStore, mode: Mode) -> PlanOptions:
-    """Options that are not given come from what is gone on with."""
-    if mode in (Mode.NEW, Mode.OVERWRITE):
-        return chosen
-    there = inspect(choose_place(folder, mode))
-    if there is None:
-        return chosen
-    return chosen.adopt(there.begun or there.store or {})
+def _adopt_settings(options: PlanOptions, store: ObjectStore, request: BuildRequest) -> PlanOptions:
+    """Take options that are not given from what the build continues."""
+    if request.mode is not Mode.RESUME:
+        return options
+    return options.adopt(inspect_target(find_target(store, request)).settings)
 
 
 def _complete(
-    place: ObjectStore, work: Work, receipts: dict[int, Receipt], build_id: str, began: float
+    store: ObjectStore,
+    work: ResumePlan,
+    receipts: Mapping[int, Receipt],
+    build_id: str,
+    began: float,
 ) -> BuildReport:
     """Publish what has been built, and report on it."""
-    made = work.made
-    ordered = [receipts[i] for i in range(made.layout.shards)]
-    rows = _rows(made, ordered)
-    settle(place, ordered, build_id)
-    publish(place, rows, ordered, made.layout, _provenance(made, rows), build_id)
-    clear_up(place)
-    return _report(work, rows, ordered, time.monotonic() - began)
-
-
-def _clear_up(folder: ObjectStore) -> None:
-    """Remove what a build left that was stopped when all was done, as the only builder there."""
-    with hold_lease(folder):
-        there = inspect(folder)
-        if there is not None and there.begun is None:
-            clear_up(folder)
-
-
-def _rows(made: Plan, receipts: Sequence[Receipt]) -> list[SubjectRecord]:
-    """Each subject of the manifest with its outcome."""
-    outcomes = [outcome for receipt in receipts for outcome in receipt.outcomes]
-    return [
+    plan = work.plan
+    ordered = [receipts[i] for i in range(plan.layout.shards)]
+    outcomes = [outcome for receipt in ordered for outcome in receipt.outcomes]
+    records = [
         SubjectRecord(entry, outcome)
-        for entry, outcome in zip(made.manifest.entries, outcomes, strict=True)
+        for entry, outcome in zip(plan.manifest.entries, outcomes, strict=True)
     ]
+    reconcile_objects(store, ordered, build_id)
+    publish(store, records, ordered, plan.layout, _describe_origin(plan, records), build_id)
+    notes = (*plan.manifest.notes, *_note_other_ids(records))
+    return _report(work, records, ordered, time.monotonic() - began, notes)
 
 
-def _provenance(made: Plan, rows: Sequence[SubjectRecord]) -> Provenance:
-    ok = sum(row.outcome.status is Status.OK for row in rows)
+def _clean_up_complete(store: ObjectStore) -> None:
+    """Remove what a build left that was killed after it published, as the only builder."""
+    if store.list_sizes(WORK_PREFIX):
+        with hold_lease(store):
+            target = inspect_target(store)
+            if target.attrs and target.record is None:
+                clean_up(store, keep=published_key(target.attrs[RECEIPTS_ATTR]))
+
+
+def _describe_origin(plan: Plan, records: Sequence[SubjectRecord]) -> Provenance:
+    ok = sum(record.outcome.status is Status.OK for record in records)
     return Provenance(
-        source=made.manifest.location,
-        catalogue=made.manifest.catalogue or "",
-        release=made.manifest.release,
+        source=plan.manifest.location,
+        catalogue=plan.manifest.catalogue or "",
+        release=plan.manifest.release,
         package_version=gz3d_zarr.__version__,
-        manifest_digest=made.manifest.digest,
-        fingerprint=made.fingerprint,
+        manifest_digest=plan.manifest.digest,
+        fingerprint=plan.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        order=made.manifest.order,
+        order=plan.manifest.order,
         ok=ok,
-        failed=len(rows) - ok,
-        notes=(*made.manifest.notes, *_renamed(rows)),
+        failed=len(records) - ok,
+        notes=(*plan.manifest.notes, *_note_other_ids(records)),
     )
 
 
-def _renamed(rows: Sequence[SubjectRecord]) -> list[str]:
-    """Tell of files whose name and HDU 5 disagree; the name decides the coordinate."""
+def _note_other_ids(records: Sequence[SubjectRecord]) -> list[str]:
+    """Report files whose name and HDU 5 disagree; the name decides the coordinate."""
     others = [
-        row
-        for row in rows
-        if row.outcome.metadata is not None
-        and row.outcome.metadata.manga_id != row.entry.file.manga_id
+        (record.entry.file.name, record.outcome.metadata.manga_id)
+        for record in records
+        if record.outcome.metadata is not None
+        and record.outcome.metadata.manga_id != record.entry.file.manga_id
     ]
     if not others:
         return []
-    first = others[0]
-    inside = first.outcome.metadata.manga_id if first.outcome.metadata else ""
+    name, inside = others[0]
     return [
         f"another MANGAID inside than in the name of {plural(len(others), 'file')} (first "
-        f"{first.entry.file.name}: {inside}); the coordinate subject has the name's"
+        f"{name}: {inside}); the coordinate subject has the name's"
     ]
+
+
+def _report_complete(store: ObjectStore, work: ResumePlan, seconds: float) -> BuildReport:
+    """Report on a store that was complete before."""
+    published = read_published_receipts(store, work.target.attrs)
+    notes = tuple(work.target.attrs["notes"])
+    return _report(work, published.records, published.receipts, seconds, notes)
 
 
 def _report(
-    work: Work, rows: Sequence[SubjectRecord], receipts: Sequence[Receipt], seconds: float
+    work: ResumePlan,
+    records: Sequence[SubjectRecord],
+    receipts: Sequence[Receipt],
+    seconds: float,
+    notes: tuple[str, ...],
 ) -> BuildReport:
-    made, bad = work.made, [row.outcome for row in rows if row.outcome.status is not Status.OK]
-    mine = [receipts[i] for i in work.missing]
+    failed = [r.outcome for r in records if r.outcome.status is not Status.OK]
+    built = [receipts[i] for i in work.missing]
     kept = sum(
-        outcome.status is Status.OK or not work.retry
-        for base in work.bases.values()
-        for outcome in base.outcomes
+        outcome.status is Status.OK or not work.retry_failed
+        for previous in work.previous_receipts.values()
+        for outcome in previous.outcomes
     )
     return BuildReport(
-        store=made.store,
-        subjects=len(rows),
-        ok=len(rows) - len(bad),
-        failures=tuple(Failure(o.file_name, o.status.label, o.reason) for o in bad),
-        shards=made.layout.shards,
-        shards_built=len(mine),
-        subjects_built=sum(len(receipt.outcomes) for receipt in mine) - kept,
-        stored_bytes=sum(stored.size for receipt in mine for stored in receipt.objects),
+        store=work.plan.store,
+        subjects=len(records),
+        ok=len(records) - len(failed),
+        failures=tuple(Failure(o.file_name, o.status.label, o.reason) for o in failed),
+        shards=work.plan.layout.shards,
+        shards_built=len(built),
+        subjects_built=sum(len(receipt.outcomes) for receipt in built) - kept,
+        stored_bytes=sum(stored.size for receipt in built for stored in receipt.objects),
         seconds=seconds,
-        notes=(*made.manifest.notes, *_renamed(rows)),
-    )
-
-
-def _finished(folder: ObjectStore, made: Plan, seconds: float) -> BuildReport:
-    """Report on a store that was complete before."""
-    from gz3d_zarr.backends.store import read_build  # slow to import
-
-    attrs, table = read_build(folder)
-    failures = [
-        Failure(str(name), Status(int(status)).label, str(reason))
-        for name, status, reason in zip(
-            table["file_name"].values, table["status"].values, table["reason"].values, strict=True
-        )
-        if status != Status.OK
-    ]
-    return BuildReport(
-        store=made.store,
-        subjects=attrs["subjects"],
-        ok=attrs["subjects_ok"],
-        failures=tuple(failures),
-        shards=made.layout.shards,
-        shards_built=0,
-        subjects_built=0,
-        stored_bytes=0,
-        seconds=seconds,
-        notes=tuple(attrs["notes"]),
+        notes=notes,
     )

@@ -14,12 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.errors import BuildError, GZ3DError, Status, SubjectError, UsageError, plural
 from gz3d_zarr.locations import is_url, origin
-from gz3d_zarr.pipeline.build_state import Work
-from gz3d_zarr.pipeline.shard_task import ShardTask, build_shard
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources.manifest import PlanOptions
-from gz3d_zarr.storage.object_store import ObjectStore
-from gz3d_zarr.storage.shards import array_documents
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Semaphore
@@ -85,72 +81,6 @@ class FailurePolicy:
         """Tell whoever wants to know."""
         if self.progress is not None:
             self.progress(progress)
-
-
-def _failed(receipts: Iterable[Receipt]) -> int:
-    """How many subjects are not ok."""
-    return sum(
-        outcome.status is not Status.OK for receipt in receipts for outcome in receipt.outcomes
-    )
-
-
-def run_shards(
-    client: Client,
-    folder: ObjectStore,
-    work: Work,
-    options: PlanOptions,
-    build_id: str,
-    rules: FailurePolicy,
-) -> dict[int, Receipt]:
-    """Build what is missing on the client's workers; the receipts of all shards.
-
-    Raises
-    ------
-    GZ3DError
-        What a task raised, or BuildError where a task failed in another way, the workers died, or
-        too many subjects are not ok.
-    """
-    made, receipts = work.made, dict(work.receipts)
-    documents = array_documents(made.layout)
-    paths = [entry.file.path for entry in made.manifest.entries]
-    gate = share_connections(client, paths, options)
-
-    def make_task(shard: int) -> ShardTask:
-        entries = made.manifest.entries[made.layout.rows(shard)]
-        return ShardTask(
-            shard,
-            made.fingerprint,
-            build_id,
-            tuple((entry.file.path, entry.sha1) for entry in entries),
-            documents,
-            folder,
-            options.rules,
-            gate,
-            dict(options.source_options or {}),
-            rules.strict,
-            work.bases.get(shard),
-            work.retry,
-        )
-
-    done = sum(len(receipt.outcomes) for receipt in receipts.values())
-    failed = _failed(receipts.values())
-    rules.tell(Progress(done, made.layout.subjects, 0, failed))
-    built = run_tasks(
-        client,
-        build_shard,
-        map(make_task, work.missing),
-        f"gz3d-shard-{made.fingerprint[:12]}",
-        made.layout.shard_size,
-        ". What is built is kept; --resume goes on",
-    )
-    with contextlib.closing(built):
-        for receipt in built:
-            receipts[receipt.shard] = receipt
-            done += len(receipt.outcomes)
-            failed += _failed([receipt])
-            rules.tell(Progress(done, made.layout.subjects, len(receipt.outcomes), failed))
-            rules.check(receipts.values())
-    return receipts
 
 
 def run_tasks(

@@ -96,7 +96,7 @@ class Plan:
         small = len(VARIABLES) + 1 + len(LABELS)
         catalogue = len(CATALOGUE_TEXT) + 1 + len(BIG_ARRAYS)
         big = len(BIG_ARRAYS) * (self.layout.shards + 1)
-        return big + 2 * (small + catalogue) + 2
+        return big + 2 * (small + catalogue) + 3  # the receipts, and two groups
 
     @property
     def source_bytes(self) -> int:

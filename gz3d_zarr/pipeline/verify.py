@@ -21,9 +21,9 @@ from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS
 from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message
 from gz3d_zarr.pipeline import store_checks as checks
-from gz3d_zarr.pipeline.build_state import inspect
+from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
 from gz3d_zarr.pipeline.dask_tasks import run_tasks, share_connections
-from gz3d_zarr.pipeline.resume import restore_receipts
+from gz3d_zarr.pipeline.receipt_checks import check_values
 from gz3d_zarr.pipeline.shard_task import limit_by_semaphore
 from gz3d_zarr.pipeline.store_checks import Check, check_that
 from gz3d_zarr.progress import Progress
@@ -32,6 +32,7 @@ from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.manifest import PlanOptions, read_manifest
 from gz3d_zarr.storage.build_record import ROOT_KEY
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
+from gz3d_zarr.storage.published_receipts import read_published_receipts
 from gz3d_zarr.storage.shards import array_documents, decode_shard
 
 if TYPE_CHECKING:
@@ -321,7 +322,7 @@ def _files(
 _Opened = tuple[xr.Dataset, xr.Dataset, Layout, list[Receipt]]
 
 
-def _check_alone(folder: ObjectStore) -> tuple[list[Check], _Opened | None]:
+def _check_alone(store: ObjectStore) -> tuple[list[Check], _Opened | None]:
     """All checks but those of shards; what was opened, where that is possible.
 
     Raises
@@ -329,37 +330,39 @@ def _check_alone(folder: ObjectStore) -> tuple[list[Check], _Opened | None]:
     StoreError
         There is nothing, or something that is not ours.
     """
-    there = inspect(folder)
-    if there is None:
-        raise StoreError(f"there is no store at {folder.url}")
-    if there.damage:
-        return [Check("open", ROOT_KEY, False, there.damage)], None
-    if there.store is None or (there.begun is not None and not there.has_base):
-        finding = "a build has begun and not ended; go on with build --resume"
+    target = inspect_target(store)
+    if target.state is TargetState.EMPTY:
+        raise StoreError(f"there is no store at {store.url}")
+    if target.damage:
+        return [Check("open", ROOT_KEY, False, target.damage)], None
+    if target.state is TargetState.UNFINISHED:
+        finding = "a build has not ended; use build --resume to continue it"
         return [Check("complete", ROOT_KEY, False, finding)], None
     finding = ""
-    if there.begun is not None:
-        finding = "an update or a retry has begun and not ended; --resume goes on"
+    if target.state is TargetState.UPDATING:
+        finding = "an update or a retry has not ended; use build --resume to continue it"
     found = [check_that("complete", ROOT_KEY, finding)]
-    metadata = checks.check_metadata(folder)
+    metadata = checks.check_metadata(store)
     found += metadata
     if metadata[0].target == ROOT_KEY:
         return found, None
-    found += checks.check_objects(folder)
-    found += [check_that("array", name, finding) for name, finding in read_small_arrays(folder)]
+    found += checks.check_objects(store)
+    found += [check_that("array", name, finding) for name, finding in read_small_arrays(store)]
     try:
-        attrs, catalogue = read_build(folder)
-        dataset = open_store(folder.url, storage_options=folder.storage_options)
+        attrs, catalogue = read_build(store)
+        dataset = open_store(store.url, storage_options=store.storage_options)
         layout = read_layout(attrs)
         found += checks.check_structure(dataset, catalogue, layout)
         found += checks.check_coordinates(dataset, catalogue, layout)
-        found += checks.check_labels(folder, layout)
+        found += checks.check_labels(store, layout)
         found += checks.check_attributes(attrs, dataset["status"].values.tolist())
-        layout, receipts = restore_receipts(folder)
+        published = read_published_receipts(store, attrs)
+        found += check_values(dataset, catalogue, published, layout)
     except access_errors(*READ_ERRORS, GZ3DError) as error:
         return [*found, Check("open", ROOT_KEY, False, error_message(error))], None
-    written = set((there.begun or {}).get("redo") or [])  # by the update; others have digests
-    receipts = [_without_digests(r) if r.shard in written else r for r in receipts]
+    # Shards that an unfinished update writes may have other digests by now.
+    marked = set((target.record.shards_to_write or ()) if target.record is not None else ())
+    receipts = [_without_digests(r) if r.shard in marked else r for r in published.receipts]
     return found, (dataset, catalogue, layout, receipts)
 
 

