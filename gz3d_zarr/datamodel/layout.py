@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gz3d_zarr.errors import StoreError
+from gz3d_zarr.datamodel.options import option
+from gz3d_zarr.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    pass
+    from gz3d_zarr.datamodel.manifest import Manifest
 
 SHARD_SIZE = 64
 CODEC = "portable"
 NSIDE = 16
+MAX_NSIDE = 2**29
 SMALL_CHUNKS = {"subject": 32_768, "shard": 4_096}
 """Chunk of arrays that are not sharded, along these dimensions: the whole survey in one object,
 and room to grow without changing how what is there is laid out."""
@@ -89,6 +91,60 @@ class Layout:
     def rows(self, shard: int) -> slice:
         """Subjects of a shard."""
         return slice(shard * self.shard_size, min(self.subjects, (shard + 1) * self.shard_size))
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutOptions:
+    """How subjects are stored; what is None gets a default."""
+
+    shard_size: int | None = option(
+        None,
+        f"Subjects per shard. [default: {SHARD_SIZE}, or fewer if a worker's memory is small]",
+        int,
+        "N",
+    )
+    codec: str | None = option(
+        None,
+        "portable: any Zarr 3 library can read it; compact: a quarter smaller, for zarr-python. "
+        f"[default: {CODEC}]",
+        choices=tuple(CODECS),
+    )
+    nside: int | None = option(
+        None,
+        f"HEALPix resolution of the coordinate healpix, a power of two. [default: {NSIDE}]",
+        int,
+        "N",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used, before any work."""
+        if self.codec is not None and self.codec not in CODECS:
+            raise UsageError(f"codec is {self.codec!r}, expected one of {', '.join(CODECS)}")
+        nside = self.nside
+        if nside is not None and (not 1 <= nside <= MAX_NSIDE or nside & (nside - 1)):
+            raise UsageError(f"nside is {nside}, expected a power of two from 1 to 2^29")
+        if self.shard_size is not None and self.shard_size < 1:
+            raise UsageError(f"shard_size is {self.shard_size}, expected at least 1")
+
+    def adopt(self, record: Mapping[str, Any]) -> LayoutOptions:
+        """Fill in what is not given from the record of a store or of an unfinished build."""
+        return replace(
+            self,
+            shard_size=record.get("shard_size") if self.shard_size is None else self.shard_size,
+            codec=self.codec or record.get("codec"),
+            nside=self.nside or record.get("nside"),
+        )
+
+
+def make_layout(manifest: Manifest, options: LayoutOptions, shard_size: int) -> Layout:
+    """Layout of a store of these subjects, in shards of a size that fits the workers."""
+    return Layout(
+        len(manifest.entries),
+        shard_size,
+        options.codec or CODEC,
+        options.nside or NSIDE,
+        tuple(sorted({*SAMPLES, *manifest.samples})),
+    )
 
 
 def array_codec(name: str, layout: Layout) -> Codec:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gz3d_zarr
+from gz3d_zarr.datamodel.layout import LayoutOptions
+from gz3d_zarr.datamodel.options import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, Provenance, SubjectRecord
 from gz3d_zarr.errors import Status, StoreError, plural
 from gz3d_zarr.pipeline.build_state import BuildRequest, Mode, choose_request, inspect_target
-from gz3d_zarr.pipeline.dask_tasks import FailurePolicy
-from gz3d_zarr.pipeline.plan import Plan, make_plan
+from gz3d_zarr.pipeline.failure_policy import FailurePolicy
+from gz3d_zarr.pipeline.plan import Plan, make_plan, parse_memory
 from gz3d_zarr.pipeline.publish import (
     begin_writing,
     clean_up,
@@ -30,7 +32,7 @@ from gz3d_zarr.pipeline.resume import ResumePlan, plan_resume
 from gz3d_zarr.pipeline.shard_runner import run_shards
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources.listing import Source
-from gz3d_zarr.sources.manifest import PlanOptions
+from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 from gz3d_zarr.storage.build_record import WORK_PREFIX
 from gz3d_zarr.storage.lease import check_free, hold_lease
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
@@ -47,6 +49,8 @@ def plan(
     client: Client | None = None,
     scheduler: str | None = None,
     workers: int | None = None,
+    max_memory: int | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     update: bool = False,
@@ -54,6 +58,15 @@ def plan(
     **options: Any,
 ) -> Plan:
     """Say what `build` would do, with the same arguments; nothing is written.
+
+    Parameters
+    ----------
+    source, store, client, scheduler, workers, max_memory, storage_options
+        As for `build`.
+    resume, overwrite, update, retry_failed : bool
+        As for `build`.
+    **options
+        As for `build`; a `cache` is neither read nor written.
 
     Returns
     -------
@@ -63,15 +76,19 @@ def plan(
     """
     from gz3d_zarr.pipeline.dask_client import find_resources, use_client  # slow to import
 
-    chosen = replace(PlanOptions.of(options), cache=None)  # listing an archive fills a cache
+    check_options(plan, options, SelectionOptions, LayoutOptions, FetchOptions)
+    selection = take_options(SelectionOptions, options)
+    layout = take_options(LayoutOptions, options)
+    fetch = replace(take_options(FetchOptions, options), cache=None)  # a listing fills a cache
+    memory = parse_memory(max_memory)
     request = choose_request(
         resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed
     )
-    target = open_object_store(store, chosen.storage_options)
+    target = open_object_store(store, storage_options)
+    selection, layout = _adopt_settings(target, request, selection, layout)
     with use_client(client, scheduler) as running:
-        resources = find_resources(running, workers, chosen.memory_bound)
-        chosen = _adopt_settings(chosen, target, request)
-        build_plan = make_plan(source, store, chosen, resources)
+        resources = find_resources(running, workers, memory)
+        build_plan = make_plan(source, target, selection, layout, fetch, resources)
     try:
         work = plan_resume(find_target(target, request), build_plan, request)
     except StoreError as error:
@@ -93,6 +110,8 @@ def build(
     *,
     scheduler: str | None = None,
     workers: int | None = None,
+    max_memory: int | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     update: bool = False,
@@ -118,27 +137,55 @@ def build(
         Address of a scheduler, instead of `client`.
     workers : int, optional
         Processes of the local cluster; by default one a core.
+    max_memory : int or str, optional
+        Memory that each worker may use, such as ``"2GB"``; by default what dask gives it.
+    storage_options : mapping, optional
+        Options for the file system of the store.
     resume : bool
-        Go on with a build that has not ended; begin one where there is none.
+        Resume an unfinished build; start a new one if there is none.
     overwrite : bool
-        Replace the Galaxy Zoo: 3D store that stands there, if any. On a local disk it stays
+        Replace the existing Galaxy Zoo: 3D store, if any. On a local disk the old store is kept
         until the new one is complete.
     update : bool
-        Add the subjects of `source` that a complete store lacks, behind those that it has.
+        Add the subjects of `source` that a complete store lacks, after those that it has.
     retry_failed : bool
-        Read again the subjects that are not ok, and only those; goes on as `resume` does.
+        Read only the failed subjects again; otherwise the same as `resume`.
     on_error : {'skip', 'raise'}
-        A subject that cannot be read keeps its row and gets a status; or stops the build.
+        Whether a subject that cannot be read keeps its row and gets a status, or stops the build.
     max_failures : int, optional
-        Stop once more subjects than this are not ok.
+        Stop once more subjects than this have failed.
     progress : callable, optional
         Called with a `Progress` after every shard.
     announce : callable, optional
         Called with the `Plan` before anything is fetched or written.
     **options
-        Fields of `PlanOptions`: ``limit, tiny, ids, min_vote_fraction, catalogue, order,
-        shard_size, codec, nside, max_memory, cache, connections, storage_options,
-        source_options``.
+        Fields of `SelectionOptions`, `LayoutOptions` and `FetchOptions`:
+
+        limit : int
+            Keep the first so many subjects, in the order of the store.
+        tiny : bool
+            Keep the first five.
+        ids : iterable of str or int
+            Keep these MaNGA ids or Zooniverse subject ids.
+        min_vote_fraction : float
+            Keep subjects whose spiral or bar vote fraction is at least this; needs the catalogue.
+        catalogue : str or Path
+            By default ``gz3d_metadata.fits`` beside the files; ``"none"`` for no catalogue.
+        order : {'healpix', 'name'}
+            By default healpix if positions are known beforehand, name otherwise.
+        shard_size : int
+            Subjects per shard; by default 64, or fewer if a worker's memory is small.
+        codec : {'portable', 'compact'}
+            Portable, the default: any Zarr 3 library can read it. Compact: a quarter smaller, for
+            zarr-python.
+        nside : int
+            HEALPix resolution of the coordinate ``healpix``, a power of two; by default 16.
+        cache : str or Path
+            Folder that keeps the files that are fetched from URLs.
+        connections : int
+            Maximum connections to the source server, across all workers; by default 8.
+        source_options : mapping
+            Options for the file system of the source.
 
     Returns
     -------
@@ -156,17 +203,21 @@ def build(
         use_workers,
     )
 
-    chosen = PlanOptions.of(options)
+    check_options(build, options, SelectionOptions, LayoutOptions, FetchOptions)
+    selection = take_options(SelectionOptions, options)
+    layout = take_options(LayoutOptions, options)
+    fetch = take_options(FetchOptions, options)
+    memory = parse_memory(max_memory)
     request = choose_request(
         resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed
     )
-    policy = FailurePolicy.of(on_error, max_failures, progress)
+    policy = FailurePolicy(on_error, max_failures)
     with use_client(client, scheduler) as running:
-        resources = find_resources(running, workers, chosen.memory_bound)
-        target = open_object_store(store, chosen.storage_options)
+        resources = find_resources(running, workers, memory)
+        target = open_object_store(store, storage_options)
         check_free(target, wait=False)
-        chosen = _adopt_settings(chosen, target, request)
-        build_plan = make_plan(source, store, chosen, resources)
+        selection, layout = _adopt_settings(target, request, selection, layout)
+        build_plan = make_plan(source, target, selection, layout, fetch, resources)
         began = time.monotonic()
         beside = find_target(target, request)
         work = plan_resume(beside, build_plan, request)  # refuses before anything is written
@@ -188,15 +239,20 @@ def build(
             begin_writing(writing, work, lease.build_id)
             began = time.monotonic()
             if work.missing:
-                receipts = run_shards(workers_client, writing, work, chosen, lease.build_id, policy)
+                receipts = run_shards(
+                    workers_client, writing, work, fetch, lease.build_id, policy, progress
+                )
             return _complete(writing, work, receipts, lease.build_id, began)
 
 
-def _adopt_settings(options: PlanOptions, store: ObjectStore, request: BuildRequest) -> PlanOptions:
-    """Take options that are not given from what the build continues."""
+def _adopt_settings(
+    store: ObjectStore, request: BuildRequest, selection: SelectionOptions, layout: LayoutOptions
+) -> tuple[SelectionOptions, LayoutOptions]:
+    """Fill in what is not given from the build or store that is continued."""
     if request.mode is not Mode.RESUME:
-        return options
-    return options.adopt(inspect_target(find_target(store, request)).settings)
+        return selection, layout
+    settings = inspect_target(find_target(store, request)).settings
+    return selection.adopt(settings), layout.adopt(settings)
 
 
 def _complete(

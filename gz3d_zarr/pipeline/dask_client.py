@@ -215,7 +215,7 @@ def find_resources(
         return local_resources(workers, max_memory)
     if workers is not None:
         raise UsageError("workers is for a local cluster; the client or scheduler has its own")
-    return client_resources(client)
+    return client_resources(client).limit_memory(max_memory)
 
 
 @contextlib.contextmanager

@@ -8,14 +8,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.errors import BuildError, GZ3DError, Status, SubjectError, UsageError, plural
+from gz3d_zarr.errors import BuildError, GZ3DError, SubjectError
 from gz3d_zarr.locations import is_url, origin
-from gz3d_zarr.progress import Progress
-from gz3d_zarr.sources.manifest import PlanOptions
+from gz3d_zarr.pipeline.failure_policy import stopped_at
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Semaphore
@@ -35,52 +32,11 @@ if TYPE_CHECKING:
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-ON_ERROR = ("skip", "raise")
 WATCH_SECONDS = 5.0
 """How often it is looked whether there are workers."""
 logger = logging.getLogger(__name__)
 MAX_TASKS_IN_FLIGHT = 256
 """Tasks that a scheduler holds at a time; enough for a cluster that grows with its backlog."""
-
-
-@dataclass(frozen=True)
-class FailurePolicy:
-    """What to do along the way."""
-
-    strict: bool
-    max_failures: int | None
-    progress: Callable[[Progress], None] | None
-
-    @classmethod
-    def of(
-        cls,
-        on_error: str,
-        max_failures: int | None,
-        progress: Callable[[Progress], None] | None,
-    ) -> FailurePolicy:
-        """Take the options of `build`; UsageError where one has no meaning."""
-        if on_error not in ON_ERROR:
-            raise UsageError(f"on_error is {on_error!r}, expected one of {', '.join(ON_ERROR)}")
-        if max_failures is not None and max_failures < 0:
-            raise UsageError(f"max_failures is {max_failures}, expected 0 or more")
-        return cls(on_error == "raise", max_failures, progress)
-
-    def check(self, receipts: Iterable[Receipt]) -> None:
-        """Stop where a subject is not ok and none may fail, or more than are allowed."""
-        bad = [o for r in receipts for o in r.outcomes if o.status is not Status.OK]
-        failed = len(bad)
-        if self.strict and bad:
-            raise _stopped_at(f"{bad[0].status.label}: {bad[0].file_name}: {bad[0].reason}")
-        if self.max_failures is not None and failed > self.max_failures:
-            raise BuildError(
-                f"stopped: {plural(failed, 'subject')} not ok, more than the {self.max_failures} "
-                "allowed. What is built is kept; --resume with a larger --max-failures goes on"
-            )
-
-    def tell(self, progress: Progress) -> None:
-        """Tell whoever wants to know."""
-        if self.progress is not None:
-            self.progress(progress)
 
 
 def run_tasks(
@@ -152,9 +108,7 @@ def _warn_when_no_workers(client: Client, address: str) -> Iterator[None]:
         watching.join()
 
 
-def share_connections(
-    client: Client, paths: Iterable[str], options: PlanOptions
-) -> Semaphore | None:
+def share_connections(client: Client, paths: Iterable[str], connections: int) -> Semaphore | None:
     """One limit on connections for all workers, where files are fetched from URLs.
 
     It has the same name for every build from one place: tasks of a build that was stopped may
@@ -166,8 +120,8 @@ def share_connections(
     if first is None:
         return None
     with client.as_current():  # where a semaphore looks for its scheduler
-        name = f"gz3d-{options.connections}-{origin(first)}"
-        return Semaphore(max_leases=options.connections, name=name)
+        name = f"gz3d-{connections}-{origin(first)}"
+        return Semaphore(max_leases=connections, name=name)
 
 
 def _result(future: Future[Result], address: str, hint: str) -> Result:
@@ -177,7 +131,7 @@ def _result(future: Future[Result], address: str, hint: str) -> Result:
     try:
         result: Result = future.result()
     except SubjectError as error:
-        raise _stopped_at(str(error)) from error
+        raise stopped_at(str(error)) from error
     except GZ3DError:
         raise
     except (FutureCancelledError, CommClosedError) as error:
@@ -187,10 +141,6 @@ def _result(future: Future[Result], address: str, hint: str) -> Result:
             f"the task {future.key} failed with {type(error).__name__}: {error}{hint}"
         ) from error
     return result
-
-
-def _stopped_at(what: str) -> BuildError:
-    return BuildError(f"stopped at the first subject that is not ok: {what}")
 
 
 WAIT_SECONDS = 0.5

@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from dask.utils import format_bytes
+from dask.utils import format_bytes, parse_bytes
 
 from gz3d_zarr.datamodel.fits_decoder import MAX_UNPACKED
-from gz3d_zarr.datamodel.layout import CODECS, SHARD_SIZE, Layout
+from gz3d_zarr.datamodel.layout import CODECS, SHARD_SIZE, Layout, LayoutOptions, make_layout
 from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, CATALOGUE_TEXT, LABELS, SCHEMA_VERSION, VARIABLES
 from gz3d_zarr.datamodel.subject import IMAGE_BYTES, SEGMENTATION_BYTES
-from gz3d_zarr.errors import PlanError
+from gz3d_zarr.errors import PlanError, UsageError
 from gz3d_zarr.sources.listing import Source
-from gz3d_zarr.sources.manifest import PlanOptions, make_layout, read_manifest
-from gz3d_zarr.storage.object_store import open_object_store
+from gz3d_zarr.sources.manifest import read_manifest
+from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
+from gz3d_zarr.storage.object_store import ObjectStore
 
 WORKER_BYTES = 200 * 10**6
 """What a worker process has before its first shard: Python, dask and zarr."""
@@ -51,6 +51,11 @@ class Resources:
     memory: int | None
     where: str
     notes: tuple[str, ...] = ()
+
+    def limit_memory(self, max_memory: int | None) -> Resources:
+        """The same workers, each with at most so many bytes."""
+        bounds = [bound for bound in (self.memory, max_memory) if bound is not None]
+        return replace(self, memory=min(bounds, default=None))
 
 
 @dataclass(frozen=True)
@@ -208,8 +213,32 @@ def count_slots(shard_size: int, threads: int, memory: int | None) -> int:
     return max(0, min(threads, int(room // task_bytes(shard_size))))
 
 
+def parse_memory(max_memory: int | str | None) -> int | None:
+    """Bytes of a size such as ``"2GB"``; None stays None.
+
+    Raises
+    ------
+    UsageError
+        It is not a size.
+    """
+    if max_memory is None:
+        return None
+    try:
+        size = int(parse_bytes(max_memory))
+    except (ValueError, TypeError):
+        size = 0
+    if size <= 0:
+        raise UsageError(f"max_memory is {max_memory!r}, expected a size such as 2GB")
+    return size
+
+
 def make_plan(
-    source: Source, store: str | Path, options: PlanOptions, resources: Resources
+    source: Source,
+    target: ObjectStore,
+    selection: SelectionOptions,
+    options: LayoutOptions,
+    fetch: FetchOptions,
+    resources: Resources,
 ) -> Plan:
     """Plan a build; reads the source's listing and catalogue, writes nothing.
 
@@ -220,12 +249,9 @@ def make_plan(
     SourceError, UsageError
         As `list_source` and `make_manifest`.
     """
-    manifest = read_manifest(source, options)
-    bounds = [b for b in (resources.memory, options.memory_bound) if b is not None]
-    resources = replace(resources, memory=min(bounds) if bounds else None)
-    folder = open_object_store(store, options.storage_options)
+    manifest = read_manifest(source, selection, fetch)
     layout = make_layout(manifest, options, _fit(options.shard_size, resources))
-    return Plan(folder.url, manifest, layout, resources, folder.free_bytes())
+    return Plan(target.url, manifest, layout, resources, target.free_bytes())
 
 
 def _fit(wanted: int | None, resources: Resources) -> int:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.errors import Status
-from gz3d_zarr.pipeline.dask_tasks import FailurePolicy, run_tasks, share_connections
+from gz3d_zarr.pipeline.dask_tasks import run_tasks, share_connections
+from gz3d_zarr.pipeline.failure_policy import FailurePolicy
 from gz3d_zarr.pipeline.resume import ResumePlan
 from gz3d_zarr.pipeline.shard_task import ShardTask, build_shard
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.sources.manifest import PlanOptions
+from gz3d_zarr.sources.options import FetchOptions
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import array_documents
 
@@ -24,9 +25,10 @@ def run_shards(
     client: Client,
     store: ObjectStore,
     work: ResumePlan,
-    options: PlanOptions,
+    fetch: FetchOptions,
     build_id: str,
     policy: FailurePolicy,
+    progress: Callable[[Progress], None] | None,
 ) -> dict[int, Receipt]:
     """Build the missing shards; return the receipts of all shards.
 
@@ -39,7 +41,7 @@ def run_shards(
     plan, receipts = work.plan, dict(work.receipts)
     documents = array_documents(plan.layout)
     paths = [entry.file.path for entry in plan.manifest.entries]
-    semaphore = share_connections(client, paths, options)
+    semaphore = share_connections(client, paths, fetch.connections)
 
     def make_task(shard: int) -> ShardTask:
         entries = plan.manifest.entries[plan.layout.rows(shard)]
@@ -50,17 +52,18 @@ def run_shards(
             tuple((entry.file.path, entry.sha1) for entry in entries),
             documents,
             store,
-            options.rules,
+            fetch,
             semaphore,
-            dict(options.source_options or {}),
-            policy.strict,
+            dict(fetch.source_options or {}),
+            policy.is_strict,
             work.previous_receipts.get(shard),
             work.retry_failed,
         )
 
     done = sum(len(receipt.outcomes) for receipt in receipts.values())
     failed = _count_failed(receipts.values())
-    policy.tell(Progress(done, plan.layout.subjects, 0, failed))
+    report = progress or (lambda _: None)
+    report(Progress(done, plan.layout.subjects, 0, failed))
     results = run_tasks(
         client,
         build_shard,
@@ -74,7 +77,7 @@ def run_shards(
             receipts[receipt.shard] = receipt
             done += len(receipt.outcomes)
             failed += _count_failed([receipt])
-            policy.tell(Progress(done, plan.layout.subjects, len(receipt.outcomes), failed))
+            report(Progress(done, plan.layout.subjects, len(receipt.outcomes), failed))
             policy.check(receipts.values())
     return receipts
 

@@ -18,11 +18,11 @@ from gz3d_zarr.datamodel.schema import BIG_ARRAYS
 from gz3d_zarr.errors import Status, StoreError, SubjectError
 from gz3d_zarr.sources.download import (
     ConnectionLimiter,
-    FetchOptions,
     decode_body,
     read_files,
     unlimited,
 )
+from gz3d_zarr.sources.options import FetchOptions
 from gz3d_zarr.storage.build_record import check_owner, receipt_key
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import decode_shard, encode_shard, shard_key

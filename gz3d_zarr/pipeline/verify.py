@@ -17,19 +17,22 @@ from distributed import Semaphore
 from gz3d_zarr.backends.store import READ_ERRORS, open_store, read_build, read_small_arrays
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.manifest import Manifest
+from gz3d_zarr.datamodel.options import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS
 from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message
 from gz3d_zarr.pipeline import store_checks as checks
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
 from gz3d_zarr.pipeline.dask_tasks import run_tasks, share_connections
+from gz3d_zarr.pipeline.plan import parse_memory
 from gz3d_zarr.pipeline.receipt_checks import check_values
 from gz3d_zarr.pipeline.shard_task import limit_by_semaphore
 from gz3d_zarr.pipeline.store_checks import Check, check_that
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.sources.download import FetchOptions, decode_body, read_files
+from gz3d_zarr.sources.download import decode_body, read_files
 from gz3d_zarr.sources.listing import Source
-from gz3d_zarr.sources.manifest import PlanOptions, read_manifest
+from gz3d_zarr.sources.manifest import read_manifest
+from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 from gz3d_zarr.storage.build_record import ROOT_KEY
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.published_receipts import read_published_receipts
@@ -132,6 +135,9 @@ def verify(
     *,
     scheduler: str | None = None,
     workers: int | None = None,
+    max_memory: int | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    catalogue: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> VerifyReport:
@@ -142,11 +148,10 @@ def verify(
     store : str or Path
     source : str, Path or sequence of them, optional
         What the store was built from; each subject is compared with its file.
-    client, scheduler, workers, progress
+    client, scheduler, workers, max_memory, storage_options, catalogue, progress
         As for `build`.
     **options
-        Fields of `PlanOptions` that say how source and store are reached: ``catalogue, cache,
-        connections, source_options, storage_options``.
+        Fields of `FetchOptions`: ``cache, connections, source_options``, as for `build`.
 
     Returns
     -------
@@ -165,37 +170,38 @@ def verify(
         use_workers,
     )
 
-    chosen = PlanOptions.of(options)
-    folder = open_object_store(store, chosen.storage_options)
+    check_options(verify, options, FetchOptions)
+    fetch = take_options(FetchOptions, options)
+    memory = parse_memory(max_memory)
+    folder = open_object_store(store, storage_options)
     found, opened = _check_alone(folder)
     if opened is None:
         return VerifyReport(folder.url, _state(found), tuple(found))
-    dataset, catalogue, layout, receipts = opened
+    dataset, table, layout, receipts = opened
     manifest = None
     if source is not None:
-        manifest = read_manifest(source, chosen)
-        found += _check_manifest(dataset, catalogue, manifest)
+        manifest = read_manifest(source, SelectionOptions(catalogue=catalogue), fetch)
+        found += _check_manifest(dataset, table, manifest)
     documents = array_documents(layout)
     with (
         use_client(client, scheduler) as running,
-        use_workers(
-            running, find_resources(running, workers, chosen.memory_bound), len(receipts)
-        ) as worker,
+        use_workers(running, find_resources(running, workers, memory), len(receipts)) as worker,
     ):
         gate = None
         paths: dict[str, tuple[str, str | None]] = {}
         if manifest is not None:
-            paths = {e.file.name: (e.file.path, e.sha1) for e in manifest.entries}
-            gate = share_connections(worker, [path for path, _ in paths.values()], chosen)
+            entries = manifest.entries
+            paths = {e.file.name: (e.file.path, e.sha1) for e in entries}
+            gate = share_connections(worker, (e.file.path for e in entries), fetch.connections)
         tasks = [
             VerifyTask(
                 receipt,
                 documents,
                 folder,
                 _files(receipt, paths) if manifest is not None else None,
-                chosen.rules,
+                fetch,
                 gate,
-                dict(chosen.source_options or {}),
+                dict(fetch.source_options or {}),
             )
             for receipt in receipts
         ]

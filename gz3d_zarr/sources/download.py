@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +31,7 @@ from gz3d_zarr.errors import (
 )
 from gz3d_zarr.locations import is_http, is_url
 from gz3d_zarr.sources.http import Connection, fetch, open_connection
-
-CONNECTIONS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class FetchOptions:
-    """How files are fetched.
-
-    Attributes
-    ----------
-    connections : int
-        Open at the most, over all workers.
-    cache : str or None
-        Folder that keeps the files.
-    """
-
-    connections: int = CONNECTIONS
-    cache: str | None = None
+from gz3d_zarr.sources.options import FetchOptions
 
 
 def find_mismatch(data: bytes, sha1: str | None) -> str | None:

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dask.utils import parse_bytes
 
 from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, parse_catalogue_name
-from gz3d_zarr.datamodel.layout import CODEC, CODECS, NSIDE, SAMPLES, Layout
 from gz3d_zarr.datamodel.manifest import CatalogueRow, Entry, Manifest
 from gz3d_zarr.errors import UsageError, plural
 from gz3d_zarr.locations import absolute, is_url, origin
 from gz3d_zarr.sources.archive import is_archive, list_archive
 from gz3d_zarr.sources.catalogue import read_catalogue, read_sha1_list
-from gz3d_zarr.sources.download import CONNECTIONS, FetchOptions
 from gz3d_zarr.sources.listing import Listing, Source, list_source
+from gz3d_zarr.sources.options import ORDERS, TINY_LIMIT, FetchOptions, SelectionOptions
 
-ORDERS = ("healpix", "name")
 ORDER_NSIDE = 2**29
 """Resolution at which subjects are sorted along the sky: HEALPix order 29, 0.4 mas."""
-TINY_LIMIT = 5
 
 
 def make_manifest(
@@ -163,9 +157,14 @@ def _select_votes(
     entries: Sequence[Entry], least: float, path: str | None
 ) -> tuple[list[Entry], list[str]]:
     if not 0 <= least <= 1:
-        raise UsageError(f"min_vote_fraction is {least}, expected a number from 0 to 1")
+        raise UsageError(
+            f"min_vote_fraction is {least}, expected a number from 0 to 1 (--min-vote-fraction)"
+        )
     if path is None:
-        raise UsageError(f"min_vote_fraction needs the votes in {CATALOGUE_NAME}; there is none")
+        raise UsageError(
+            f"min_vote_fraction needs the votes in {CATALOGUE_NAME}, and there is none "
+            "(--min-vote-fraction)"
+        )
     kept, unknown = [], 0
     for entry in entries:
         if entry.row is None:
@@ -192,117 +191,7 @@ def _along_the_sky(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for _, entry in pairs] + [entry for entry in entries if entry.row is None]
 
 
-_MAX_NSIDE = 2**29
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """Which subjects, and how they are stored.
-
-    Attributes
-    ----------
-    limit : int, optional
-        Keep the first so many subjects, in the order of the store.
-    tiny : bool
-        Keep the first five.
-    ids : iterable of str or int, optional
-        Keep these MaNGA ids or Zooniverse subject ids.
-    min_vote_fraction : float, optional
-        Keep subjects whose spiral or bar fraction reaches this; needs the catalogue.
-    catalogue : str or Path, optional
-        The catalogue; by default ``gz3d_metadata.fits`` beside the files. ``"none"``: do without.
-    order : {'healpix', 'name'}, optional
-        By default healpix where positions are known beforehand, name otherwise.
-    shard_size : int, optional
-        Subjects a shard; by default 64, or fewer where a worker's memory is small.
-    codec : {'portable', 'compact'}, optional
-        Portable, the default: what any Zarr 3 library reads. Compact: a quarter smaller, for
-        zarr-python.
-    nside : int, optional
-        HEALPix resolution of the coordinate ``healpix``, a power of two; by default 16.
-    max_memory : int or str, optional
-        What each worker may use at the most, such as ``"2GB"``; by default what dask gives it.
-    cache : str or Path, optional
-        Folder that keeps the files that are fetched from URLs.
-    connections : int
-        To the server of the source at the most, over all workers.
-    storage_options, source_options : mapping, optional
-        For fsspec: of the store, and of the source.
-    """
-
-    limit: int | None = None
-    tiny: bool = False
-    ids: Iterable[str | int] | None = None
-    min_vote_fraction: float | None = None
-    catalogue: str | Path | None = None
-    order: str | None = None
-    shard_size: int | None = None
-    codec: str | None = None
-    nside: int | None = None
-    max_memory: int | str | None = None
-    cache: str | Path | None = None
-    connections: int = CONNECTIONS
-    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
-    source_options: Mapping[str, Any] | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot be used, before any work."""
-        if self.codec is not None and self.codec not in CODECS:
-            raise UsageError(f"codec is {self.codec!r}, expected one of {', '.join(CODECS)}")
-        nside = self.nside
-        if nside is not None and (not 1 <= nside <= _MAX_NSIDE or nside & (nside - 1)):
-            raise UsageError(f"nside is {self.nside}, expected a power of two from 1 to 2^29")
-        if self.shard_size is not None and self.shard_size < 1:
-            raise UsageError(f"shard_size is {self.shard_size}, expected at least 1")
-        if self.tiny and self.limit is not None:
-            raise UsageError(f"tiny is limit {TINY_LIMIT}: give one of tiny and limit, not both")
-        if self.connections < 1:
-            raise UsageError(f"connections is {self.connections}, expected at least 1")
-        _ = self.memory_bound
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> PlanOptions:
-        """Take keyword arguments; UsageError names one that does not exist."""
-        unknown = sorted(set(options) - set(cls.__dataclass_fields__))
-        if unknown:
-            raise UsageError(
-                f"unknown option {', '.join(unknown)}; the options are "
-                f"{', '.join(cls.__dataclass_fields__)}"
-            )
-        return cls(**options)
-
-    def adopt(self, there: Mapping[str, Any]) -> PlanOptions:
-        """Take what is not given from what a store, or a build that has begun, says of itself."""
-        return replace(
-            self,
-            shard_size=there.get("shard_size") if self.shard_size is None else self.shard_size,
-            codec=self.codec or there.get("codec"),
-            nside=self.nside or there.get("nside"),
-            order=self.order or there.get("order"),
-        )
-
-    @property
-    def rules(self) -> FetchOptions:
-        """How files are fetched."""
-        return FetchOptions(
-            self.connections, None if self.cache is None else absolute(str(self.cache))
-        )
-
-    @property
-    def memory_bound(self) -> int | None:
-        """`max_memory` in bytes."""
-        if self.max_memory is None:
-            return None
-        try:
-            bound = int(parse_bytes(self.max_memory))
-        except (ValueError, TypeError):
-            bound = 0
-        if bound <= 0:
-            raise UsageError(f"max_memory is {self.max_memory!r}, expected a size such as 2GB")
-        return bound
-
-
-def read_manifest(source: Source, options: PlanOptions) -> Manifest:
+def read_manifest(source: Source, selection: SelectionOptions, fetch: FetchOptions) -> Manifest:
     """List a source and select its subjects.
 
     Raises
@@ -310,36 +199,29 @@ def read_manifest(source: Source, options: PlanOptions) -> Manifest:
     SourceError, UsageError
         As `list_source` and `make_manifest`.
     """
-    without = str(options.catalogue) == "none"
+    use_catalogue = str(selection.catalogue) != "none"
+    catalogue = None
+    if use_catalogue and selection.catalogue is not None:
+        catalogue = absolute(str(selection.catalogue))
     listing = (
-        list_archive(str(source), cache=options.rules.cache, options=options.source_options)
+        list_archive(str(source), cache=fetch.cache, options=fetch.source_options)
         if is_archive(source)
-        else list_source(source, options.source_options)
+        else list_source(source, fetch.source_options)
     )
-    options_there = options.source_options
-    if options.catalogue is not None and is_url(str(options.catalogue)):
-        elsewhere = origin(str(options.catalogue)) != origin(listing.location)
-        options_there = None if elsewhere else options_there  # a token is for one host
+    options = fetch.source_options
+    if (
+        catalogue is not None
+        and is_url(catalogue)
+        and origin(catalogue) != origin(listing.location)
+    ):
+        options = None  # a token is for one host
     return make_manifest(
         listing,
-        catalogue=None
-        if without or options.catalogue is None
-        else absolute(str(options.catalogue)),
-        use_catalogue=not without,
-        order=options.order,
-        limit=TINY_LIMIT if options.tiny else options.limit,
-        ids=options.ids,
-        min_vote_fraction=options.min_vote_fraction,
-        options=options_there,
-    )
-
-
-def make_layout(manifest: Manifest, options: PlanOptions, shard_size: int) -> Layout:
-    """Layout of the store that these subjects get."""
-    return Layout(
-        len(manifest.entries),
-        shard_size,
-        options.codec or CODEC,
-        options.nside or NSIDE,
-        tuple(sorted({*SAMPLES, *manifest.samples})),
+        catalogue=catalogue,
+        use_catalogue=use_catalogue,
+        order=selection.order,
+        limit=TINY_LIMIT if selection.tiny else selection.limit,
+        ids=selection.ids,
+        min_vote_fraction=selection.min_vote_fraction,
+        options=options,
     )

@@ -605,15 +605,15 @@ def test_damaged_and_foreign_receipts_are_named(
 def test_build_stops_where_it_is_told_to(archive: Path, client: Client, tmp_path: Path) -> None:
     for path in subject_files(archive)[:4]:
         path.write_bytes(b"")
-    with pytest.raises(BuildError, match=r"first subject that is not ok: .*fits\.gz: its sha1"):
+    with pytest.raises(BuildError, match=r"first subject that failed: .*fits\.gz: its sha1"):
         gz3d_zarr.build(archive, tmp_path / "a.zarr", client, on_error="raise")
     with pytest.raises(StopHereError):
         gz3d_zarr.build(archive, tmp_path / "c.zarr", client, shard_size=1, progress=stop_after(17))
-    with pytest.raises(BuildError, match="first subject that is not ok: corrupt: gz3d_"):
+    with pytest.raises(BuildError, match="first subject that failed: corrupt: gz3d_"):
         gz3d_zarr.build(
             archive, tmp_path / "c.zarr", client, shard_size=1, resume=True, on_error="raise"
         )
-    with pytest.raises(BuildError, match=r"stopped: \d subjects not ok, more than the 2"):
+    with pytest.raises(BuildError, match=r"stopped: \d subjects failed, more than the 2"):
         gz3d_zarr.build(archive, tmp_path / "b.zarr", client, shard_size=1, max_failures=2)
     with pytest.raises(IncompleteStoreError):
         gz3d_zarr.open_store(tmp_path / "b.zarr")
@@ -693,7 +693,7 @@ def test_disk_full_in_mid_build_resumes(
         ({"shard_size": 0}, "shard_size is 0"),
         ({"max_memory": "lots"}, "max_memory is 'lots', expected a size such as 2GB"),
         ({"tiny": True, "limit": 3}, "one of tiny and limit"),
-        ({"shards": 3}, "unknown option shards; the options are limit, tiny"),
+        ({"shards": 3}, "unknown option shards for build; its options are limit, tiny"),
         ({"on_error": "ignore"}, "on_error is 'ignore', expected one of skip, raise"),
         ({"max_failures": -1}, "max_failures is -1"),
         ({"resume": True, "overwrite": True}, "choose one"),
