@@ -38,8 +38,7 @@ class SelectionOptions:
     )
     catalogue: str | Path | None = option(
         None,
-        "Catalogue to use instead of the gz3d_metadata.fits beside the files; 'none' for no "
-        "catalogue.",
+        "Catalogue; 'none' for no catalogue. [default: gz3d_metadata.fits beside the files]",
         str,
         "FILE",
     )
