@@ -9,7 +9,6 @@ import functools
 import hashlib
 import queue
 import threading
-import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -29,7 +28,7 @@ from gz3d_zarr.errors import (
     access_errors,
     error_message,
 )
-from gz3d_zarr.locations import is_http, is_url
+from gz3d_zarr.locations import is_http, is_url, write_atomically
 from gz3d_zarr.sources.http import Connection, fetch, open_connection
 from gz3d_zarr.sources.options import FetchOptions
 
@@ -272,21 +271,15 @@ def read_local(path: str) -> bytes:
 
 
 def write_cached(path: Path, data: bytes) -> None:
-    """Keep a file in the cache: under a name of its own, then renamed.
+    """Store a file in the cache.
 
     Raises
     ------
     SourceError
         Where the cache cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(data)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_atomically(path, data)
     except OSError as error:
         raise SourceError(
             f"the cache {path.parent} cannot be written: {error_message(error)}"

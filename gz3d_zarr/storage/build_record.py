@@ -10,7 +10,7 @@ from typing import Any
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.schema import SCHEMA, SCHEMA_VERSION
 from gz3d_zarr.errors import StoreError
-from gz3d_zarr.storage.object_store import ObjectStore
+from gz3d_zarr.storage.base_store import ObjectStore
 
 ROOT_KEY = "zarr.json"
 WORK_PREFIX = ".gz3d/"

@@ -32,7 +32,8 @@ from gz3d_zarr.pipeline.publish import write_build_record
 from gz3d_zarr.pipeline.resume import ResumePlan
 from gz3d_zarr.pipeline.shard_task import ShardTask, build_shard
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.storage.object_store import ObjectStore
+from gz3d_zarr.storage import local_store
+from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.shards import array_documents
 
 
@@ -67,7 +68,7 @@ def assert_equals_files(dataset: xr.Dataset, catalogue: xr.Dataset, folder: Path
 
 def test_store_equals_its_files(simulated: Path, store: Path) -> None:
     dataset = gz3d_zarr.open_store(store)
-    attrs, catalogue = read_build(ObjectStore(str(store)))
+    attrs, catalogue = read_build(open_object_store(str(store)))
     assert_equals_files(dataset, catalogue, simulated)
     assert (dataset["status"] == 0).all()
     assert attrs["complete"] == 1
@@ -78,7 +79,7 @@ def test_reference_store_equals_its_files(reference: Path, client: Client, tmp_p
     report = gz3d_zarr.build(reference, tmp_path / "gz3d.zarr", client)
     assert (report.subjects, report.ok, report.failures) == (64, 64, ())
     dataset = gz3d_zarr.open_store(report.store)
-    _, catalogue = read_build(ObjectStore(report.store))
+    _, catalogue = read_build(open_object_store(report.store))
     assert_equals_files(dataset, catalogue, reference)
     stored = sum(path.stat().st_size for path in Path(report.store).rglob("*") if path.is_file())
     source = sum(path.stat().st_size for path in subject_files(reference))
@@ -183,10 +184,14 @@ def test_each_shard_is_one_put_and_nothing_is_read_back(
     simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     puts, gets = [], []
-    put, get = ObjectStore.put, ObjectStore.get
-    monkeypatch.setattr(
-        ObjectStore, "put", lambda self, key, data: (puts.append(key), put(self, key, data))[1]
-    )
+    get = ObjectStore.get
+    for name in ("put", "put_if_absent"):
+        method = getattr(ObjectStore, name)
+        monkeypatch.setattr(
+            ObjectStore,
+            name,
+            lambda self, key, data, call=method: (puts.append(key), call(self, key, data))[1],
+        )
     monkeypatch.setattr(ObjectStore, "get", lambda self, key: (gets.append(key), get(self, key))[1])
     gz3d_zarr.build(simulated, tmp_path / "p.zarr", client, shard_size=9)
     assert puts.count(".gz3d/plan.json") == 2  # the second says that the root comes next
@@ -442,7 +447,7 @@ def test_build_that_is_overtaken_writes_no_more(
     monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.MAX_TASKS_IN_FLIGHT", 1)
     store = tmp_path / "g.zarr"
     plan = gz3d_zarr.plan(simulated, store, client=client, shard_size=4)
-    folder = ObjectStore(str(store))
+    folder = open_object_store(str(store))
 
     def overtake(after: int) -> Any:
         def progress(state: Progress) -> None:
@@ -469,7 +474,7 @@ def test_late_task_of_a_finished_build_writes_nothing(
     before = objects(copy)
     files = tuple((str(path), None) for path in subject_files(simulated)[:4])
     documents = array_documents(Layout(18, 4))
-    task = ShardTask(0, "x", "an earlier build", files, documents, ObjectStore(str(copy)))
+    task = ShardTask(0, "x", "an earlier build", files, documents, open_object_store(str(copy)))
     with pytest.raises(StoreError, match="was taken over"):
         build_shard(task)
     assert objects(copy) == before
@@ -581,7 +586,7 @@ def test_stopped_build_is_incomplete_and_resumes_to_the_same_bytes(
 
 def test_damaged_plan_is_named(tmp_path: Path) -> None:
     for content, what in ((b"{", "plan.json cannot be read"), (b"{}", "KeyError: 'schema'")):
-        ObjectStore(str(tmp_path)).put(".gz3d/plan.json", content)
+        open_object_store(str(tmp_path)).put(".gz3d/plan.json", content)
         with pytest.raises(StoreError, match=f"{what}.*--overwrite"):
             gz3d_zarr.open_store(tmp_path)
 
@@ -654,7 +659,7 @@ def test_unwritable_places_are_named(
 
     store = tmp_path / "g.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectStore, "_put_file", staticmethod(full))
+        patch.setattr(local_store, "write_atomically", full)
         with pytest.raises(StoreError, match="cannot be written: No space left on device"):
             gz3d_zarr.build(simulated, store, client, limit=1)
 
@@ -668,7 +673,7 @@ def test_disk_full_in_mid_build_resumes(
     monkeypatch: pytest.MonkeyPatch,
     key: str,
 ) -> None:
-    put_file, half = ObjectStore._put_file, tmp_path / "half.zarr"
+    put_file, half = local_store.write_atomically, tmp_path / "half.zarr"
 
     def nearly_full(path: Path, data: bytes) -> None:
         if path.as_posix().endswith(key) and (key[0] != "/" or path.parent == half):
@@ -676,7 +681,7 @@ def test_disk_full_in_mid_build_resumes(
         put_file(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectStore, "_put_file", staticmethod(nearly_full))
+        patch.setattr(local_store, "write_atomically", nearly_full)
         with pytest.raises(StoreError, match=f"{key} cannot be written: No space"):
             gz3d_zarr.build(simulated, half, client, shard_size=4)
     with pytest.raises(IncompleteStoreError):
@@ -717,7 +722,7 @@ def test_files_that_hold_another_id_are_told(archive: Path, client: Client, tmp_
     assert "another MANGAID inside than in the name of 1 file" in report.to_text()
     ds = gz3d_zarr.open_store(report.store)
     assert ds["subject"].item() == "1-5"
-    _, catalogue = read_build(ObjectStore(report.store))
+    _, catalogue = read_build(open_object_store(report.store))
     assert catalogue["manga_id"].item() == "1-600000"
 
 

@@ -17,7 +17,7 @@ import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
 from gz3d_zarr.cli import main
 from gz3d_zarr.pipeline import copy as copying
-from gz3d_zarr.storage.object_store import ObjectStore
+from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 
 
 def test_copy_is_the_same_object_for_object(store: Path, client: Client, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_links_are_refused_whatever_options_there_are(
 ) -> None:
     result = CliRunner().invoke(main, ["copy", *places, "--storage-option", "key=x"])
     assert result.exit_code == 1
-    assert "is a link, from which a store can be opened and read" in result.stderr
+    assert "is a web link: a store can be opened and read there" in result.stderr
     assert message in result.stderr
 
 
@@ -231,4 +231,4 @@ def test_region_and_endpoint_reach_the_file_system(
     arguments = ["plot", "s3://b/g.zarr", "1-1", "-o", "x.png", "--region", "eu-west-1"]
     CliRunner().invoke(main, [*arguments, "--storage-option", "client_kwargs.verify=false"])
     assert seen["storage_options"]["client_kwargs"] == {"region_name": "eu-west-1", "verify": False}
-    assert ObjectStore("s3://b/g").storage_options == {}
+    assert open_object_store("s3://b/g").storage_options == {}
