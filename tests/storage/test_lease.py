@@ -291,12 +291,12 @@ def test_server_without_conditions_never_accepts_both(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch, fault: Fault, backend: str
 ) -> None:
     monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_, **__: 0.001)
-    monkeypatch.setattr(base_store, "SETTLE_SECONDS", 0.7)
+    monkeypatch.setattr(base_store, "SETTLE_SECONDS", 1.5)
     proxy.faults = lambda method, key, asked: fault if method == "PUT" else None
     store = on_s3(proxy, "g.zarr", backend)
     with hold_lease(store):
         pass
-    races = 1 if backend == "obstore" and fault is Fault.NOT_IMPLEMENTED else 3  # repeats for 4 s
+    races = 1 if backend == "obstore" and fault is Fault.NOT_IMPLEMENTED else 2  # repeats for 4 s
     for _ in range(races):
         held, refused = race(store, store)
         assert held <= 1, refused
@@ -312,8 +312,7 @@ def test_slow_server_without_conditions_is_refused(
     held, refused = race(store, store)
     assert held <= 1
     assert any("does not support conditional writes" in message for message in refused)
-    with hold_lease(store):
-        pass
+    assert store.get(LEASE_KEY) is None
 
 
 def test_lost_answer_to_the_first_put_does_not_matter(

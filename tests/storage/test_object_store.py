@@ -485,6 +485,22 @@ def test_reading_goes_on_through_faults(anonymous: Link, few: Path, fault: Fault
     assert max(anonymous.proxy.count().values()) > 1
 
 
+def test_store_at_hand_is_opened_by_zarr(signed: Link, http: Link, few: Path) -> None:
+    expected = gz3d_zarr.open_store(few)["image"][3].values
+    for url, options in ((few, None), *((link.url, link.storage_options) for link in (signed, http))):
+        store = open_object_store(url, options).zarr_store()
+        ds = xr.open_zarr(store, zarr_format=3, consolidated=True)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(ds))["image"][3].values, expected)
+        assert store.read_only
+
+
+def test_store_at_another_url_has_the_same_options() -> None:
+    store = open_object_store("s3://gz3d/g.zarr", {"key": "k", "backend": "obstore"})
+    other = store.with_url("s3://gz3d/h.zarr")
+    assert type(other) is type(store)
+    assert (other.url, other.storage_options) == ("s3://gz3d/h.zarr", store.storage_options)
+
+
 def test_command_reads_from_s3_and_says_nothing_else(public: S3Server) -> None:
     names = {"AWS_ACCESS_KEY_ID": public.key, "AWS_SECRET_ACCESS_KEY": public.secret}
     result = subprocess.run(
