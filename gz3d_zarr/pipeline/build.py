@@ -71,7 +71,7 @@ def plan(
     Returns
     -------
     Plan
-        Print it with ``to_text()``; ``summary()`` is a dict. What stands at `store` already, and
+        Print it with ``to_text()``; ``summary()`` is a dict. What exists at `store` already, and
         would be deleted or refused, is among its notes.
     """
     from gz3d_zarr.pipeline.dask_client import find_resources, use_client  # slow to import
@@ -195,7 +195,7 @@ def build(
     ------
     GZ3DError
         SourceError, UsageError, PlanError or StoreError before anything is written; StoreError
-        or BuildError later, with all receipts kept, so that ``resume=True`` goes on.
+        or BuildError later, with all receipts kept, so that ``resume=True`` continues.
     """
     from gz3d_zarr.pipeline.dask_client import (  # slow to import
         find_resources,

@@ -1,4 +1,4 @@
-"""A complete store to another place, whole and checked, metadata last."""
+"""Copy a complete store, checked, its metadata last."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def _list_objects(source: ObjectStore) -> tuple[bytes, Layout, list[StoredObject
     keys, found = stored_keys(source) | set(digests), source.list_sizes()
     lost = sorted(keys - set(found))
     if lost:
-        raise StoreError(f"{source.url} has lost {lost[0]}: gz3d-zarr verify tells more")
+        raise StoreError(f"{source.url} has lost {lost[0]}: run gz3d-zarr verify for details")
     objects = [StoredObject(key, found[key], digests.get(key, "")) for key in sorted(keys)]
     others = {key for key in found if not key.startswith(WORK_PREFIX)} - keys - {ROOT_KEY}
     return root, read_layout(attrs), objects, len(others)
@@ -242,8 +242,8 @@ def _check_undigested(source: ObjectStore) -> None:
     ):
         if finding and key != ROOT_KEY:
             raise StoreError(
-                f"{source.url}/{key} is damaged: {finding}. The store is not copied; gz3d-zarr "
-                "verify tells more"
+                f"{source.url}/{key} is damaged: {finding}. The store is not copied; run "
+                "gz3d-zarr verify for details"
             )
 
 
@@ -266,7 +266,7 @@ def copy_objects(task: CopyTask) -> tuple[int, int, int]:
         if item.sha256 and digest(data) != item.sha256:
             raise StoreError(
                 f"{task.source.url}/{item.key} is not as it was written (SHA-256): the store is "
-                "damaged, and is not copied; gz3d-zarr verify tells more"
+                "damaged, and is not copied; run gz3d-zarr verify for details"
             )
         if item.key in task.existing and task.destination.get(item.key) == data:
             continue
@@ -282,7 +282,7 @@ def _check_destination(target: ObjectStore, root: bytes, *, resume: bool) -> fro
     Raises
     ------
     StoreError
-        Something else exists there, or an unfinished copy that is not to be resumed.
+        Something else exists there, or an unfinished copy, without `resume`.
     """
     data = target.get(RECORD_KEY)
     if data is not None and BuildRecord.from_json(data).ends_with(root):

@@ -1,4 +1,4 @@
-"""The dask client that a build runs on: the caller's, a scheduler's, or one of its own."""
+"""The dask client that a build runs on: the caller's, a scheduler's, or a new local one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from gz3d_zarr.pipeline.plan import Resources
 Answer = TypeVar("Answer")
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 60
-"""How long workers may take to import this package, for the first time, and tell its version."""
+"""Time for workers to import this package for the first time and answer with its version."""
 SHARED_PACKAGES = ("gz3d-zarr", "dask", "distributed", "numpy", "zarr", "fsspec")
 _ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://.+:\d+|inproc://.+")
 _SPAWN = "distributed.nanny.pre-spawn-environ"
@@ -105,44 +105,44 @@ def find_versions() -> dict[str, str]:
 
 
 def _compare_versions(client: Client) -> tuple[str, ...]:
-    """Tell where workers have other versions than the client, or went away while asked.
+    """Report version mismatches between client and workers, and workers that disappeared.
 
     Raises
     ------
     BuildError
-        They lack this package, or one that it needs; or one of them says nothing.
+        They lack this package or one of its dependencies, or one of them does not answer.
     """
     here = find_versions()
-    there, notes = [], []
+    found, notes = [], []
     for worker, answer in _ask_workers(client).items():
         if isinstance(answer, ImportError):
             raise BuildError(
-                f"workers of {_address(client)} lack a package: {answer}. Install gz3d-zarr there, "
-                "in the version that is here"
+                f"workers of {_address(client)} lack a package: {answer}. Install the same "
+                "version of gz3d-zarr there"
             ) from answer
         if isinstance(answer, OSError):
             notes.append(f"the worker {worker} went away while it was asked for its versions")
         elif isinstance(answer, Exception):
             raise BuildError(
-                f"the worker {worker} cannot tell its versions: {error_message(answer)}. Install "
-                "there what is installed here"
+                f"the worker {worker} cannot report its versions: {error_message(answer)}. "
+                "Install the same packages there as here"
             ) from answer
         else:
-            there.append(answer)
+            found.append(answer)
     for name, mine in here.items():
-        others = sorted({versions[name] for versions in there} - {mine})
+        others = sorted({versions[name] for versions in found} - {mine})
         if others:
             notes.append(f"workers have {name} {' and '.join(others)}, here it is {mine}")
     return tuple(notes)
 
 
 def _ask_workers(client: Client) -> dict[str, dict[str, str] | Exception]:
-    """Versions on each worker, or why there are none.
+    """Ask each worker for its versions; an exception is its reason for giving none.
 
     Raises
     ------
     BuildError
-        A worker says nothing, or nothing can be asked.
+        A worker does not answer, or none can be asked.
     """
     asking: queue.SimpleQueue[dict[str, dict[str, str] | Exception] | Exception]
     asking = _answer_of(lambda: client.run(find_versions, on_error="return"))
@@ -163,13 +163,13 @@ def _ask_workers(client: Client) -> dict[str, dict[str, str] | Exception]:
 
 
 def _answer_of(call: Callable[[], Answer]) -> queue.SimpleQueue[Answer | Exception]:
-    """Make a call that may never return; what it returns or raises comes into the queue."""
+    """Make a call that may never return; its result or exception is put into the queue."""
     answer: queue.SimpleQueue[Answer | Exception] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
             answer.put(call())
-        except Exception as error:  # whoever waits for it is told
+        except Exception as error:  # passed on to the caller
             answer.put(error)
 
     threading.Thread(target=ask, daemon=True).start()
@@ -282,7 +282,7 @@ def start_local(resources: Resources) -> Iterator[Client]:
                         threads_per_worker=resources.threads,
                         processes=True,
                         memory_limit=resources.memory,
-                        silence_logs=logging.CRITICAL + 1,  # it tells whom it lost while it ends
+                        silence_logs=logging.CRITICAL + 1,  # it reports lost workers while it ends
                         dashboard_address="127.0.0.1:0",  # any free port: 8787 may be somebody's
                     )
                 )
@@ -296,16 +296,16 @@ def start_local(resources: Resources) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def _hold_interrupts() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C, and keep one that comes meanwhile for the end.
+    """Start processes that ignore Ctrl-C, and deliver one that arrives meanwhile at the end.
 
-    It is for us, who then end them. A process inherits the signals that are blocked in the thread
-    that starts it, and a thread those of its maker: dask's, which start workers later too, have
-    SIGINT blocked for good. Another thread may take the signal, whose handler then runs here.
+    Ctrl-C is for this process, which then ends the workers. A process inherits the signals that are
+    blocked in the thread that starts it, and so does a thread: dask's threads, which start workers
+    later too, keep SIGINT blocked. Another thread may receive the signal; its handler runs here.
     """
     if threading.current_thread() is not threading.main_thread() or os.name == "nt":
         yield  # only the main thread may set signals
         return
-    # Where multiprocessing starts its tracker, it unblocks SIGINT, and so not in dask's threads.
+    # Multiprocessing unblocks SIGINT when it starts its tracker: not later, in dask's threads.
     resource_tracker.ensure_running()
     came: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
@@ -320,7 +320,7 @@ def _hold_interrupts() -> Iterator[None]:
 
 
 def _environment() -> dict[str, str]:
-    """What dask sets before it starts a worker, and `WORKER_ENVIRONMENT` where the user has not."""
+    """What dask sets before it starts a worker, and `WORKER_ENVIRONMENT` as far as it is unset."""
     chosen = {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
     return {**dask.config.get(_SPAWN), **chosen}
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 WATCH_SECONDS = 5.0
-"""How often it is looked whether there are workers."""
+"""Interval between checks for workers."""
 logger = logging.getLogger(__name__)
 MAX_TASKS_IN_FLIGHT = 256
 """Tasks that a scheduler holds at a time; enough for a cluster that grows with its backlog."""
@@ -49,8 +49,8 @@ def run_tasks(
 ) -> Generator[Result, None, None]:
     """Run a function on each task, `MAX_TASKS_IN_FLIGHT` at a time; yield results as they come.
 
-    Each worker takes as many as shards of `shard_size` subjects fit its memory. Those that still
-    wait are dropped when the generator is closed.
+    Each worker runs as many as shards of `shard_size` subjects fit its memory. Waiting tasks are
+    dropped when the generator is closed.
 
     Raises
     ------
@@ -88,16 +88,16 @@ def run_tasks(
 
 @contextlib.contextmanager
 def _warn_when_no_workers(client: Client, address: str) -> Iterator[None]:
-    """Say so while there are no workers: they may come again, and nothing happens until then."""
+    """Warn while there are no workers: nothing happens until some join."""
     ended = threading.Event()
 
     def watch() -> None:
-        told = False
+        was_missing = False
         while not ended.wait(WATCH_SECONDS) and client.status == "running":
             missing = not client.scheduler_info()["workers"]
-            if missing and not told:
+            if missing and not was_missing:
                 logger.warning("There are no workers at %s: waiting until some come", address)
-            told = missing
+            was_missing = missing
 
     watching = threading.Thread(target=watch, name="gz3d-watch", daemon=True)
     watching.start()
@@ -111,8 +111,8 @@ def _warn_when_no_workers(client: Client, address: str) -> Iterator[None]:
 def share_connections(client: Client, paths: Iterable[str], connections: int) -> Semaphore | None:
     """One limit on connections for all workers, where files are fetched from URLs.
 
-    It has the same name for every build from one place: tasks of a build that was stopped may
-    still fetch when the next begins. Leases of workers that die lapse by themselves.
+    It has the same name for every build from one server: tasks of a build that was stopped may
+    still fetch when the next one begins. Leases of workers that die expire.
     """
     from distributed import Semaphore
 
@@ -144,11 +144,11 @@ def _result(future: Future[Result], address: str, hint: str) -> Result:
 
 
 WAIT_SECONDS = 0.5
-"""How often a task that waits asks whether it is still wanted."""
+"""Interval at which a waiting task checks whether it is still wanted."""
 
 
 class MemoryBudget:
-    """The memory of a worker that shards take parts of, whatever build they are of."""
+    """Memory of a worker, shared by the shards of all builds."""
 
     def __init__(self) -> None:
         self._taken = Fraction(0)
@@ -156,7 +156,7 @@ class MemoryBudget:
 
     @contextlib.contextmanager
     def take(self, part: Fraction, is_wanted: Callable[[], bool]) -> Iterator[bool]:
-        """Wait for a part, and hold it; False where it is not wanted any more."""
+        """Wait for a part and hold it; give False where it is no longer wanted."""
         with self._changed:
             while is_wanted() and self._taken + part > 1:
                 self._changed.wait(WAIT_SECONDS)
@@ -172,17 +172,17 @@ class MemoryBudget:
 
 
 class ShardSlotPlugin(WorkerPlugin):
-    """Gives every worker, also one that comes later, as many slots as shards fit its memory.
+    """Gives every worker, also one that joins later, as many slots as shards fit its memory.
 
     Parameters
     ----------
     name : str
-        Of the plugin, different for each run.
+        Of the plugin, different for each build.
     shard_size : int
         Subjects in a shard.
     """
 
-    room: MemoryBudget
+    budget: MemoryBudget
     part: Fraction
 
     def __init__(self, name: str, shard_size: int) -> None:
@@ -190,32 +190,32 @@ class ShardSlotPlugin(WorkerPlugin):
         self.shard_size = shard_size
 
     def setup(self, worker: Worker) -> None:
-        """Count this worker's slots, and keep zarr's threads down to dask's."""
+        """Count this worker's slots, and limit zarr's threads to dask's."""
         threads = worker.state.nthreads
         slots = count_slots(self.shard_size, threads, worker.memory_manager.memory_limit)
         self.part = Fraction(1, max(1, slots))
-        # Two builds on one cluster share the memory, and so do tasks of one that has ended.
-        self.room = vars(worker).setdefault("_gz3d_room", MemoryBudget())
+        # Builds on one cluster share the memory, and so do tasks of a build that has ended.
+        self.budget = vars(worker).setdefault("_gz3d_memory_budget", MemoryBudget())
         is_own_process = not str(worker.contact_address).startswith("inproc")
         if is_own_process and zarr.config.get("threading.max_workers") is None:
             zarr.config.set({"threading.max_workers": threads})
 
 
 def run_in_slot(name: str, function: Callable[[Task], Result], task: Task) -> Result:
-    """Run a task on a worker once one of its slots is free.
+    """Run a task on a worker as soon as one of its slots is free.
 
     Raises
     ------
     BuildError
-        The run has ended meanwhile: dask cannot cancel a task that waits here.
+        The build has ended meanwhile: dask cannot cancel a task that waits here.
     """
     plugins = get_worker().plugins
     slots = plugins.get(name)
     if isinstance(slots, ShardSlotPlugin):
-        with slots.room.take(slots.part, lambda: name in plugins) as is_wanted:
+        with slots.budget.take(slots.part, lambda: name in plugins) as is_wanted:
             if is_wanted:
                 return function(task)
-    raise BuildError("the run that this task is of has ended")
+    raise BuildError("this task's build has ended; the task was dropped")
 
 
 @contextlib.contextmanager
@@ -232,8 +232,7 @@ def limit_tasks(client: Client, shard_size: int) -> Iterator[str]:
         client.register_plugin(ShardSlotPlugin(name, shard_size))
     except ImportError as error:
         raise BuildError(
-            f"the workers lack a package: {error}. Install gz3d-zarr "
-            "there, in the version that is here"
+            f"the workers lack a package: {error}. Install gz3d-zarr the same version there"
         ) from error
     try:
         yield name

@@ -25,7 +25,7 @@ WORKER_BYTES = 200 * 10**6
 MEMORY_SHARE = 0.75
 """Part of a worker's memory that a plan fills; dask pauses a worker at 0.8 of it."""
 SOURCE_FILE_BYTES = 350_000
-"""Size of a subject file where the listing does not tell."""
+"""Size of a subject file where the listing does not give it."""
 _MASK_BYTES = 1_500
 _SMALL_BYTES = 700
 
@@ -43,7 +43,7 @@ class Resources:
     where : str
         In words.
     notes : tuple of str
-        What a person should be told about the workers.
+        What the user should know about the workers.
     """
 
     workers: int
@@ -72,9 +72,9 @@ class Plan:
     free_bytes : int or None
         Free space where the store goes, if that has a bound.
     warning : str
-        What stands there already, if anything.
+        What exists already, if anything.
     refusal : str
-        Why build would refuse to go on there, if it would.
+        Why build would refuse, if it would.
     """
 
     store: str
@@ -105,9 +105,9 @@ class Plan:
 
     @property
     def source_bytes(self) -> int:
-        """Bytes of the source files, estimated where the listing does not tell."""
-        told = self.manifest.source_bytes
-        return self.layout.subjects * SOURCE_FILE_BYTES if told is None else told
+        """Bytes of the source files, estimated where the listing does not give it."""
+        known = self.manifest.source_bytes
+        return self.layout.subjects * SOURCE_FILE_BYTES if known is None else known
 
     @property
     def stored_bytes(self) -> int:
@@ -123,12 +123,12 @@ class Plan:
 
     @property
     def worker_bytes(self) -> int:
-        """Estimate of the memory that one worker needs at the most."""
+        """Estimate of the most memory that one worker needs."""
         return WORKER_BYTES + self.slots * task_bytes(self.layout.shard_size)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should be told before the build."""
+        """What the user should know before the build."""
         notes = [self.warning, *self.manifest.notes] if self.warning else [*self.manifest.notes]
         notes += self.resources.notes
         if self.slots < self.resources.threads:
@@ -196,7 +196,7 @@ class Plan:
 
 
 def task_bytes(shard_size: int) -> int:
-    """Memory that a worker needs at the most to build one shard.
+    """The most memory that a worker needs to build one shard.
 
     A shard in memory, its encoded bytes twice (chunks, and the object that they are joined to),
     and one file, unpacked.
@@ -209,8 +209,8 @@ def count_slots(shard_size: int, threads: int, memory: int | None) -> int:
     """How many shards of a size a worker may build at a time; 0 where not even one fits."""
     if not memory:
         return threads
-    room = memory * MEMORY_SHARE - WORKER_BYTES
-    return max(0, min(threads, int(room // task_bytes(shard_size))))
+    available = memory * MEMORY_SHARE - WORKER_BYTES
+    return max(0, min(threads, int(available // task_bytes(shard_size))))
 
 
 def parse_memory(max_memory: int | str | None) -> int | None:

@@ -1,4 +1,4 @@
-"""What a build did, subject by subject where that is not ok."""
+"""What a build did, with every subject that failed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_LISTED = 50
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A subject that is not ok."""
+    """A subject that failed."""
 
     file_name: str
     status: str
@@ -32,11 +32,11 @@ class BuildReport:
     store : str
         Absolute path or URL.
     subjects, ok : int
-        Rows in the store, and how many of them hold a whole subject.
+        Rows in the store, and how many of them are ok.
     failures : tuple of Failure
         The others.
     shards, shards_built : int
-        All, and those that this run wrote (others were there already).
+        All, and those that this run wrote (the others existed already).
     subjects_built : int
         Subjects that this run read.
     stored_bytes : int
@@ -44,7 +44,7 @@ class BuildReport:
     seconds : float
         Wall time of this run, without starting workers.
     notes : tuple of str
-        What a person should be told.
+        What the user should know.
     """
 
     store: str
@@ -98,14 +98,14 @@ class BuildReport:
             done = (
                 f"Read {plural(self.subjects_built, 'subject')} and wrote {self.shards_built} of "
                 f"{plural(self.shards, 'shard')}, {format_bytes(self.stored_bytes)}, in "
-                f"{self.seconds:.1f} s ({self.rate:.0f} subjects a second)."
+                f"{self.seconds:.1f} s ({plural(round(self.rate), 'subject')} per second)."
             )
         else:
-            done = "Nothing to build: all shards were there."
-        lines = [done, f"{self.store}: {self.ok} of {self.subjects} subjects are ok."]
+            done = "Nothing to build: all shards exist."
+        lines = [done, f"{self.store}: {self.ok} of {plural(self.subjects, 'subject')} ok."]
         lines += [f"Note: {note}." for note in self.notes]
         if self.failures:
-            lines.append(f"{len(self.failures)} are not:")
+            lines.append(f"{plural(len(self.failures), 'subject')} failed:")
             lines += [
                 f"  {f.status:<11} {f.file_name}  {f.reason}" for f in self.failures[:MAX_LISTED]
             ]

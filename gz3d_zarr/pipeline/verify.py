@@ -56,7 +56,7 @@ class VerifyReport:
         Absolute path or URL.
     state : {'sound', 'damaged', 'stale', 'incomplete', 'differs'}
         Stale: only the consolidated metadata does not fit; incomplete: the build has not ended;
-        differs: sound in itself, and not made of the files that the source has now.
+        differs: sound in itself, but not built from the files that the source has now.
     checks : tuple of Check
         All that was tested.
     subjects, not_ok, compared : int
@@ -99,7 +99,11 @@ class VerifyReport:
                 "Delete a damaged shard's object and use build --resume with its source: the "
                 "shard is read again."
             )
-        words = "sound in itself, and unlike its source" if self.state == "differs" else self.state
+        words = (
+            "sound in itself, but differs from its source"
+            if self.state == "differs"
+            else self.state
+        )
         lines.append(
             f"{self.store} is {words}: {self.subjects} subjects, {self.not_ok} of them not "
             f"ok, {self.compared} compared with their files."
@@ -121,10 +125,10 @@ class VerifyTask:
 
     receipt: Receipt
     documents: Mapping[str, bytes]
-    folder: ObjectStore
+    store: ObjectStore
     files: tuple[tuple[str, str | None], ...] | None = None
-    rules: FetchOptions = field(default_factory=FetchOptions)
-    gate: Semaphore | None = None
+    fetch_options: FetchOptions = field(default_factory=FetchOptions)
+    semaphore: Semaphore | None = None
     source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -187,12 +191,12 @@ def verify(
         use_client(client, scheduler) as running,
         use_workers(running, find_resources(running, workers, memory), len(receipts)) as worker,
     ):
-        gate = None
+        semaphore = None
         paths: dict[str, tuple[str, str | None]] = {}
         if manifest is not None:
             entries = manifest.entries
             paths = {e.file.name: (e.file.path, e.sha1) for e in entries}
-            gate = share_connections(worker, (e.file.path for e in entries), fetch.connections)
+            semaphore = share_connections(worker, (e.file.path for e in entries), fetch.connections)
         tasks = [
             VerifyTask(
                 receipt,
@@ -200,7 +204,7 @@ def verify(
                 folder,
                 _files(receipt, paths) if manifest is not None else None,
                 fetch,
-                gate,
+                semaphore,
                 dict(fetch.source_options or {}),
             )
             for receipt in receipts
@@ -227,9 +231,9 @@ def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
     count = len(task.receipt.outcomes)
     for name, stored in zip(BIG_ARRAYS, task.receipt.objects, strict=True):
         finding = ""
-        data = task.folder.get(stored.key)
+        data = task.store.get(stored.key)
         if data is None:
-            finding = "it is not there"
+            finding = "it does not exist"
         else:
             if stored.sha256 and hashlib.sha256(data).hexdigest() != stored.sha256:
                 finding = "its bytes are not those that were written (SHA-256)"
@@ -246,7 +250,7 @@ def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
     for i, outcome in enumerate(task.receipt.outcomes if known else ()):
         if outcome.status is not Status.OK and any(block[i].any() for block in blocks.values()):
             found.append(
-                Check("blank", outcome.file_name, False, "not ok, and yet it has a picture")
+                Check("blank", outcome.file_name, False, "it failed, but it has a picture")
             )
     if task.files is not None:
         found += _compare_files(task, blocks)
@@ -257,7 +261,9 @@ def _compare_files(task: VerifyTask, blocks: Mapping[str, Any]) -> list[Check]:
     found = []
     files = task.files or ()
     present = [file for file in files if file[0]]
-    bodies = read_files(present, task.source_options, task.rules, limit_by_semaphore(task.gate))
+    bodies = read_files(
+        present, task.source_options, task.fetch_options, limit_by_semaphore(task.semaphore)
+    )
     with contextlib.closing(bodies):
         for i, (outcome, (path, sha1)) in enumerate(zip(task.receipt.outcomes, files, strict=True)):
             if not path:
@@ -279,11 +285,11 @@ def _compare_files(task: VerifyTask, blocks: Mapping[str, Any]) -> list[Check]:
 
 
 def _compare_file(stored: SubjectOutcome, now: SubjectOutcome) -> str:
-    """Whether a file is still the one that the store was made of."""
+    """Whether a file is still the one that the store was built from."""
     if stored.status is not Status.OK and now.status is Status.OK:
-        return f"the store has it as {stored.status.label}, and it is good now: --retry-failed"
+        return f"the store has it as {stored.status.label}, but it is good now: use --retry-failed"
     if stored.status is Status.OK and now.status is not Status.OK:
-        return f"the store has it whole, and now it is {now.status.label}: {now.reason}"
+        return f"the store has it as ok, but now it is {now.status.label}: {now.reason}"
     if stored.status is not Status.OK:
         return ""
     if stored.sha1 != now.sha1:
@@ -292,7 +298,7 @@ def _compare_file(stored: SubjectOutcome, now: SubjectOutcome) -> str:
 
 
 def _compare_size(stored: SubjectOutcome, now: SubjectOutcome) -> str:
-    """Whether the store tells the size of a file that is still the same."""
+    """Whether the store has the right size of a file that is still the same."""
     if stored.sha1 != now.sha1 or stored.size == now.size:
         return ""
     return f"source_size is {stored.size} in the store, the file has {now.size} bytes"
@@ -378,7 +384,7 @@ def _without_digests(receipt: Receipt) -> Receipt:
 
 
 def _check_manifest(dataset: Any, catalogue: Any, manifest: Manifest) -> list[Check]:
-    """What only the source's catalogue tells: whether MaNGA has observed it."""
+    """Compare `observed`, which only the source's catalogue contains."""
     rows = {entry.file.name: entry.row for entry in manifest.entries}
     if not any(rows.values()) or not dataset.attrs.get("source_catalogue"):
         return []

@@ -487,7 +487,10 @@ def test_reading_goes_on_through_faults(anonymous: Link, few: Path, fault: Fault
 
 def test_store_at_hand_is_opened_by_zarr(signed: Link, http: Link, few: Path) -> None:
     expected = gz3d_zarr.open_store(few)["image"][3].values
-    for url, options in ((few, None), *((link.url, link.storage_options) for link in (signed, http))):
+    for url, options in (
+        (few, None),
+        *((link.url, link.storage_options) for link in (signed, http)),
+    ):
         store = open_object_store(url, options).zarr_store()
         ds = xr.open_zarr(store, zarr_format=3, consolidated=True)
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(ds))["image"][3].values, expected)
