@@ -101,6 +101,12 @@ def error_message(error: Exception) -> str:
     return " ".join(str(words).split())
 
 
+def missing_extra_error(what: str, error: ImportError, extra: str) -> UsageError:
+    """The error to raise where a package of an extra is not installed."""
+    package = (error.name or extra).partition(".")[0]
+    return UsageError(f"{what} needs {package}: python3 -m pip install 'gz3d-zarr[{extra}]'")
+
+
 def plural(number: int, noun: str) -> str:
     """Number and noun, as English has them."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -24,7 +24,7 @@ from gz3d_zarr.analysis.wcs import (
     subject_wcs,
 )
 from gz3d_zarr.datamodel.subject import THRESHOLD
-from gz3d_zarr.errors import Status, UsageError
+from gz3d_zarr.errors import Status, UsageError, missing_extra_error
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -188,9 +188,7 @@ def _need_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401 - asked for, to name the extra
     except ImportError as error:
-        raise UsageError(
-            f"plotting needs {error.name}: python3 -m pip install 'gz3d-zarr[plot]'"
-        ) from error
+        raise missing_extra_error("plotting", error, "plot") from error
 
 
 def _classes(dataset: xr.Dataset, classes: str | Sequence[str] | None) -> list[str]:

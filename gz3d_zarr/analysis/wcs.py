@@ -19,7 +19,7 @@ from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
 from gz3d_zarr.analysis.indexing import as_shard_chunks, compute_variables
 from gz3d_zarr.analysis.validation import status_label, validate_dataset
 from gz3d_zarr.datamodel.subject import BUNDLE_ARCSEC, CRPIX, SIDE
-from gz3d_zarr.errors import StoreError, UsageError
+from gz3d_zarr.errors import StoreError, UsageError, missing_extra_error
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -178,9 +178,7 @@ def reprojected(
     try:
         import reproject
     except ImportError as error:
-        raise UsageError(
-            f"reprojecting needs {error.name}: python3 -m pip install 'gz3d-zarr[sky]'"
-        ) from error
+        raise missing_extra_error("reprojecting", error, "sky") from error
     if method not in METHODS:
         raise UsageError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
     _need_planes(row, "image", "segmentation")

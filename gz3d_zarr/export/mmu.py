@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.datamodel.subject import CLASSES, SIDE
+from gz3d_zarr.errors import missing_extra_error
 from gz3d_zarr.export.runner import (
     ExportReport,
     Runner,
     WrittenFiles,
-    missing_extra_error,
     open_source_and_destination,
     read_subjects,
 )

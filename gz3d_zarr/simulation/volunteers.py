@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.subject import SIDE
-from gz3d_zarr.errors import UsageError
+from gz3d_zarr.errors import missing_extra_error
 
 EPS = 5.0
 MIN_SAMPLES = 3
@@ -89,9 +89,7 @@ def path_mask(paths: Sequence[Points]) -> FloatArray:
         from matplotlib.path import Path
         from shapely.geometry import LineString
     except ImportError as error:
-        raise UsageError(
-            f"simulating needs {error.name}: python3 -m pip install 'gz3d-zarr[demo]'"
-        ) from error
+        raise missing_extra_error("simulating", error, "demo") from error
     mask = np.zeros((SIDE, SIDE))
     for points in paths:
         if len(points) > 1 and not LineString(points).is_simple:

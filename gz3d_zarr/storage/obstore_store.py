@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from gz3d_zarr.errors import UsageError, access_errors
+from gz3d_zarr.errors import UsageError, access_errors, missing_extra_error
 from gz3d_zarr.storage.base_store import ObjectStore
 
 TRANSLATED = {
@@ -86,10 +86,7 @@ class _Client:
             from obstore.exceptions import BaseError
             from obstore.store import S3Store
         except ImportError as error:
-            raise UsageError(
-                "the store backend obstore needs obstore: python3 -m pip install "
-                "'gz3d-zarr[obstore]'"
-            ) from error
+            raise missing_extra_error("the store backend obstore", error, "obstore") from error
         scheme, _, path = url.partition("://")
         bucket, _, prefix = path.partition("/")
         if scheme not in ("s3", "s3a"):
