@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.manifest import Entry
+from gz3d_zarr.datamodel.positions import WCS_ATTRS, healpix_pixels
 from gz3d_zarr.datamodel.receipts import SubjectOutcome
-from gz3d_zarr.datamodel.subject import CHANNELS, CLASSES, CRPIX, SIDE, SubjectMetadata
+from gz3d_zarr.datamodel.subject import CHANNELS, CLASSES, SIDE, SubjectMetadata
 from gz3d_zarr.errors import Status
 
 if TYPE_CHECKING:
@@ -75,15 +76,6 @@ class SubjectRecord:
         return self.entry.row.metadata if self.entry.row is not None else None
 
 
-_WCS: Mapping[str, Any] = {
-    "wcs_ctype": ["RA---TAN", "DEC--TAN"],
-    "wcs_crpix": [CRPIX, CRPIX],
-    "wcs_cdelt": [1.0, 1.0],
-    "wcs_cunit": ["deg", "deg"],
-    "wcs_pc": "PC1_1 = PC2_2 = -scale, PC1_2 = PC2_1 = 0",
-    "wcs_crval": "ra dec",
-    "wcs_radesys": "ICRS",
-}
 BIG_ARRAYS: Mapping[str, BigArray] = {
     "image": BigArray(
         ("subject", "y", "x", "channel"),
@@ -91,7 +83,7 @@ BIG_ARRAYS: Mapping[str, BigArray] = {
         {
             "long_name": "gri picture that the volunteers saw, with the outline of the bundle",
             "comment": "row 0 is at the top: north is up, east to the left",
-            **_WCS,
+            **WCS_ATTRS,
         },
     ),
     "segmentation": BigArray(
@@ -102,7 +94,7 @@ BIG_ARRAYS: Mapping[str, BigArray] = {
             "comment": "center and star: marks in the cluster, as 2-sigma ellipses; spiral and "
             "bar: polygons that enclose the pixel. Counts above 15 occur",
             "units": "1",
-            **_WCS,
+            **WCS_ATTRS,
         },
     ),
 }
@@ -112,23 +104,19 @@ def _zooniverse_subject_id(rows: Sequence[SubjectRecord], _: Layout) -> list[int
     return [row.entry.file.zooniverse_subject_id for row in rows]
 
 
-def _told(name: str, fill: float) -> Callable[[Sequence[SubjectRecord], Layout], Any]:
-    """Values of one metadata field, `fill` where neither file nor catalogue tells."""
+def _field(name: str, fill: float) -> Callable[[Sequence[SubjectRecord], Layout], Any]:
+    """Values of one metadata field, `fill` where neither the file nor the catalogue has it."""
     return lambda rows, _: [
         fill if row.metadata is None else getattr(row.metadata, name) for row in rows
     ]
 
 
 def _healpix(rows: Sequence[SubjectRecord], layout: Layout) -> NDArray[np.int64]:
-    from astropy_healpix import healpy  # slow to import, and workers never place subjects
-
-    pixels = np.full(len(rows), -1, np.int64)
-    known = [i for i, row in enumerate(rows) if row.metadata is not None]
-    positions = [(m.ra, m.dec) for row in rows if (m := row.metadata) is not None]
-    if known:
-        ra, dec = np.array(positions).T
-        pixels[known] = healpy.ang2pix(layout.nside, ra, dec, nest=True, lonlat=True)
-    return pixels
+    return healpix_pixels(
+        _field("ra", math.nan)(rows, layout),
+        _field("dec", math.nan)(rows, layout),
+        layout.nside,
+    )
 
 
 def _vote_fraction(rows: Sequence[SubjectRecord], _: Layout) -> list[tuple[float, ...]]:
@@ -180,13 +168,13 @@ VARIABLES: Mapping[str, Variable] = {
     "ra": Variable(
         "float64",
         {"long_name": "right ascension, ICRS", "units": "deg"},
-        _told("ra", math.nan),
+        _field("ra", math.nan),
         is_coordinate=True,
     ),
     "dec": Variable(
         "float64",
         {"long_name": "declination, ICRS", "units": "deg"},
-        _told("dec", math.nan),
+        _field("dec", math.nan),
         is_coordinate=True,
     ),
     "healpix": Variable(
@@ -198,7 +186,7 @@ VARIABLES: Mapping[str, Variable] = {
     "scale": Variable(
         "float64",
         {"long_name": "scale of picture and masks", "units": "deg", "comment": "degrees a pixel"},
-        _told("scale", math.nan),
+        _field("scale", math.nan),
         is_coordinate=True,
     ),
     "vote_fraction": Variable(
@@ -213,33 +201,35 @@ VARIABLES: Mapping[str, Variable] = {
     "total_classifications": Variable(
         "int32",
         {"long_name": "Galaxy Zoo classifications, -1 where unknown"},
-        _told("total_classifications", -1),
+        _field("total_classifications", -1),
     ),
     "spiral_votes": Variable(
-        "int32", {"long_name": "votes for spiral arms, -1 where unknown"}, _told("spiral_votes", -1)
+        "int32",
+        {"long_name": "votes for spiral arms, -1 where unknown"},
+        _field("spiral_votes", -1),
     ),
     "bar_votes": Variable(
-        "int32", {"long_name": "votes for a bar, -1 where unknown"}, _told("bar_votes", -1)
+        "int32", {"long_name": "votes for a bar, -1 where unknown"}, _field("bar_votes", -1)
     ),
     "ifu_design_size": Variable(
         "int16", {"long_name": "fibres in the MaNGA bundle"}, _ifu_design_size
     ),
     "manga_tile_id": Variable(
-        "int32", {"long_name": "MaNGA tile, -1 where unknown"}, _told("manga_tile_id", -1)
+        "int32", {"long_name": "MaNGA tile, -1 where unknown"}, _field("manga_tile_id", -1)
     ),
     "nsa_id": Variable(
-        "int64", {"long_name": "NASA-Sloan Atlas id, -1 where unknown"}, _told("nsa_id", -1)
+        "int64", {"long_name": "NASA-Sloan Atlas id, -1 where unknown"}, _field("nsa_id", -1)
     ),
     "sample": Variable("int16", {"long_name": "target sample"}, _sample),
     "number_galaxy_centers": Variable(
         "int32",
         {"long_name": "clusters of centre marks, -1 where unknown"},
-        _told("number_galaxy_centers", -1),
+        _field("number_galaxy_centers", -1),
     ),
     "number_foreground_stars": Variable(
         "int32",
         {"long_name": "clusters of star marks, -1 where unknown"},
-        _told("number_foreground_stars", -1),
+        _field("number_foreground_stars", -1),
     ),
     "observed": Variable(
         "bool",

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from astropy_healpix import healpy
 from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.file_names import parse_name
 from gz3d_zarr.datamodel.layout import Layout
+from gz3d_zarr.datamodel.positions import healpix_pixels
 from gz3d_zarr.datamodel.schema import (
     BIG_ARRAYS,
     CATALOGUE_TEXT,
@@ -263,11 +263,8 @@ def _first(bad: NDArray[np.bool_], what: str) -> Problem:
 
 
 def _find_healpix(values: Values, _: Values, layout: Layout) -> Problem:
-    ra, dec, pixels = values["ra"], values["dec"], values["healpix"]
-    known = np.isfinite(ra) & np.isfinite(dec)
-    expected = np.full(pixels.shape, -1)
-    expected[known] = healpy.ang2pix(layout.nside, ra[known], dec[known], nest=True, lonlat=True)
-    return _first(pixels != expected, "not the pixel of ra and dec")
+    expected = healpix_pixels(values["ra"], values["dec"], layout.nside)
+    return _first(values["healpix"] != expected, "not the pixel of ra and dec")
 
 
 def _find_votes(values: Values, _: Values, __: Layout) -> Problem:

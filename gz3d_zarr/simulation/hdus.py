@@ -13,7 +13,8 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from gz3d_zarr.datamodel.subject import CRPIX, SubjectMetadata
+from gz3d_zarr.datamodel.positions import image_wcs
+from gz3d_zarr.datamodel.subject import SubjectMetadata
 from gz3d_zarr.simulation.volunteers import Cluster, FloatArray, Paths, Points, mark_mask, path_mask
 
 
@@ -35,7 +36,7 @@ def make_hdus(
     index: int,
 ) -> fits.HDUList:
     """The producer's eleven HDUs."""
-    wcs = make_wcs(metadata)
+    wcs = image_wcs(metadata.ra, metadata.dec, metadata.scale)
     header = wcs.to_header()
     masks = [
         mark_mask(clusters[0]),
@@ -54,17 +55,6 @@ def make_hdus(
     ]
     primary = fits.PrimaryHDU(picture, header)
     return fits.HDUList([primary, *images, *(fits.table_to_hdu(table) for table in tables)])
-
-
-def make_wcs(metadata: SubjectMetadata) -> WCS:
-    """Tangential projection, as every file of the archive has it."""
-    wcs = WCS(naxis=2)
-    wcs.wcs.crpix = [CRPIX, CRPIX]
-    wcs.wcs.crval = [metadata.ra, metadata.dec]
-    wcs.wcs.cd = [[-metadata.scale, 0], [0, -metadata.scale]]
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.cunit = ["deg", "deg"]
-    return wcs
 
 
 _HDU5 = {

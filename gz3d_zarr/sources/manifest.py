@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, parse_catalogue_name
+from gz3d_zarr.datamodel.ids import find_rows, parse_id
 from gz3d_zarr.datamodel.manifest import CatalogueRow, Entry, Manifest
+from gz3d_zarr.datamodel.positions import MAX_NSIDE, UNKNOWN_PIXEL, healpix_pixels
 from gz3d_zarr.errors import UsageError, plural
 from gz3d_zarr.locations import absolute, is_url, origin
 from gz3d_zarr.sources.archive import is_archive, list_archive
@@ -16,7 +19,7 @@ from gz3d_zarr.sources.catalogue import read_catalogue, read_sha1_list
 from gz3d_zarr.sources.listing import Listing, Source, list_source
 from gz3d_zarr.sources.options import ORDERS, TINY_LIMIT, FetchOptions, SelectionOptions
 
-ORDER_NSIDE = 2**29
+ORDER_NSIDE = MAX_NSIDE
 """Resolution at which subjects are sorted along the sky: HEALPix order 29, 0.4 mas."""
 
 
@@ -75,7 +78,7 @@ def make_manifest(
     ]
     notes = [*listing.notes, *_compare(entries, rows, path, bool(digests))]
     if ids is not None:
-        entries = _select_ids(entries, [str(i) for i in ids])
+        entries = _select_ids(entries, [parse_id(i) for i in ids])
     if min_vote_fraction is not None:
         entries, note = _select_votes(entries, min_vote_fraction, path)
         notes += note
@@ -133,24 +136,12 @@ def _compare(
     return notes
 
 
-def _select_ids(entries: Sequence[Entry], ids: Sequence[str]) -> list[Entry]:
-    if not ids:
-        raise UsageError("the list of ids is empty; expected MaNGA or Zooniverse ids")
-    wanted = set(ids)
-    kept = [e for e in entries if not wanted.isdisjoint(_ids(e))]
-    unknown = sorted(wanted.difference(*(_ids(e) for e in kept)))
-    if unknown:
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise UsageError(
-            f"not in the source: {', '.join(unknown[:5])}{more}; expected MaNGA ids such as "
-            f"{entries[0].file.manga_id} or Zooniverse ids such as "
-            f"{entries[0].file.zooniverse_subject_id}"
-        )
-    return kept
-
-
-def _ids(entry: Entry) -> tuple[str, str]:
-    return entry.file.manga_id, str(entry.file.zooniverse_subject_id)
+def _select_ids(entries: Sequence[Entry], ids: Sequence[str | int]) -> list[Entry]:
+    files = [entry.file for entry in entries]
+    rows = find_rows(
+        ids, [file.manga_id for file in files], [file.zooniverse_subject_id for file in files]
+    )
+    return [entries[row] for row in sorted(rows)]
 
 
 def _select_votes(
@@ -180,15 +171,12 @@ def _select_votes(
 
 def _along_the_sky(entries: Sequence[Entry]) -> list[Entry]:
     """By HEALPix nested index at order 29, then file name; unknown positions last."""
-    from astropy_healpix import healpy  # slow to import, and workers never order
-
-    placed = [entry for entry in entries if entry.row is not None]
-    rows = [entry.row.metadata for entry in placed if entry.row is not None]
-    ra = np.array([row.ra for row in rows])
-    dec = np.array([row.dec for row in rows])
-    pixels = healpy.ang2pix(ORDER_NSIDE, ra, dec, nest=True, lonlat=True).tolist()
-    pairs = sorted(zip(pixels, placed, strict=True), key=lambda pair: (pair[0], pair[1].file.name))
-    return [entry for _, entry in pairs] + [entry for entry in entries if entry.row is None]
+    unknown = (math.nan, math.nan)
+    rows = [entry.row.metadata if entry.row is not None else None for entry in entries]
+    ra, dec = np.array([unknown if row is None else (row.ra, row.dec) for row in rows]).T
+    pixels = healpix_pixels(ra, dec, ORDER_NSIDE)
+    keys = [(p == UNKNOWN_PIXEL, p, e.file.name) for p, e in zip(pixels, entries, strict=True)]
+    return [entries[i] for i in sorted(range(len(entries)), key=keys.__getitem__)]
 
 
 def read_manifest(source: Source, selection: SelectionOptions, fetch: FetchOptions) -> Manifest:

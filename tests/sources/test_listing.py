@@ -176,7 +176,10 @@ def test_selections(simulated: Path) -> None:
         ({"order": "ra"}, "order is 'ra', expected one of healpix, name"),
         ({"limit": 0}, "limit is 0"),
         ({"ids": []}, "list of ids is empty"),
-        ({"ids": ["1-1", "9"]}, "not in the source: 1-1, 9; expected MaNGA ids such as 1-6000"),
+        (
+            {"ids": ["1-1", "9"]},
+            "no subject has the MaNGA id '1-1' or the Zooniverse subject id 9; no id is similar; expected one such as 1-6000",
+        ),
         ({"min_vote_fraction": 1.5}, "min_vote_fraction is 1.5"),
         ({"min_vote_fraction": 0.5, "use_catalogue": False}, "needs the votes"),
         ({"min_vote_fraction": 1.0}, "leaves no subject"),
