@@ -28,7 +28,7 @@ from gz3d_zarr.datamodel.schema import (
 )
 from gz3d_zarr.datamodel.subject import Subject
 from gz3d_zarr.errors import Status, SubjectError
-from gz3d_zarr.sources.download import decode_body, read_file
+from gz3d_zarr.sources.download import FileBody, decode_body, read_file
 from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.manifest import read_manifest
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
@@ -133,7 +133,7 @@ def _read(
 def _read_one(
     entry: Entry, source_options: Mapping[str, Any], cache: str | None
 ) -> tuple[SubjectRecord, Subject | None]:
-    body: bytes | SubjectError
+    body: FileBody | SubjectError
     try:
         body = read_file(entry.file.path, entry.sha1, source_options, cache)
     except SubjectError as error:

@@ -48,7 +48,11 @@ def decode(data: bytes) -> Subject:
         With status corrupt where the bytes are damaged (gzip, CRC, not FITS, cut short);
         invalid where the FITS is sound and an HDU, shape, column or value is wrong.
     """
-    raw = unpack(data)
+    return decode_fits(unpack(data))
+
+
+def decode_fits(raw: bytes | bytearray) -> Subject:
+    """Decode an unpacked subject file, as `decode` documents; the image is a view of `raw`."""
     hdus = scan(raw, HDU_COUNT)
     if len(hdus) < HDU_COUNT:
         raise SubjectError(Status.INVALID, f"it has {len(hdus)} HDUs, expected {HDU_COUNT}")

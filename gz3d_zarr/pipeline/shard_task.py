@@ -16,13 +16,9 @@ from numpy.typing import NDArray
 from gz3d_zarr.datamodel.receipts import Receipt, StoredObject, SubjectOutcome
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS
 from gz3d_zarr.errors import Status, StoreError, SubjectError
-from gz3d_zarr.sources.download import (
-    ConnectionLimiter,
-    decode_body,
-    read_files,
-    unlimited,
-)
+from gz3d_zarr.sources.download import decode_body
 from gz3d_zarr.sources.options import FetchOptions
+from gz3d_zarr.sources.prefetch import ConnectionLimiter, read_files, unlimited
 from gz3d_zarr.storage.build_record import check_owner, receipt_key
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import decode_shard, encode_shard, shard_key

@@ -29,10 +29,11 @@ from gz3d_zarr.pipeline.receipt_checks import check_values
 from gz3d_zarr.pipeline.shard_task import limit_by_semaphore
 from gz3d_zarr.pipeline.store_checks import Check, check_that
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.sources.download import decode_body, read_files
+from gz3d_zarr.sources.download import decode_body
 from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.manifest import read_manifest
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
+from gz3d_zarr.sources.prefetch import read_files
 from gz3d_zarr.storage.build_record import ROOT_KEY
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.published_receipts import read_published_receipts

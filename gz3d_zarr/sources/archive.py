@@ -14,7 +14,7 @@ from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, base_name, parse_name
 from gz3d_zarr.errors import SourceError, Status, SubjectError, plural
 from gz3d_zarr.locations import absolute
 from gz3d_zarr.sources.catalogue import read_file_names, read_sha1_list
-from gz3d_zarr.sources.download import find_mismatch, write_cached
+from gz3d_zarr.sources.download import compare_sha1, hash_body, write_cached
 from gz3d_zarr.sources.http import Connection, RefusedError, fetch, open_connection
 from gz3d_zarr.sources.listing import MAX_SMALL_FILE, Listing, Source, build_listing
 
@@ -104,8 +104,7 @@ def list_archive(
                 digests |= read_sha1_list(base + name, data)
 
         def check(path: str, data: bytes) -> None:
-            sha1 = digests.get(base_name(path))
-            mismatch = None if sha1 is None else find_mismatch(data, sha1)
+            mismatch = compare_sha1(hash_body(data).sha1, digests.get(base_name(path)))
             if mismatch is not None:
                 raise SourceError(f"the catalogue {path} is not the archive's: {mismatch}")
             read_file_names(path, data)

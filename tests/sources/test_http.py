@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from pathlib import Path
@@ -46,19 +47,20 @@ from servers import (
 import gz3d_zarr
 from gz3d_zarr import BuildError, SourceError, Status, SubjectError, UsageError
 from gz3d_zarr.cli import main
-from gz3d_zarr.sources import download as reading
-from gz3d_zarr.sources import http as fetch
+from gz3d_zarr.datamodel import fits_decoder
+from gz3d_zarr.sources import download, http, prefetch
 from gz3d_zarr.sources.archive import RELEASES, list_archive
-from gz3d_zarr.sources.download import FetchOptions, decode_body, read_file, read_files
+from gz3d_zarr.sources.download import FetchOptions, FileBody, decode_body, read_file
+from gz3d_zarr.sources.prefetch import read_files
 
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait little between tries, and for silent servers."""
-    monkeypatch.setattr(fetch, "MIN_WAIT", 0.01)
-    monkeypatch.setattr(fetch, "MAX_WAIT", 0.05)
-    monkeypatch.setattr(fetch, "READ_SECONDS", 0.5)
-    monkeypatch.setattr(fetch, "ATTEMPTS", 4)
+    monkeypatch.setattr(http, "MIN_WAIT", 0.01)
+    monkeypatch.setattr(http, "MAX_WAIT", 0.05)
+    monkeypatch.setattr(http, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(http, "ATTEMPTS", 4)
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def names(server: ArchiveServer) -> list[str]:
     return [path.name for path in subject_files(server.folder)]
 
 
-def get(server: ArchiveServer, sha1: str | None = None, **options: Any) -> bytes:
+def get(server: ArchiveServer, sha1: str | None = None, **options: Any) -> FileBody:
     return read_file(server.url + names(server)[0], sha1, **options)
 
 
@@ -107,9 +109,9 @@ def test_passing_fault_ends_in_the_right_bytes(
     if kind == "gzip of a web page" and not known:
         requests = 1  # sound gzip, and nothing that tells: decoding finds it
         expected = gzip.compress(b"<html>")
-        assert get(server)[:2] == expected[:2]
+        assert get(server).data[:2] == expected[:2]
         return
-    assert get(server, sha1) == expected
+    assert get(server, sha1).data == expected
     assert server.requests[path.name] == requests
 
 
@@ -159,7 +161,7 @@ def test_wrong_body_is_fetched_twice_and_named_with_its_digest(
     assert subject is None
     assert outcome.status is Status.CORRUPT
     assert re.search(reason, outcome.reason)
-    assert (outcome.sha1, outcome.size) == (hashlib.sha1(body).hexdigest(), len(body))
+    assert (outcome.sha1, outcome.size) == (hashlib.sha1(body.data).hexdigest(), len(body.data))
 
 
 def test_huge_body_is_refused(server: ArchiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +201,8 @@ def test_files_arrive_in_order_over_a_few_connections(server: ArchiveServer) -> 
         server.faults[name].append(together)
     server.faults[names(server)[0]].append(stall(0.1))  # the first comes last
     bodies = list(read_files(files, rules=FetchOptions(connections=3)))
-    assert bodies == [path.read_bytes() for path in subject_files(server.folder)]
+    expected = [path.read_bytes() for path in subject_files(server.folder)]
+    assert [body.data for body in bodies if isinstance(body, FileBody)] == expected
     assert server.most_open == server.most_busy == 3
     assert all(h["Accept-Encoding"] == "identity" for h in server.headers)
 
@@ -218,7 +221,7 @@ class Mark:
     """Lives as long as the body that has it: there are no weak references to bytes."""
 
 
-class Body(bytes):
+class MarkedBytes(bytes):
     mark: Mark
 
 
@@ -231,16 +234,16 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> Fetched:
     bodies: Fetched = []
 
     def fetch_one(_: Any, url: str, __: int) -> bytes:
-        body = Body(url.encode())
+        body = MarkedBytes(url.encode())
         body.mark = Mark()
         bodies.append(weakref.ref(body.mark))
         if int(url.rpartition("/")[2]) % 7 == 3:
             raise SubjectError(Status.MISSING, "there is no file")
         return body
 
-    monkeypatch.setattr(reading, "fetch", fetch_one)
-    monkeypatch.setattr(reading, "find_mismatch", lambda *_: None)
-    monkeypatch.setattr(reading, "PREFETCH_BYTES", 100)  # four files may wait, and another begin
+    monkeypatch.setattr(download, "fetch", fetch_one)
+    monkeypatch.setattr(download, "unpack", lambda data: data)
+    monkeypatch.setattr(prefetch, "PREFETCH_BYTES", 100)  # four files may wait, and another begin
     return bodies
 
 
@@ -258,9 +261,8 @@ def test_no_more_is_fetched_ahead_than_fits(fetched: Fetched) -> None:
         # Those that wait, one of each connection, and what is missing among so many.
         assert len(fetched) <= given + 4 + 4 + 3
         assert alive <= 1 + 4 + 4 + 4  # the one here; threads let go of theirs a little later
-        missing = isinstance(body, SubjectError)
-        assert missing == (i % 7 == 3)
-        assert missing or body == MANY[i][0].encode()
+        assert isinstance(body, SubjectError) == (i % 7 == 3)
+        assert isinstance(body, SubjectError) or body.data == MANY[i][0].encode()
     assert given == len(MANY)
 
 
@@ -274,11 +276,12 @@ def test_reader_that_leaves_waits_for_nobody(fetched: Fetched, after: int) -> No
     assert not [t for t in threading.enumerate() if t.name.startswith("gz3d-fetch")]
 
 
-def test_one_connection_for_all_is_enough(fetched: Fetched) -> None:
+def one_at_a_time() -> prefetch.ConnectionLimiter:
+    """One connection for all threads, as a semaphore of the cluster gives it."""
     only = threading.Semaphore(1)
 
     @contextlib.contextmanager
-    def gate(is_needed: Callable[[], bool]) -> Iterator[bool]:
+    def limiter(is_needed: Callable[[], bool]) -> Iterator[bool]:
         held = False
         while not held and is_needed():
             held = only.acquire(timeout=0.01)
@@ -288,15 +291,108 @@ def test_one_connection_for_all_is_enough(fetched: Fetched) -> None:
             if held:
                 only.release()
 
-    assert len(list(read_files(MANY, rules=FetchOptions(connections=4), gate=gate))) == len(MANY)
+    return limiter
 
 
-def test_gate_that_fails_is_not_waited_for_for_ever(server: ArchiveServer) -> None:
-    def gate(_: Any) -> Any:
+def test_one_connection_for_all_is_enough(fetched: Fetched) -> None:
+    rules = FetchOptions(connections=4)
+    assert len(list(read_files(MANY, rules=rules, limiter=one_at_a_time()))) == len(MANY)
+
+
+def test_limiter_that_fails_is_not_waited_for_for_ever(server: ArchiveServer) -> None:
+    def limiter(_: Any) -> Any:
         raise RuntimeError("no scheduler")
 
     with pytest.raises(RuntimeError, match="no scheduler"):
-        list(read_files([(server.url + names(server)[0], None)], gate=gate))
+        list(read_files([(server.url + names(server)[0], None)], limiter=limiter))
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often bodies are hashed and unpacked."""
+    found: Counter[str] = Counter()
+
+    def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **options: Any) -> Any:
+            found[name] += 1
+            return function(*args, **options)
+
+        return counted
+
+    monkeypatch.setattr(hashlib, "sha1", counting("hashed", hashlib.sha1))
+    unpack = counting("unpacked", fits_decoder.unpack)
+    monkeypatch.setattr(download, "unpack", unpack)
+    monkeypatch.setattr(fits_decoder, "unpack", unpack)
+    return found
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("cached", [True, False])
+def test_body_is_hashed_once_and_unpacked_once(
+    server: ArchiveServer, counts: Counter[str], tmp_path: Path, known: bool, cached: bool
+) -> None:
+    paths = subject_files(server.folder)
+    digests = [hashlib.sha1(path.read_bytes()).hexdigest() for path in paths]
+    counts.clear()
+    files = [
+        (server.url + p.name, d if known else None) for p, d in zip(paths, digests, strict=True)
+    ]
+    rules = FetchOptions(connections=3, cache=str(tmp_path / "cache") if cached else None)
+    for _ in range(2):  # the second time from the cache
+        for (name, sha1), digest, body in zip(
+            files, digests, read_files(files, rules=rules), strict=True
+        ):
+            _, outcome = decode_body(name, sha1, body)
+            assert (outcome.status, outcome.sha1) == (Status.OK, digest)
+    assert counts == {"hashed": 2 * len(files), "unpacked": 2 * len(files)}
+    assert sum(server.requests.values()) == len(files) * (1 if cached else 2)
+    counts.clear()
+    decode_body(*files[0], read_file(*files[0]))
+    assert counts == {"hashed": 1, "unpacked": 1}
+
+
+def test_unpacked_bodies_do_not_wait(server: ArchiveServer, counts: Counter[str]) -> None:
+    bodies = read_files([(server.url + name, None) for name in names(server)])
+    assert isinstance(next(bodies), FileBody)
+    deadline = time.monotonic() + 10
+    while sum(server.requests.values()) < len(names(server)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sum(server.requests.values()) == len(names(server))
+    assert counts["unpacked"] == 1
+    bodies.close()
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+@pytest.mark.parametrize("buffered", [1, 2**25])
+def test_damaged_bodies_are_fetched_again_in_their_turn(
+    server: ArchiveServer,
+    counts: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    connections: int,
+    buffered: int,
+) -> None:
+    """With one connection for all, a full buffer or an empty one, and a damaged cache."""
+    monkeypatch.setattr(prefetch, "PREFETCH_BYTES", buffered)
+    files = [(server.url + name, None) for name in names(server)]
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for i, path in enumerate(subject_files(server.folder)):
+        if i % 3 == 0 or i == len(files) - 1:
+            server.faults[path.name] = [only_first(flipped_byte)]
+        if i % 4 == 0:
+            (cache / path.name).write_bytes(path.read_bytes()[:-1000])
+    server.faults[names(server)[1]] = [flipped_byte]
+    rules = FetchOptions(connections, str(cache))
+    bodies = list(read_files(files, rules=rules, limiter=one_at_a_time()))
+    for i, (path, body) in enumerate(zip(subject_files(server.folder), bodies, strict=True)):
+        assert isinstance(body, FileBody)
+        assert (body.data == path.read_bytes()) == (i != 1)
+        assert (cache / path.name).exists() == (i != 1)
+        is_damaged = i % 3 == 0 or i in (1, len(files) - 1)
+        assert server.requests[path.name] == 1 + is_damaged
+    reads = sum(server.requests.values()) + len(files[::4])
+    assert counts == {"hashed": reads, "unpacked": reads}
 
 
 def test_cache_keeps_only_sound_files_and_is_asked_first(
@@ -305,15 +401,15 @@ def test_cache_keeps_only_sound_files_and_is_asked_first(
     name, cache = names(server)[0], tmp_path / "cache"
     expected = (server.folder / name).read_bytes()
     for _ in range(2):
-        assert get(server, cache=str(cache)) == expected
+        assert get(server, cache=str(cache)).data == expected
     assert server.requests[name] == 1
     (cache / name).write_bytes(expected[:-1000])  # as a filled disk leaves it
-    assert get(server, cache=str(cache)) == expected
+    assert get(server, cache=str(cache)).data == expected
     assert server.requests[name] == 2
     assert (cache / name).read_bytes() == expected
     server.faults[name] = [status(200, b"<html>")]
     (cache / name).unlink()
-    assert get(server, cache=str(cache)) == b"<html>"
+    assert get(server, cache=str(cache)).data == b"<html>"
     assert list(cache.iterdir()) == []
     (tmp_path / "file").write_text("x")
     with pytest.raises(SourceError, match="the cache .*file/c cannot be written"):
@@ -567,7 +663,7 @@ def test_reference_files_over_a_bad_network(
     reference: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the archive's issue demands, to the letter, on the producer's own files."""
-    monkeypatch.setattr(fetch, "READ_SECONDS", 5.0)
+    monkeypatch.setattr(http, "READ_SECONDS", 5.0)
     folder = Path(shutil.copytree(reference, tmp_path / "archive"))
     with serve(folder) as server:
         bad = damaged_server(server, stalled=1.0)
