@@ -17,24 +17,24 @@ CODEC = "portable"
 NSIDE = 16
 MAX_NSIDE = 2**29
 SMALL_CHUNKS = {"subject": 32_768, "shard": 4_096}
-"""Chunk of arrays that are not sharded, along these dimensions: the whole survey in one object,
-and room to grow without changing how what is there is laid out."""
+"""Chunk size of the small arrays, which are not sharded, along these dimensions. The whole survey
+fits in one chunk, and a store can grow without a new layout."""
 SAMPLES = ("extra", "original", "stripe82_coadd_1")
-"""Target samples that are known without a catalogue."""
+"""Target samples known without a catalogue."""
 _ZSTD_CHECKED: dict[str, Any] = {"name": "zstd", "configuration": {"level": 3, "checksum": True}}
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How the pictures are stored.
+    """Codecs of the image array.
 
     Attributes
     ----------
     filters, compressors : tuple of dict
-        Zarr 3 codecs as their JSON says.
+        Zarr 3 codecs as JSON.
     picture_ratio : float
-        Stored bytes of a picture over the bytes of its source file, measured on the reference
-        files; for estimates only.
+        Stored bytes of an image over bytes of its source file, measured on the reference files;
+        for estimates only.
     """
 
     filters: tuple[dict[str, Any], ...]
@@ -43,9 +43,9 @@ class Codec:
 
 
 CODECS: Mapping[str, Codec] = {
-    # Only what any Zarr 3 library has.
+    # Only codecs of the Zarr 3 specification.
     "portable": Codec((), (_ZSTD_CHECKED,), 0.986),
-    # Differences along x of one channel after another; numcodecs comes with zarr-python.
+    # Differences along x, channel by channel; numcodecs comes with zarr-python.
     "compact": Codec(
         (
             {"name": "transpose", "configuration": {"order": [0, 1, 3, 2]}},
@@ -61,20 +61,20 @@ SMALL_COMPRESSORS = (_ZSTD_CHECKED,)
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The choices that decide a store's bytes, beside its subjects.
+    """The choices that, with its subjects, determine the bytes of a store.
 
     Attributes
     ----------
     subjects : int
         Length of the dimension ``subject``.
     shard_size : int
-        Subjects in a shard.
+        Subjects per shard.
     codec : str
         A key of `CODECS`.
     nside : int
         HEALPix resolution of the coordinate ``healpix``.
     samples : tuple of str
-        Names behind the flags of ``sample``, from flag 2 on.
+        Names of the flags of ``sample``, from flag 2 on.
     """
 
     subjects: int
@@ -85,7 +85,7 @@ class Layout:
 
     @property
     def shards(self) -> int:
-        """How many shards each big array has."""
+        """Number of shards of each big array."""
         return -(-self.subjects // self.shard_size)
 
     def rows(self, shard: int) -> slice:
@@ -148,17 +148,17 @@ def make_layout(manifest: Manifest, options: LayoutOptions, shard_size: int) -> 
 
 
 def array_codec(name: str, layout: Layout) -> Codec:
-    """Codec of one of `BIG_ARRAYS`: the layout's for pictures, always the same for masks."""
+    """Codec of one of `BIG_ARRAYS`: that of the layout for the image, a fixed one for masks."""
     return CODECS[layout.codec] if name == "image" else _MASKS
 
 
 def read_layout(attrs: Mapping[str, Any]) -> Layout:
-    """The layout of a complete store, from the attributes of its root.
+    """Read the layout of a complete store from the attributes of its root.
 
     Raises
     ------
     StoreError
-        Where they do not tell it.
+        An attribute is missing or wrong.
     """
     try:
         return Layout(
@@ -170,6 +170,6 @@ def read_layout(attrs: Mapping[str, Any]) -> Layout:
         )
     except (KeyError, TypeError) as error:
         raise StoreError(
-            f"the store does not say how it was laid out ({error}): it was changed since, or made "
-            "by another version; build it anew with --overwrite"
+            f"the attributes of the store lack its layout ({error}): it was modified, or written "
+            "by another version; build it again with --overwrite"
         ) from None

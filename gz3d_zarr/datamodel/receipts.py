@@ -1,4 +1,4 @@
-"""Outcome of each subject, and proof of each shard."""
+"""Receipts: the outcome of each subject of a shard, and digests of the stored objects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gz3d_zarr.errors import Status, StoreError
 
 @dataclass(frozen=True, slots=True)
 class SubjectOutcome:
-    """What became of one subject.
+    """The outcome of reading one subject file.
 
     Attributes
     ----------
@@ -21,13 +21,13 @@ class SubjectOutcome:
         Base name of the subject file.
     status : Status
     reason : str
-        Why it is not ok; empty where it is.
+        Why the status is not ok; empty if it is.
     sha1 : str
-        Digest of the bytes that were read; empty where there were none.
+        Digest of the bytes that were read; empty if none were.
     size : int
-        How many bytes were read; -1 where none could be.
+        Number of bytes that were read; -1 if none could be.
     metadata : SubjectMetadata or None
-        What the file says; None where it could not be decoded.
+        Values in the file; None if it could not be decoded.
     """
 
     file_name: str
@@ -40,7 +40,7 @@ class SubjectOutcome:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One object as written."""
+    """Key, size in bytes and digest of one object as written."""
 
     key: str
     size: int
@@ -49,7 +49,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Proof that a shard has been written, and all that publishing needs to know of it."""
+    """Proof that a shard has been written, and all that publishing needs to know about it."""
 
     shard: int
     fingerprint: str
@@ -86,7 +86,7 @@ class Receipt:
 
     @classmethod
     def from_json(cls, data: bytes, key: str) -> Receipt:
-        """Parse; StoreError where `data` is no receipt."""
+        """Parse; StoreError if `data` is not a receipt."""
         try:
             return cls.from_dict(json.loads(data))
         except (ValueError, KeyError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""The store's variables, dimensions, attributes, chunks, shards and codecs: one place.
+"""Variables, dimensions and attributes of a store.
 
 The names ``total_classifications, healpix, ra, dec, image, scale, segmentation, class,
 vote_fraction`` and the flags -1.0 and -0.5 in ``vote_fraction`` are those of the published data
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,22 +22,19 @@ from gz3d_zarr.datamodel.receipts import SubjectOutcome
 from gz3d_zarr.datamodel.subject import CHANNELS, CLASSES, SIDE, SubjectMetadata
 from gz3d_zarr.errors import Status
 
-if TYPE_CHECKING:
-    pass
-
 SCHEMA = "gz3d"
 SCHEMA_VERSION = 2
 RECEIPTS_ATTR = "receipts_sha256"
 """Attribute of the root: digest of the receipts, by which their object is named."""
 NO_VOTE = -1.0
-"""Vote fraction of a class that nobody votes on."""
+"""Vote fraction of a class without votes."""
 NO_CLASSIFICATION = -0.5
-"""Vote fraction where there were no classifications."""
+"""Vote fraction of a subject without classifications."""
 
 
 @dataclass(frozen=True, slots=True)
 class BigArray:
-    """A sharded array: one inner chunk a subject."""
+    """A sharded array with one inner chunk per subject."""
 
     dims: tuple[str, ...]
     shape: tuple[int, ...]
@@ -45,13 +42,13 @@ class BigArray:
 
     @property
     def dtype(self) -> np.dtype[np.uint8]:
-        """Both big arrays are uint8."""
+        """uint8 for all."""
         return np.dtype("uint8")
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """An array with one value, or one a class, for each subject."""
+    """An array with one value per subject, or one per subject and class."""
 
     dtype: str
     attrs: Mapping[str, Any]
@@ -63,14 +60,14 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class SubjectRecord:
-    """One subject on its way into the store: what was asked for, and what came of it."""
+    """One subject to be stored: its entry in the manifest and the outcome of reading it."""
 
     entry: Entry
     outcome: SubjectOutcome
 
     @property
     def metadata(self) -> SubjectMetadata | None:
-        """What the file says; where it cannot be read, what the catalogue says, or None."""
+        """Metadata in the file; if it cannot be read, in the catalogue; otherwise None."""
         if self.outcome.metadata is not None:
             return self.outcome.metadata
         return self.entry.row.metadata if self.entry.row is not None else None
@@ -81,8 +78,8 @@ BIG_ARRAYS: Mapping[str, BigArray] = {
         ("subject", "y", "x", "channel"),
         (SIDE, SIDE, 3),
         {
-            "long_name": "gri picture that the volunteers saw, with the outline of the bundle",
-            "comment": "row 0 is at the top: north is up, east to the left",
+            "long_name": "gri image that the volunteers saw, with the outline of the bundle",
+            "comment": "row 0 is at the top: north is up, east is left",
             **WCS_ATTRS,
         },
     ),
@@ -134,7 +131,7 @@ def _vote_fraction(rows: Sequence[SubjectRecord], _: Layout) -> list[tuple[float
 
 
 def _share(metadata: SubjectMetadata, votes: int) -> float:
-    """Votes over classifications; NaN where the catalogue does not know one of them (-1)."""
+    """Votes over classifications; NaN if the catalogue lacks one of them (-1)."""
     known = metadata.total_classifications > 0 and votes >= 0
     return votes / metadata.total_classifications if known else math.nan
 
@@ -185,15 +182,15 @@ VARIABLES: Mapping[str, Variable] = {
     ),
     "scale": Variable(
         "float64",
-        {"long_name": "scale of picture and masks", "units": "deg", "comment": "degrees a pixel"},
+        {"long_name": "scale of image and masks", "units": "deg", "comment": "degrees per pixel"},
         _field("scale", math.nan),
         is_coordinate=True,
     ),
     "vote_fraction": Variable(
         "float32",
         {
-            "long_name": "share of classifications that saw this structure",
-            "comment": "-1.0: nobody votes on this class; -0.5: no classifications; NaN: unknown",
+            "long_name": "fraction of classifications that saw this structure",
+            "comment": "-1.0: class without votes; -0.5: no classifications; NaN: unknown",
         },
         _vote_fraction,
         dims=("subject", "class"),
@@ -212,7 +209,7 @@ VARIABLES: Mapping[str, Variable] = {
         "int32", {"long_name": "votes for a bar, -1 where unknown"}, _field("bar_votes", -1)
     ),
     "ifu_design_size": Variable(
-        "int16", {"long_name": "fibres in the MaNGA bundle"}, _ifu_design_size
+        "int16", {"long_name": "fibers in the MaNGA bundle"}, _ifu_design_size
     ),
     "manga_tile_id": Variable(
         "int32", {"long_name": "MaNGA tile, -1 where unknown"}, _field("manga_tile_id", -1)
@@ -223,7 +220,7 @@ VARIABLES: Mapping[str, Variable] = {
     "sample": Variable("int16", {"long_name": "target sample"}, _sample),
     "number_galaxy_centers": Variable(
         "int32",
-        {"long_name": "clusters of centre marks, -1 where unknown"},
+        {"long_name": "clusters of center marks, -1 where unknown"},
         _field("number_galaxy_centers", -1),
     ),
     "number_foreground_stars": Variable(
@@ -235,7 +232,7 @@ VARIABLES: Mapping[str, Variable] = {
         "bool",
         {
             "long_name": "observed by MaNGA",
-            "comment": "from the catalogue; false also where it has no row for the subject",
+            "comment": "from the catalogue; also false if it has no row for the subject",
         },
         _observed,
         needs_file=False,
@@ -243,11 +240,11 @@ VARIABLES: Mapping[str, Variable] = {
     "status": Variable(
         "uint8",
         {
-            "long_name": "what became of the subject's file",
+            "long_name": "outcome of reading the subject file",
             "flag_values": [int(status) for status in Status],
             "flag_meanings": " ".join(status.label for status in Status),
-            "comment": "where it is not ok, image and segmentation are 0 and the rest is what "
-            "the file name and the catalogue tell; reasons stand in the group catalogue",
+            "comment": "if not ok, image and segmentation are 0 and other values come from the "
+            "file name and the catalogue; the group catalogue has the reasons",
         },
         lambda rows, _: [int(row.outcome.status) for row in rows],
     ),
@@ -263,7 +260,7 @@ CATALOGUE_TEXT: Mapping[str, tuple[str, Callable[[SubjectRecord], str]]] = {
     "sample_name": ("name of the target sample", lambda row: _text(row, "sample")),
     "reason": ("why the status is not ok", lambda row: row.outcome.reason),
 }
-"""Text columns of the group ``catalogue``; empty where neither file nor catalogue tells."""
+"""Text columns of the group ``catalogue``; empty where neither file nor catalogue has a value."""
 
 
 def _text(row: SubjectRecord, name: str) -> str:
@@ -276,7 +273,7 @@ def variable_values(name: str, rows: Sequence[SubjectRecord], layout: Layout) ->
     Raises
     ------
     OverflowError
-        Where a value does not fit the dtype.
+        A value does not fit the dtype.
     """
     variable = VARIABLES[name]
     return np.array(variable.values(rows, layout), variable.dtype)
@@ -296,7 +293,7 @@ def variable_attrs(name: str, layout: Layout) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a store says of its making, in the attributes of its root group."""
+    """How a store was built, for the attributes of its root group."""
 
     source: str
     catalogue: str
@@ -313,11 +310,11 @@ class Provenance:
 
 
 def dataset_attrs(source: str, catalogue: str | None, release: str) -> dict[str, Any]:
-    """Attributes that a Dataset has whether it comes from a store or from the files."""
+    """Attributes that every Dataset has, from a store or from the files."""
     return {
         "title": "Galaxy Zoo: 3D",
-        "summary": "Pictures of MaNGA target galaxies, with counts of the volunteers who marked "
-        "centres, foreground stars, spiral arms and bars",
+        "summary": "Images of MaNGA target galaxies, with counts of the volunteers who marked "
+        "centers, foreground stars, spiral arms and bars",
         "Conventions": "CF-1.11",
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -329,31 +326,31 @@ def dataset_attrs(source: str, catalogue: str | None, release: str) -> dict[str,
     }
 
 
-def group_attrs(layout: Layout, made: Provenance) -> dict[str, Any]:
+def group_attrs(layout: Layout, provenance: Provenance) -> dict[str, Any]:
     """Attributes of the root group of a complete store."""
     return {
-        **dataset_attrs(made.source, made.catalogue, made.release),
+        **dataset_attrs(provenance.source, provenance.catalogue, provenance.release),
         "package": "gz3d_zarr",
-        "package_version": made.package_version,
-        "created": made.created,
+        "package_version": provenance.package_version,
+        "created": provenance.created,
         "shard_size": layout.shard_size,
         "codec": layout.codec,
-        "order": made.order,
+        "order": provenance.order,
         "nside": layout.nside,
         "samples": list(layout.samples),
-        "manifest_digest": made.manifest_digest,
-        "fingerprint": made.fingerprint,
-        RECEIPTS_ATTR: made.receipts_sha256,
+        "manifest_digest": provenance.manifest_digest,
+        "fingerprint": provenance.fingerprint,
+        RECEIPTS_ATTR: provenance.receipts_sha256,
         "subjects": layout.subjects,
-        "subjects_ok": made.ok,
-        "subjects_failed": made.failed,
-        "notes": list(made.notes),
+        "subjects_ok": provenance.ok,
+        "subjects_failed": provenance.failed,
+        "notes": list(provenance.notes),
         "complete": True,
     }
 
 
 def index_labels(entries: Sequence[Entry]) -> dict[str, tuple[list[str], dict[str, str]]]:
-    """Index coordinates, named as their dimensions: labels and attributes of each."""
+    """Labels and attributes of each index coordinate, by dimension."""
     manga_ids = [entry.file.manga_id for entry in entries]
     return {
         "subject": (manga_ids, {"long_name": "MaNGA id, not unique"}),

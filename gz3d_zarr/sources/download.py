@@ -205,7 +205,7 @@ def _read_remote(path: str, options: Mapping[str, Any] | None) -> bytes:
         try:
             data: bytes = fs.cat_file(inner, end=MAX_FILE + 1)
         except OSError as error:
-            # S3 has no range of an empty object, and answers 416.
+            # S3 answers 416 to a range of an empty object.
             if error.errno != errno.EINVAL or fs.size(inner) != 0:
                 raise
             data = b""
@@ -232,7 +232,7 @@ def _check_size(data: bytes) -> bytes:
 def decode_body(
     path: str, sha1: str | None, body: FileBody | SubjectError
 ) -> tuple[Subject | None, SubjectOutcome]:
-    """Decode what was read of one subject; a failure becomes its outcome."""
+    """Decode what was read of one subject; an error becomes part of the outcome."""
     name, digest, size = base_name(path), "", -1
     try:
         if isinstance(body, SubjectError):

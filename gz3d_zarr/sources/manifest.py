@@ -41,14 +41,14 @@ def make_manifest(
     listing : Listing
         The files.
     catalogue : str, optional
-        Path of the catalogue; by default the one that stands beside the files.
+        Path of the catalogue; by default the one in the folder of the files.
     use_catalogue : bool
-        False to do without.
+        False to ignore the catalogue.
     order : {'healpix', 'name'}, optional
-        By default healpix where the catalogue gives positions, name otherwise. Files whose
-        position is not known come last, by name.
+        By default healpix if the catalogue has positions, otherwise name. Files whose position is
+        unknown come last, by name.
     limit : int, optional
-        Keep the first so many, in the order of the store.
+        Maximum number of subjects, in the order of the store.
     ids : iterable of str or int, optional
         Keep these MaNGA ids or Zooniverse subject ids.
     min_vote_fraction : float, optional
@@ -59,9 +59,9 @@ def make_manifest(
     Raises
     ------
     UsageError
-        An impossible selection or order, an unknown id, or nothing left.
+        An invalid selection or order, an unknown id, or no subject is left.
     SourceError
-        A catalogue or sha1 list that cannot be read.
+        The catalogue or a sha1 list cannot be read.
     """
     if order is not None and order not in ORDERS:
         raise UsageError(f"order is {order!r}, expected one of {', '.join(ORDERS)}")
@@ -83,12 +83,12 @@ def make_manifest(
         entries, note = _select_votes(entries, min_vote_fraction, path)
         notes += note
     if not entries:
-        raise UsageError("the selection leaves no subject; loosen it")
+        raise UsageError("no subject is selected; loosen the selection")
     known = sum(entry.row is not None for entry in entries)
     if order == "healpix" and not known:
         raise UsageError(
-            f"order healpix needs positions, and there is no {CATALOGUE_NAME} with rows for these "
-            "files; name one with --catalogue or use the order name"
+            f"the order healpix needs positions, and there is no {CATALOGUE_NAME} with rows for "
+            "these files; give one (catalogue, --catalogue) or use the order name"
         )
     order = order or ("healpix" if known else "name")
     ordered = _along_the_sky(entries) if order == "healpix" else entries
@@ -109,28 +109,29 @@ def _compare(
     path: str | None,
     digests: bool,
 ) -> list[str]:
-    """Tell what the listing and the catalogue do not have in common."""
+    """Note what the listing and the catalogue do not have in common."""
     notes = []
     if path is None:
         notes.append(
-            f"there is no {CATALOGUE_NAME}: 'observed' is not known, and the order is by name"
+            f"there is no {CATALOGUE_NAME}: 'observed' is unknown, and the order is by name"
         )
     else:
         without = [entry.file.name for entry in entries if entry.row is None]
         if without:
             notes.append(
-                f"no row in the catalogue for {plural(len(without), 'file')} (first {without[0]})"
+                f"the catalogue has no row for {plural(len(without), 'file')} (first {without[0]})"
             )
         absent = len(rows) - (len(entries) - len(without))
         if absent:
             notes.append(
-                f"no file here for {plural(absent, 'row')} of the catalogue's {len(rows)}: left out"
+                f"the source has no file for {absent} of {plural(len(rows), 'row')} of the "
+                "catalogue: left out"
             )
     if digests:
         unsigned = [entry.file.name for entry in entries if entry.sha1 is None]
         if unsigned:
             number = plural(len(unsigned), "file")
-            notes.append(f"no digest in the sha1 list for {number} (first {unsigned[0]})")
+            notes.append(f"the sha1 list has no digest for {number} (first {unsigned[0]})")
     else:
         notes.append("there is no sha1 list: only the CRC inside each file is checked")
     return notes
@@ -147,15 +148,11 @@ def _select_ids(entries: Sequence[Entry], ids: Sequence[str | int]) -> list[Entr
 def _select_votes(
     entries: Sequence[Entry], least: float, path: str | None
 ) -> tuple[list[Entry], list[str]]:
+    option = "min_vote_fraction (--min-vote-fraction)"
     if not 0 <= least <= 1:
-        raise UsageError(
-            f"min_vote_fraction is {least}, expected a number from 0 to 1 (--min-vote-fraction)"
-        )
+        raise UsageError(f"{option} is {least}, expected a number from 0 to 1")
     if path is None:
-        raise UsageError(
-            f"min_vote_fraction needs the votes in {CATALOGUE_NAME}, and there is none "
-            "(--min-vote-fraction)"
-        )
+        raise UsageError(f"{option} needs the votes in {CATALOGUE_NAME}, and there is none")
     kept, unknown = [], 0
     for entry in entries:
         if entry.row is None:
@@ -165,12 +162,13 @@ def _select_votes(
         most = max(votes.spiral_votes, votes.bar_votes)
         if votes.total_classifications > 0 and most / votes.total_classifications >= least:
             kept.append(entry)
-    note = f"left out {plural(unknown, 'file')} without a row in the catalogue: votes unknown"
+    files = plural(unknown, "file")
+    note = f"left out {files} without a row in the catalogue: the votes are unknown"
     return kept, [note] if unknown else []
 
 
 def _along_the_sky(entries: Sequence[Entry]) -> list[Entry]:
-    """By HEALPix nested index at order 29, then file name; unknown positions last."""
+    """Sort by HEALPix nested index at order 29, then file name; unknown positions last."""
     unknown = (math.nan, math.nan)
     rows = [entry.row.metadata if entry.row is not None else None for entry in entries]
     ra, dec = np.array([unknown if row is None else (row.ra, row.dec) for row in rows]).T

@@ -109,13 +109,13 @@ def read_files(
 
 
 def _is_fetched_ahead(path: str, options: Mapping[str, Any] | None) -> bool:
-    """Whether several threads may read at a time: over a network, and not inside a zip or tar."""
+    """Whether several threads may read at once: over a network, and not inside a zip or tar."""
     if is_http(path) or not is_url(path):
         return is_http(path)
     try:
         fs, _ = url_to_fs(path, **(options or {}))
     except access_errors(ImportError, TypeError, ValueError):
-        return False  # reading it will say why
+        return False  # reading it reports the error
     return bool(fs.async_impl)
 
 

@@ -48,7 +48,7 @@ MEGABYTE = 2**20
 
 
 def bomb(megabytes: int = 600) -> bytes:
-    """Gzip of so many zeros, a thousandth of their size."""
+    """Gzip of zeros, with a thousandth of their size."""
     packer = zlib.compressobj(1, wbits=31)
     zeros = bytes(MEGABYTE)
     return b"".join([*(packer.compress(zeros) for _ in range(megabytes)), packer.flush()])
@@ -117,8 +117,8 @@ def test_fifteen_bad_files_are_flagged_and_named(
     kept = xr.open_zarr(target, group="catalogue")
     assert sorted(reason for reason in kept["reason"].values if reason) == sorted(reasons)
     meanings = ds["status"].attrs["flag_meanings"].split()
-    told = dict(zip(kept["file_name"].values, ds["status"].values, strict=True))
-    assert {name: meanings[told[name]] for name in damaged} == damaged
+    statuses = dict(zip(kept["file_name"].values, ds["status"].values, strict=True))
+    assert {name: meanings[statuses[name]] for name in damaged} == damaged
 
 
 def test_report_is_html_in_a_notebook(
@@ -231,8 +231,8 @@ def test_any_bytes_are_a_catalogue_or_an_error(
     simulated: Path, flips: list[tuple[int, int]], length: int | None
 ) -> None:
     data = bytearray((simulated / "gz3d_metadata.fits").read_bytes())
-    for place, value in flips:
-        data[place % len(data)] = value
+    for position, value in flips:
+        data[position % len(data)] = value
     for read in (read_catalogue, read_file_names):
         with contextlib.suppress(SourceError):
             read("c.fits", bytes(data[:length]))
@@ -274,15 +274,15 @@ def test_no_secret_is_written_or_shown(
         "endpoint_url": "http://127.0.0.1:9",
         "config_kwargs": {"retries": {"max_attempts": 1}},
     }
-    for source, place, options in (
+    for source, target, options in (
         ("http://127.0.0.1:9/", "g.zarr", {"source_options": headers}),
         (["http://127.0.0.1:9/gz3d_1-1_19_1.fits.gz"], "g.zarr", {"source_options": headers}),
         (archive, "s3://bucket/g.zarr", {"storage_options": endpoint}),
         (archive, f"s3://who:{SECRET}@bucket/g.zarr", {}),
     ):
-        place = place if "://" in place else str(tmp_path / place)
+        path = target if "://" in target else str(tmp_path / target)
         try:
-            texts.append(gz3d_zarr.build(source, place, client, **options).to_text())
+            texts.append(gz3d_zarr.build(source, path, client, **options).to_text())
         except GZ3DError as error:
             texts.append(str(error))
     try:

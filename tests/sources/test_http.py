@@ -34,7 +34,7 @@ from servers import (
     labelled_gzip,
     only_first,
     redirected,
-    redirected_for_ever,
+    redirected_forever,
     reset_in_mid_body,
     serve,
     short_body,
@@ -125,7 +125,7 @@ LASTING: dict[str, tuple[Answer, Status, str, int]] = {
     "reset": (reset_in_mid_body, Status.UNREACHABLE, "in 4 tries: ProtocolError", 4),
     "short": (short_body, Status.UNREACHABLE, "in 4 tries: .*IncompleteRead", 4),
     "stall": (stall(0.9), Status.UNREACHABLE, "in 4 tries: ReadTimeoutError", 4),
-    "a loop": (redirected_for_ever, Status.UNREACHABLE, "too many redirects", 4),
+    "a loop": (redirected_forever, Status.UNREACHABLE, "too many redirects", 4),
     "asks for an hour": (status(503, Retry_After="3600"), Status.UNREACHABLE, "wait 3600 s", 1),
 }
 
@@ -218,7 +218,7 @@ def test_reading_stops_with_its_reader(server: ArchiveServer) -> None:
 
 
 class Mark:
-    """Lives as long as the body that has it: there are no weak references to bytes."""
+    """Lives as long as the body that has it: bytes cannot be weakly referenced."""
 
 
 class MarkedBytes(bytes):
@@ -299,7 +299,7 @@ def test_one_connection_for_all_is_enough(fetched: Fetched) -> None:
     assert len(list(read_files(MANY, rules=rules, limiter=one_at_a_time()))) == len(MANY)
 
 
-def test_limiter_that_fails_is_not_waited_for_for_ever(server: ArchiveServer) -> None:
+def test_limiter_that_fails_ends_the_reading(server: ArchiveServer) -> None:
     def limiter(_: Any) -> Any:
         raise RuntimeError("no scheduler")
 
@@ -417,7 +417,7 @@ def test_cache_keeps_only_sound_files_and_is_asked_first(
 
 
 def damaged_server(server: ArchiveServer, stalled: float = 0.1) -> dict[str, str]:
-    """Faults of every kind, on half of the files; returns the files that cannot be had."""
+    """Faults of every kind, on half of the files; returns the files that cannot be read."""
     files = names(server)
     for i, name in enumerate(files):
         if i % 2:
@@ -516,7 +516,7 @@ def test_archive_without_a_catalogue_is_listed_by_its_index(server: ArchiveServe
         list_archive(server.url)
 
 
-def test_index_that_fails_is_not_taken_for_none(server: ArchiveServer) -> None:
+def test_index_that_fails_is_not_a_missing_index(server: ArchiveServer) -> None:
     server.faults[""] = [status(503)]
     with pytest.raises(SourceError, match="in 4 tries: the server answers 503"):
         list_archive(server.url)
@@ -530,21 +530,21 @@ def test_index_that_fails_is_not_taken_for_none(server: ArchiveServer) -> None:
 
 
 def cut_index(handler: Any, _: bytes, __: int) -> bool:
-    """Half of the index page, without a length that would tell."""
+    """Half of the index page, without a length that would reveal it."""
     page = handler.archive.index.encode()
     return short_without_length(handler, page[: len(page) // 2 + 1000], 1)
 
 
-def test_index_that_is_cut_loses_nothing_in_silence(server: ArchiveServer) -> None:
+def test_index_that_is_cut_short_is_noted(server: ArchiveServer) -> None:
     server.faults[""] = [only_first(cut_index)]
     assert list_archive(server.url).notes == ()
     assert server.requests[""] == 2
     server.faults[""] = [cut_index]
     listing = list_archive(server.url)
     assert len(listing.files) == 18  # by the catalogue
-    assert "the index page has no </html>, as if it were cut short" in listing.notes[0]
+    assert "the index page seems to be cut short (it has no </html>)" in listing.notes[0]
     (server.folder / "gz3d_metadata.fits").unlink()
-    with pytest.raises(SourceError, match="cut short, and there is no gz3d_metadata.fits"):
+    with pytest.raises(SourceError, match="cut short .*, and without a gz3d_metadata.fits"):
         list_archive(server.url)
 
 
@@ -565,7 +565,7 @@ def test_catalogue_is_verified_and_fetched_once_more(server: ArchiveServer, tmp_
     assert kept == (server.folder / "gz3d_metadata.fits").read_bytes()
     with (server.folder / RELEASES["dr17"].sha1_list).open("a") as listed:
         listed.write(f"{'0' * 40}  gz3d_metadata.fits\n")
-    with pytest.raises(SourceError, match="is not the archive's: its sha1 is .* says 000"):
+    with pytest.raises(SourceError, match="is damaged: its sha1 is .* says 000"):
         list_archive(server.url, cache=str(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 
@@ -575,14 +575,14 @@ def test_spelling_of_the_address_does_not_matter(server: ArchiveServer) -> None:
         assert len(list_archive(server.url + address).files) == 18
 
 
-def test_what_index_and_catalogue_do_not_share_is_told_and_kept(server: ArchiveServer) -> None:
+def test_differences_of_index_and_catalogue_are_noted_and_kept(server: ArchiveServer) -> None:
     listed = [*names(server)[1:], "gz3d_9-9_19_9.fits.gz", "gz3d_metadata.fits"]
     server.index = apache_index(listed)
     plan = gz3d_zarr.plan(server.url, "g.zarr", workers=1)
     assert plan.layout.subjects == 19
     notes = " ".join(plan.notes)
     assert f"does not list 1 file of the catalogue (first {names(server)[0]})" in notes
-    assert "no row in the catalogue for 1 file (first gz3d_9-9_19_9.fits.gz)" in notes
+    assert "the catalogue has no row for 1 file (first gz3d_9-9_19_9.fits.gz)" in notes
     assert not [name for name in server.requests if name.endswith(".fits.gz")]
 
 
@@ -601,7 +601,7 @@ def test_what_index_and_catalogue_do_not_share_is_told_and_kept(server: ArchiveS
 )
 def test_link_that_leads_outside_is_refused(server: ArchiveServer, link: str) -> None:
     server.index = apache_index([*names(server), link])
-    with pytest.raises(SourceError, match="leads outside") as caught:
+    with pytest.raises(SourceError, match="outside of the archive") as caught:
         list_archive(server.url)
     assert link in str(caught.value)
 
@@ -710,7 +710,7 @@ def test_headers_reach_the_server_and_no_other_host(
         assert [headers.get("X-Token") for headers in mirror.headers] == [None]
     for path in store.rglob("*"):
         assert not path.is_file() or b"open-sesame" not in path.read_bytes()
-    with pytest.raises(UsageError, match="source option anon means nothing to HTTP"):
+    with pytest.raises(UsageError, match="unknown source option anon for HTTP"):
         gz3d_zarr.plan(server.url, store, workers=1, source_options={"anon": True})
     with pytest.raises(UsageError, match="headers.NAME=VALUE"):
         gz3d_zarr.plan(server.url, store, workers=1, source_options={"headers": "x"})
@@ -743,7 +743,7 @@ def test_url_with_a_secret_is_refused_and_not_shown(
         assert "sesame" not in str(caught.value)
 
 
-def test_store_tells_what_it_was_made_from(
+def test_store_names_its_source(
     server: ArchiveServer, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = dataclasses.replace(RELEASES["dr17"], url=server.url)
@@ -768,7 +768,9 @@ def test_headers_are_for_one_host(server: ArchiveServer, tmp_path: Path) -> None
     with serve(server.folder) as other:
         listed = tmp_path / "list.txt"
         listed.write_text(f"{server.url}{names(server)[0]}\n{other.url}{names(server)[1]}\n")
-        with pytest.raises(UsageError, match="headers would go to http://127.0.0.1:.* and http"):
+        with pytest.raises(
+            UsageError, match="headers would be sent to http://127.0.0.1:.* and http"
+        ):
             gz3d_zarr.plan(listed, "g.zarr", workers=1, source_options=options)
         assert not other.headers
         gz3d_zarr.plan(
@@ -791,7 +793,7 @@ def test_list_on_a_server_names_files_of_that_server_only(server: ArchiveServer)
     first = names(server)[0]
     for line in ("file:///etc/" + first, "../" + first, "http://127.0.0.2/" + first):
         server.faults["list.txt"] = [status(200, line.encode())]
-        with pytest.raises(SourceError, match="which leads elsewhere"):
+        with pytest.raises(SourceError, match="which is outside of its folder"):
             gz3d_zarr.plan(server.url + "list.txt", "g.zarr", workers=1)
     server.faults["list.txt"] = [status(200, f"{first}\n{server.url}{names(server)[1]}".encode())]
     for source, subjects in ((server.url + "list.txt", 2), (server.url + first, 1)):
@@ -852,18 +854,18 @@ def test_redirect_to_nonsense_is_one_bad_subject(server: ArchiveServer) -> None:
     gc.collect()  # urllib3 leaves the socket of such an answer to the collector
 
 
-def test_notes_are_told_before_anything_is_fetched(
+def test_notes_come_before_anything_is_fetched(
     server: ArchiveServer, client: Client, tmp_path: Path
 ) -> None:
     (server.folder / RELEASES["dr17"].sha1_list).unlink()
-    told: list[str] = []
+    notes: list[str] = []
 
     def announce(plan: Any) -> None:
-        told.extend(plan.manifest.notes)
+        notes.extend(plan.manifest.notes)
         assert not [name for name in server.requests if name in names(server)]
 
     gz3d_zarr.build(server.url, tmp_path / "g.zarr", client, limit=2, announce=announce)
-    assert "there is no sha1 list" in " ".join(told)
+    assert "there is no sha1 list" in " ".join(notes)
     with client.as_current():
         result = CliRunner().invoke(main, ["build", server.url, str(tmp_path / "h"), "--tiny"])
     assert "Note: there is no sha1 list" in result.stderr
