@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_PARALLEL_REQUESTS = 16
 """Small objects that are written or deleted at the same time where each waits for a network."""
-SETTLE_SECONDS = 3.0
+SETTLE_SECONDS = 5.0
 """Limit of a write, and the wait before it is read back, where a server cannot create."""
 
 
