@@ -17,7 +17,8 @@ import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
 from gz3d_zarr.cli import main
 from gz3d_zarr.pipeline import copy as copying
-from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
+from gz3d_zarr.storage.fsspec_store import FsspecStore
+from gz3d_zarr.storage.local_store import LocalStore
 
 
 def test_copy_is_the_same_object_for_object(store: Path, client: Client, tmp_path: Path) -> None:
@@ -69,15 +70,15 @@ def test_stopped_copy_is_no_store_and_resumes(
 def test_copy_that_was_killed_at_its_very_end_resumes(
     store: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, sync = tmp_path / "copy.zarr", ObjectStore.sync
+    target, sync = tmp_path / "copy.zarr", LocalStore.sync
 
-    def stop_after_the_root(self: ObjectStore, keys: Any) -> None:
+    def stop_after_the_root(self: LocalStore, keys: Any) -> None:
         if keys == ["zarr.json"]:
             raise StopHereError
         sync(self, keys)
 
     with monkeypatch.context() as patch, pytest.raises(StopHereError):
-        patch.setattr(ObjectStore, "sync", stop_after_the_root)
+        patch.setattr(LocalStore, "sync", stop_after_the_root)
         gz3d_zarr.copy(store, target, client)
     assert (target / "zarr.json").exists()
     assert (target / ".gz3d/plan.json").exists()
@@ -188,8 +189,11 @@ def test_places_that_cannot_be_copied_to_are_refused(
 @pytest.mark.parametrize(
     ("places", "message"),
     [
-        (("http://127.0.0.1:9/g.zarr", "s3://b/g.zarr"), "cannot be copied; give the place"),
-        (("s3://b/g.zarr", "https://127.0.0.1:9/g.zarr"), "cannot be copied to; give the place"),
+        (("http://127.0.0.1:9/g.zarr", "s3://b/g.zarr"), "cannot be copied; use the store's own"),
+        (
+            ("s3://b/g.zarr", "https://127.0.0.1:9/g.zarr"),
+            "cannot be copied to; use the store's own",
+        ),
     ],
 )
 def test_links_are_refused_whatever_options_there_are(
@@ -231,4 +235,4 @@ def test_region_and_endpoint_reach_the_file_system(
     arguments = ["plot", "s3://b/g.zarr", "1-1", "-o", "x.png", "--region", "eu-west-1"]
     CliRunner().invoke(main, [*arguments, "--storage-option", "client_kwargs.verify=false"])
     assert seen["storage_options"]["client_kwargs"] == {"region_name": "eu-west-1", "verify": False}
-    assert open_object_store("s3://b/g").storage_options == {}
+    assert FsspecStore("s3://b/g").storage_options == {}

@@ -173,7 +173,7 @@ def test_option_that_an_entry_point_does_not_use_is_refused(
 def test_full_disk_is_told(
     simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gz3d_zarr.storage.object_store.ObjectStore.free_bytes", lambda self: 1000)
+    monkeypatch.setattr("gz3d_zarr.storage.local_store.LocalStore.free_bytes", lambda self: 1000)
     plan = gz3d_zarr.plan(simulated, tmp_path / "g.zarr", workers=1)
     assert "the disk has 0.98 kiB free" in " ".join(plan.notes)
 
