@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from dask.utils import format_bytes
 
-from gz3d_zarr.backends.store import open_store, read_build
+from gz3d_zarr.backends.store import read_store
 from gz3d_zarr.errors import Status, status_counts
 from gz3d_zarr.storage.object_store import open_object_store
 from gz3d_zarr.storage.small_arrays import CATALOGUE_GROUP
@@ -109,10 +109,9 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
     StoreError
         As `open_store`.
     """
-    folder = open_object_store(store, storage_options)
-    dataset = open_store(folder.url, storage_options=storage_options)
-    attrs, catalogue = read_build(folder)
-    sizes = folder.list_sizes()
+    opened = open_object_store(store, storage_options)
+    dataset, catalogue = read_store(opened)
+    sizes = opened.list_sizes()
     stored: dict[str, list[int]] = defaultdict(list)
     for key, size in sizes.items():
         name, found, _ = key.partition("/c/")
@@ -141,13 +140,13 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
     labels = [Status(int(f)).label for f, c in zip(flags, counts, strict=True) for _ in range(c)]
     ok = labels.count(Status.OK.label)
     return StoreInfo(
-        folder.url,
+        opened.url,
         tuple(sorted(arrays, key=lambda array: -array.stored_bytes)),
         len(sizes),
         sum(sizes.values()),
         int(read[read > 0].sum()),
         status_counts(ok, labels),
-        attrs,
+        dict(dataset.attrs),
     )
 
 

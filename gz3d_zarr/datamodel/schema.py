@@ -336,8 +336,9 @@ def dataset_attrs(source: str, catalogue: str | None, release: str) -> dict[str,
     }
 
 
-def group_attrs(layout: Layout, made: Provenance) -> dict[str, Any]:
+def root_attrs(layout: Layout, made: Provenance) -> dict[str, Any]:
     """Attributes of the root group of a complete store."""
+    coordinates = [name for name, variable in VARIABLES.items() if variable.is_coordinate]
     return {
         **dataset_attrs(made.source, made.catalogue, made.release),
         "package": "gz3d_zarr",
@@ -355,6 +356,7 @@ def group_attrs(layout: Layout, made: Provenance) -> dict[str, Any]:
         "subjects_failed": made.failed,
         "notes": list(made.notes),
         "complete": True,
+        "coordinates": " ".join(coordinates),  # for xarray, which removes this when it opens
     }
 
 

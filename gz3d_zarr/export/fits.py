@@ -136,7 +136,7 @@ def export_fits(
 
 def _write_shard(task: _Task) -> WrittenFiles:
     size = 0
-    reader = ChunkReader(task.selection.folder)
+    reader = ChunkReader(task.selection.store)
     for i, image, segmentation in read_subjects(reader, task.selection):
         values = {name: column[i] for name, column in task.selection.table.items()}
         values |= {name: column[i] for name, column in task.texts.items()}

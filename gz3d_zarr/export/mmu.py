@@ -168,7 +168,7 @@ def _plan(selection: Selection, destination: ObjectStore) -> Iterator[_Task]:
 
 def _write_pixels(task: _Task) -> WrittenFiles:
     h5py = _import_h5py()
-    reader = ChunkReader(task.selection.folder)
+    reader = ChunkReader(task.selection.store)
     buffers = {pixel: io.BytesIO() for pixel in np.unique(task.pixels).tolist()}
     with contextlib.ExitStack() as stack:
         files = {}

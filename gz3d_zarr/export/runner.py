@@ -108,9 +108,9 @@ def open_source_and_destination(
     selection = select_rows(store, rows, storage_options=shared if is_url(str(store)) else None)
     options = {**(shared if is_url(str(dest)) else {}), **(destination_options or {})}
     folder = open_object_store(dest, options)
-    if f"{folder.url}/".startswith(f"{selection.folder.url}/"):
+    if f"{folder.url}/".startswith(f"{selection.store.url}/"):
         raise StoreError(
-            f"{folder.url} lies in the store {selection.folder.url}; choose another folder"
+            f"{folder.url} lies in the store {selection.store.url}; choose another folder"
         )
     if folder.is_writable() is False:
         raise StoreError(f"{folder.url} cannot be written to")

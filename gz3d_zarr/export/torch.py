@@ -59,7 +59,7 @@ class _Samples:
     ) -> None:
         self.selection = select_rows(store, rows, storage_options=storage_options)
         self.selection.warn(stacklevel=4)  # whoever makes the dataset
-        self._reader = ChunkReader(self.selection.folder)
+        self._reader = ChunkReader(self.selection.store)
         self._channels_first = channels_first
         self._transform = transform
 

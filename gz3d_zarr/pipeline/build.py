@@ -290,9 +290,10 @@ def _report(
 
 def _finished(folder: ObjectStore, made: Plan, seconds: float) -> BuildReport:
     """Report on a store that was complete before."""
-    from gz3d_zarr.backends.store import read_build  # slow to import
+    from gz3d_zarr.backends.store import read_store  # slow to import
 
-    attrs, table = read_build(folder)
+    dataset, table = read_store(folder)
+    attrs = dataset.attrs
     failures = [
         Failure(str(name), Status(int(status)).label, str(reason))
         for name, status, reason in zip(

@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from gz3d_zarr.backends.store import open_store, read_build
+from gz3d_zarr.backends.store import read_store
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.receipts import Receipt, StoredObject, SubjectOutcome
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, SCHEMA
@@ -140,9 +140,9 @@ def restore_receipts(folder: ObjectStore) -> tuple[Layout, list[Receipt]]:
     StoreError
         As `open_store`, or where the store does not tell.
     """
-    attrs, catalogue = read_build(folder)
+    dataset, catalogue = read_store(folder)
+    attrs = dataset.attrs
     layout = read_layout(attrs)
-    dataset = open_store(folder.url, storage_options=folder.storage_options)
     sizes = folder.list_sizes()
     receipts = []
     try:

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from distributed import Semaphore
 
-from gz3d_zarr.backends.store import READ_ERRORS, open_store, read_build, read_small_arrays
+from gz3d_zarr.backends.store import READ_ERRORS, read_small_arrays, read_store
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
@@ -348,8 +348,8 @@ def _check_alone(folder: ObjectStore) -> tuple[list[Check], _Opened | None]:
     found += checks.check_objects(folder)
     found += [check_that("array", name, finding) for name, finding in read_small_arrays(folder)]
     try:
-        attrs, catalogue = read_build(folder)
-        dataset = open_store(folder.url, storage_options=folder.storage_options)
+        dataset, catalogue = read_store(folder)
+        attrs = dataset.attrs
         layout = read_layout(attrs)
         found += checks.check_structure(dataset, catalogue, layout)
         found += checks.check_coordinates(dataset, catalogue, layout)

@@ -19,7 +19,7 @@ from gz3d_zarr.datamodel.schema import (
     VARIABLES,
     Provenance,
     SubjectRecord,
-    group_attrs,
+    root_attrs,
     variable_attrs,
     variable_values,
 )
@@ -39,14 +39,9 @@ def encode_small_objects(
     """All objects of a complete store but the shards, made in memory."""
     memory: dict[str, Any] = {}
     store = MemoryStore(memory)
-    coordinates = [name for name, variable in VARIABLES.items() if variable.is_coordinate]
     # A chunk that is all fill value is written too: what is absent is then known to be lost.
     with ignore_zarr_spec_warnings(), zarr.config.set({"array.write_empty_chunks": True}):
-        root = zarr.create_group(
-            store,
-            attributes={**group_attrs(layout, made), "coordinates": " ".join(coordinates)},
-            zarr_format=3,
-        )
+        root = zarr.create_group(store, attributes=root_attrs(layout, made), zarr_format=3)
         for name, (labels, attrs) in index_labels([row.entry for row in rows]).items():
             _create(root, name, (name,), labels, attrs)
         for name, variable in VARIABLES.items():
