@@ -119,7 +119,7 @@ def read_store(store: ObjectStore) -> tuple[xr.Dataset, xr.Dataset]:
     Raises
     ------
     StoreError
-        As `open_store`; or the group cannot be read.
+        As for `open_store`; or the group cannot be read.
     """
     root = open_root(store)
     dataset = _root_dataset(store, root, "shards")

@@ -102,7 +102,7 @@ def select_rows(
     UsageError
         A row is not in the store, or no selected subject has the status ok.
     StoreError
-        As `open_store`.
+        As for `open_store`.
     """
     opened = open_object_store(store, storage_options)
     dataset = open_dataset(opened)
@@ -146,12 +146,12 @@ def read_texts(selection: Selection) -> dict[str, NDArray[np.object_]]:
 
 
 def find_ids(dataset: xr.Dataset, ids: Sequence[str | int]) -> NDArray[np.int64]:
-    """Rows with these MaNGA or Zooniverse ids; a repeated MaNGA id gives all its rows.
+    """Rows with these MaNGA or Zooniverse ids; a MaNGA id that repeats gives all its rows.
 
     Raises
     ------
     UsageError
-        An id is unknown; the message has near matches.
+        An id is not there; near ones are named.
     """
     rows: dict[str, list[int]] = {}
     for name in ("subject", "zooniverse_subject_id"):
@@ -185,7 +185,7 @@ def resolve_rows(
     UsageError
         An id is unknown, or no subject is selected.
     StoreError
-        As `open_store`.
+        As for `open_store`.
     """
     if ids is None and cone is None:
         return None
