@@ -1,4 +1,4 @@
-"""The accessor: how it comes to be, and on which Datasets it works."""
+"""The accessor: when it is registered, and which Datasets it accepts."""
 
 from __future__ import annotations
 
