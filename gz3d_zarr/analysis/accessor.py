@@ -1,8 +1,8 @@
 """The accessor ``ds.gz3d``: select subjects, and get their masks, sky positions and figures.
 
 ``import gz3d_zarr`` registers it. A method checks that the Dataset is of Galaxy Zoo: 3D only when
-it is called, so that other Datasets can have the attribute. The methods import the modules that do
-the work: one of these modules may be the first to import xarray, which imports this module.
+it is called, so that other Datasets can have the attribute. Modules that do the work are imported
+only then: such a module may be the first to import xarray, and that import loads this module.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from gz3d_zarr.storage.shards import (
 
 @dataclass
 class _ProcessState:
-    """State of one process; a forked process starts anew."""
+    """State of one process; a forked process starts with an empty one."""
 
     pid: int
     shardings: dict[str, Sharding | None] = field(default_factory=dict)
