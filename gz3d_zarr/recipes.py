@@ -1,15 +1,15 @@
-"""Analyses of the whole sample over dask, each in one pass over the shards.
+"""Analyses of the whole sample with dask, each in one pass over the shards.
 
-They run on whatever scheduler dask has: a `distributed.Client` where there is one, otherwise
-threads. A task reads one shard and gives a small sum of it, so that its memory is a shard's and
-the full survey, 29,813 subjects in 466 shards, is a graph of less than 3,000 tasks. Subjects whose
-status is not ok weigh nothing; a `LeftOutWarning` tells how many.
+They run on the current scheduler of dask: a `distributed.Client` if there is one, else threads. A
+task reads one shard and returns a small sum, so that it needs the memory of one shard, and the full
+survey (29,813 subjects in 466 shards) is a graph of fewer than 3,000 tasks. Subjects whose status
+is not ok are left out, and a `LeftOutWarning` counts them.
 
-Every recipe takes a selection too, such as ``ds.gz3d.votes(spiral=0.2)``: dask then puts the rows
-of neighbouring shards together first, in less than 4,500 tasks. Open the store with
-`open_store`, which cuts it into whole shards; a plain ``xr.open_zarr`` cuts it into subjects, more
-than 100,000 tasks, of which a `dask.array.PerformanceWarning` tells. `open_source` works, and reads
-each file twice: for its status and for its masks.
+A recipe also accepts a selection, such as ``ds.gz3d.votes(spiral=0.2)``: dask then first combines
+rows of adjacent shards, in fewer than 4,500 tasks. Open the store with `open_store`, whose dask
+chunks are whole shards. With ``xr.open_zarr`` the chunks are single subjects: more than 100,000
+tasks, and a `dask.array.PerformanceWarning`. `open_source` also works; it reads each file twice,
+for its status and for its masks.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from gz3d_zarr.errors import UsageError
 
 FloatArray = NDArray[np.float64]
 STEP = 0.5
-"""Width of an annulus in arcsec: a spaxel of MaNGA."""
-REACH = 26.0
-"""Where profiles end by default, in arcsec: at the nearest edges of a picture."""
+"""Default width of an annulus in arcsec: one spaxel of MaNGA."""
+MAX_RADIUS = 26.0
+"""Default outer radius of profiles in arcsec: the distance to the edges of an image."""
 MAX_BINS = 1000
 
 
@@ -49,38 +49,38 @@ def mean_mask(
     of: Literal["subjects", "counts"] = "subjects",
     threshold: float = THRESHOLD,
 ) -> xr.DataArray:
-    """Average the masks of a sample, pixel by pixel, as the pictures lie: north up.
+    """Average the masks of a sample, pixel by pixel, with north up as in the images.
 
     Parameters
     ----------
     dataset : xarray.Dataset
-        From `open_store`, or a selection of it. Volunteers were asked for spiral arms, or a bar,
-        only where a fifth had voted for one: take ``ds.gz3d.votes(spiral=0.2)`` of them.
+        From `open_store`, or a selection from it. Volunteers were asked for spiral arms, or a bar,
+        only if at least a fifth of the votes were for one: select ``ds.gz3d.votes(spiral=0.2)``.
     cls : {'center', 'star', 'spiral', 'bar'}, optional
         None: all, along the dimension ``class``.
     of : {'subjects', 'counts'}
-        The share of subjects that more than `threshold` volunteers marked there; or the mean of
-        the counts.
+        'subjects': the fraction of subjects where more than `threshold` volunteers marked the
+        pixel. 'counts': the mean of the counts.
     threshold : float
-        From 0 to 254, as for ``ds.gz3d.mask``; counts have no use for it.
+        0 to 254, as for ``ds.gz3d.mask``; not used for 'counts'.
 
     Returns
     -------
     xarray.DataArray
-        float64 ([class,] y, x), over dask: a share from 0 to 1, or a number of volunteers. Pixels
-        are averaged, whatever their scale; in the survey it is 0.099 arcsec as a rule.
+        float64 ([class,] y, x), a dask array: a fraction from 0 to 1, or a number of volunteers.
+        Pixels are averaged whatever their scale, which is usually 0.099 arcsec in the survey.
 
     Raises
     ------
     StoreError
         The Dataset is not of Galaxy Zoo: 3D, or lacks a variable.
     UsageError
-        No subject is left, there is no such class, or an argument is out of range.
+        No subject is left, the class does not exist, or an argument is out of range.
 
     Warns
     -----
     LeftOutWarning
-        Subjects whose status is not ok are left out; how many.
+        Counts subjects whose status is not ok. They are left out.
     """
     if of not in ("subjects", "counts"):
         raise UsageError(f"of is {of!r}, expected subjects or counts")
@@ -89,7 +89,7 @@ def mean_mask(
     ok = _ok(rows, "the mean mask")
     level = threshold if of == "subjects" else None
     total = _sum_blocks(_sum_masks, planes, ok, planes.shape[1:], level=level)
-    marked = f"share of subjects marked by more than {threshold:g} volunteers"
+    marked = f"fraction of subjects marked by more than {threshold:g} volunteers"
     meaning = marked if of == "subjects" else "mean count of volunteers"
     return _result(
         planes[0],
@@ -107,29 +107,29 @@ def arms_against_bars(
     threshold: float = THRESHOLD,
     bins: int | Sequence[float] | None = None,
 ) -> xr.Dataset:
-    """Put the area of each subject's spiral arms beside its votes for a bar.
+    """Compare the area of each subject's spiral arms with its votes for a bar.
 
-    Subjects that too few called spiral were never asked about, and have no area: select
-    ``ds.gz3d.votes(spiral=0.2)`` before, where zeros should mean that nothing was marked.
+    If few people voted for spiral arms, volunteers were not asked to draw them, and the area is 0.
+    Select ``ds.gz3d.votes(spiral=0.2)`` first if 0 must mean that nothing was marked.
 
     Parameters
     ----------
     dataset : xarray.Dataset
-        From `open_store`, or a selection of it.
+        From `open_store`, or a selection from it.
     threshold : float
-        From 0 to 254: an arm is where more volunteers marked one.
+        0 to 254; arms are the pixels that more volunteers than this marked.
     bins : int or sequence of float, optional
-        Number of equal bins from 0 to 1, or the edges of bins, ascending, of the votes for a bar.
-        A bin has its lower edge, and the last one both.
+        Bins of the vote fraction for a bar: the number of equal bins from 0 to 1, or ascending
+        edges. A bin includes its lower edge, and the last bin both edges.
 
     Returns
     -------
     xarray.Dataset
-        In memory. Along ``subject``, only those whose status is ok: ``arm_area`` (float64, square
-        arcsec), ``bar_fraction`` and ``spiral_fraction`` (float32, from 0 to 1; NaN where it is
-        not known), and the coordinates of a row. With `bins`, along ``bar_bin``, the middles:
-        ``median_area`` (float64, square arcsec; NaN where a bin is empty), ``number`` (int64), and
-        the edges ``bar_low, bar_high``.
+        In memory. Along ``subject``, only those whose status is ok: ``arm_area`` (float64,
+        arcsec2), ``bar_fraction`` and ``spiral_fraction`` (float32, 0 to 1; NaN if unknown), and
+        the coordinates of the subjects. With `bins`, along ``bar_bin``, the centers of the bins:
+        ``median_area`` (float64, arcsec2; NaN for an empty bin), ``number`` (int64), and the edges
+        ``bar_low, bar_high``.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def arms_against_bars(
     Warns
     -----
     LeftOutWarning
-        Subjects whose status is not ok are left out; how many.
+        Counts subjects whose status is not ok. They are left out.
     """
     validate_dataset(dataset, "vote_fraction", "class", "segmentation", "status", "scale")
     edges = None if bins is None else _bar_edges(bins)
@@ -152,60 +152,60 @@ def arms_against_bars(
     (votes,) = compute_variables(rows.transpose("subject", "class", ...), "vote_fraction")
     table: dict[str, Any] = {"arm_area": ("subject", area.values, area.attrs)}
     for name, position in positions.items():
-        share = votes[:, position]
-        # The flags, -1.0 and -0.5, are no shares.
-        known = np.where(share >= 0, share, np.nan).astype(share.dtype)
+        fraction = votes[:, position]
+        # The flags -1.0 and -0.5 are not fractions.
+        known = np.where(fraction >= 0, fraction, np.nan).astype(fraction.dtype)
         meaning = {
-            "long_name": f"share of classifications that saw {CLASS_PHRASES[name]}",
+            "long_name": f"fraction of classifications that saw {CLASS_PHRASES[name]}",
             "units": "1",
         }
         table[f"{name}_fraction"] = ("subject", known, meaning)
     along = {n: c.variable.copy() for n, c in rows.coords.items() if c.dims == ("subject",)}
-    found: xr.Dataset = xr.Dataset(table, along).isel(subject=np.flatnonzero(ok)).load()
-    return found if edges is None else found.assign(_binned(found, edges))
+    result: xr.Dataset = xr.Dataset(table, along).isel(subject=np.flatnonzero(ok)).load()
+    return result if edges is None else result.assign(_binned(result, edges))
 
 
 def radial_profile(
     dataset: xr.Dataset, cls: str | None = None, *, edges: ArrayLike | None = None
 ) -> xr.DataArray:
-    """Mean share of volunteers against the distance from the middle of the picture.
+    """Mean fraction of volunteers as a function of the distance from the center of the image.
 
-    Circles about the subject's position, pixel 261.5 counted from 0, which is where the bundle is
-    placed; a galaxy's inclination is left out of account. Each subject counts the same: its own
-    profile is the mean over the pixels whose middles are in an annulus of so many arcsec, whatever
-    its scale.
+    Annuli are circles around the position of the subject, pixel 261.5 counted from 0, which is the
+    center of the bundle; the inclination of the galaxy is ignored. Each subject has the same
+    weight: its own profile is the mean over the pixels with centers in an annulus, whose radii are
+    in arcsec for every scale.
 
     Parameters
     ----------
     dataset : xarray.Dataset
-        From `open_store`, or a selection of it.
+        From `open_store`, or a selection from it.
     cls : {'center', 'star', 'spiral', 'bar'}, optional
         By default all, along the dimension ``class``.
     edges : sequence of float, optional
-        Of the annuli, in arcsec, ascending; each has its inner edge. By default 0 to 26 in steps of
-        0.5: at 26 arcsec a circle reaches the edges of the picture.
+        Ascending edges of the annuli in arcsec; an annulus includes its inner edge. By default 0 to
+        26 in steps of 0.5: a circle of 26 arcsec reaches the edges of the image.
 
     Returns
     -------
     xarray.DataArray
-        float64 ([class,] radius), over dask: counts over the 15 volunteers that were asked as a
-        rule, so that it may exceed 1; NaN where no pixel is in the annulus. Coordinates
-        ``radius``, the middle of each annulus, ``radius_low`` and ``radius_high`` in arcsec.
+        float64 ([class,] radius), a dask array: counts divided by 15, the usual number of
+        volunteers, so that it may exceed 1; NaN if no pixel is in the annulus. The coordinates
+        ``radius`` (the middle of each annulus), ``radius_low`` and ``radius_high`` are in arcsec.
 
     Raises
     ------
     StoreError
         The Dataset is not of Galaxy Zoo: 3D, or lacks a variable.
     UsageError
-        No subject is left, there is no such class, or the edges are not ascending.
+        No subject is left, the class does not exist, or the edges are not ascending.
 
     Warns
     -----
     LeftOutWarning
-        Subjects whose status is not ok are left out; how many.
+        Counts subjects whose status is not ok. They are left out.
     """
     validate_dataset(dataset, "scale")
-    default = np.arange(0, REACH + STEP, STEP)
+    default = np.arange(0, MAX_RADIUS + STEP, STEP)
     bounds = default if edges is None else _ascending(edges, "edges", 0, math.inf)
     rows, planes = _planes(dataset, cls)
     ok = _ok(rows, "the radial profile")
@@ -213,7 +213,7 @@ def radial_profile(
     shape = planes.shape[1] + 1, len(bounds) - 1
     pixel = np.where(ok, scale * 3600, np.nan)
     total = _sum_blocks(_sum_annuli, planes, pixel, shape, edges=bounds)
-    subjects = total[-1]  # that have a pixel there
+    subjects = total[-1]  # with a pixel in the annulus
     mean = da.where(subjects > 0, total[:-1] / da.maximum(subjects, 1), np.nan) / masks.VOLUNTEERS
     profile = _result(
         planes[0, :, 0, 0],
@@ -221,7 +221,7 @@ def radial_profile(
         mean,
         cls,
         "radial_profile",
-        {"long_name": "mean share of volunteers", "units": "1", "subjects": int(ok.sum())},
+        {"long_name": "mean fraction of volunteers", "units": "1", "subjects": int(ok.sum())},
     )
     unit = {"units": "arcsec"}
     return profile.assign_coords(
@@ -235,7 +235,7 @@ CLASS_PHRASES = {"spiral": "spiral arms", "bar": "a bar"}
 
 
 def _planes(dataset: xr.Dataset, cls: str | None) -> tuple[xr.Dataset, xr.DataArray]:
-    """The Dataset with its dimension, and its counts (subject, class, y, x) over dask."""
+    """The Dataset with the dimension ``subject``, and its counts (subject, class, y, x) in dask."""
     validate_dataset(dataset, "segmentation", "class", "status")
     rows = with_subject_dim(dataset)
     counts = as_shard_chunks(rows["segmentation"])
@@ -244,8 +244,8 @@ def _planes(dataset: xr.Dataset, cls: str | None) -> tuple[xr.Dataset, xr.DataAr
     for dim in ("y", "x"):
         if counts.sizes[dim] != SIDE:
             raise UsageError(
-                f"the Dataset has {counts.sizes[dim]} pixels along {dim}, not the {SIDE} of a "
-                "picture: use it from before they were cut or put on another grid"
+                f"the Dataset has {counts.sizes[dim]} pixels along {dim}, not the {SIDE} of an "
+                "image: use the Dataset before pixels were selected or reprojected"
             )
     if cls is not None:
         position = masks.check_class(rows, cls)
@@ -267,9 +267,9 @@ def _sum_blocks(
     shape: tuple[int, ...],
     **options: Any,
 ) -> da.Array:
-    """Add up what a function makes of each block of rows, and of the weights of these rows.
+    """Sum the results of a function of each block of rows and the weights of these rows.
 
-    The function gives float64 of `shape`; only so much of a block is kept.
+    The function returns float64 with `shape`; nothing else of a block is kept in memory.
     """
     block = da.from_array(weights, chunks=(planes.variable.chunksizes["subject"],))
     letters = "abcdef"[: len(shape)]
@@ -292,28 +292,29 @@ def _sum_blocks(
 
 
 def _sum_masks(counts: NDArray[Any], ok: NDArray[np.bool_], level: float | None) -> FloatArray:
-    """Sum over the rows that are ok, shape (1, class, y, x): of counts, or of where they exceed."""
+    """Sum of the counts, or of counts > level, over the rows that are ok: (1, class, y, x)."""
     total = np.zeros(counts.shape[1:])
-    for i in np.flatnonzero(ok):  # row by row: what this needs beside the block is small
+    for i in np.flatnonzero(ok):  # row by row, to need little memory in addition to the block
         total += counts[i] if level is None else counts[i] > level
     return total[None]
 
 
 def _sum_annuli(counts: NDArray[Any], pixel: FloatArray, edges: FloatArray) -> FloatArray:
-    """Sum of the rows' profiles, shape (1, class + 1, annulus); last, how many rows have one.
+    """Sum of the profiles of all rows, shape (1, class + 1, annulus).
 
-    A profile is linear in the counts, so those of one scale are added up before. The scale `pixel`
-    is in arcsec; rows where it is NaN are left out.
+    The last plane is the number of rows with a pixel in the annulus. `pixel` is the scale in
+    arcsec; rows where it is NaN are left out. A profile is linear in the counts, so that the counts
+    of all rows with the same scale are added first.
     """
     total = np.zeros((counts.shape[1] + 1, len(edges) - 1))
     offset = np.arange(SIDE) - (CRPIX - 1)
     distance = np.hypot(offset[:, None], offset).ravel()
     for scale in np.unique(pixel[np.isfinite(pixel)]):
-        annulus = np.searchsorted(edges, distance * scale, side="right")  # 0: within all edges
+        annulus = np.searchsorted(edges, distance * scale, side="right")  # 0: inside the first edge
         within = np.bincount(annulus, minlength=len(edges) + 1)[1:-1]
         rows = np.flatnonzero(pixel == scale)
-        added = _sum_masks(counts, pixel == scale, None)[0].reshape(counts.shape[1], -1)
-        for i, plane in enumerate(added):
+        planes = _sum_masks(counts, pixel == scale, None)[0].reshape(counts.shape[1], -1)
+        for i, plane in enumerate(planes):
             sums = np.bincount(annulus, plane, minlength=len(edges) + 1)[1:-1]
             total[i] += sums / np.maximum(within, 1)
         total[-1] += len(rows) * (within > 0)
@@ -328,7 +329,7 @@ def _result(
     name: str,
     attrs: dict[str, Any],
 ) -> xr.DataArray:
-    """A DataArray with the coordinate ``class`` of another; without the dimension for one class."""
+    """A DataArray with the coordinate ``class`` of another; a single class has no dimension."""
     labels = {"class": like["class"].variable} if "class" in like.coords else {}
     result: xr.DataArray = xr.DataArray(data, labels, dims, name, attrs)
     return result if cls is None else result.isel({"class": 0})
@@ -343,7 +344,7 @@ def _bar_edges(bins: int | Sequence[float]) -> FloatArray:
 
 
 def _ascending(values: Any, name: str, low: float, high: float) -> FloatArray:
-    """Edges as float64; UsageError where they are none."""
+    """Edges as float64; UsageError if they are not ascending numbers within the limits."""
     try:
         edges = np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
@@ -364,24 +365,24 @@ def _ascending(values: Any, name: str, low: float, high: float) -> FloatArray:
 
 
 def _binned(table: xr.Dataset, edges: FloatArray) -> xr.Dataset:
-    """Median area in bins of votes for a bar."""
+    """Median area in bins of the vote fraction for a bar."""
     votes = table["bar_fraction"].values
-    bounds = edges.astype(votes.dtype)  # 0.7 is below 0.7 where only one of them is float32
-    place = np.searchsorted(bounds, votes, side="right") - 1  # NaN comes behind the last
-    place[votes == bounds[-1]] = len(edges) - 2
+    bounds = edges.astype(votes.dtype)  # 0.7 as float32 is not equal to 0.7 as float64
+    bin_number = np.searchsorted(bounds, votes, side="right") - 1  # NaN is after the last
+    bin_number[votes == bounds[-1]] = len(edges) - 2
     area = table["arm_area"].values
-    held = [area[place == i] for i in range(len(edges) - 1)]
+    areas = [area[bin_number == i] for i in range(len(edges) - 1)]
     unit = {"units": "1"}
     return xr.Dataset(
         {
             "median_area": (
                 "bar_bin",
-                [np.median(values) if len(values) else np.nan for values in held],
+                [np.median(values) if len(values) else np.nan for values in areas],
                 {"long_name": "median area of the arms", "units": "arcsec2"},
             ),
             "number": (
                 "bar_bin",
-                np.array([len(values) for values in held], np.int64),
+                np.array([len(values) for values in areas], np.int64),
                 {"long_name": "subjects in the bin", **unit},
             ),
         },
@@ -389,7 +390,7 @@ def _binned(table: xr.Dataset, edges: FloatArray) -> xr.Dataset:
             "bar_bin": (
                 "bar_bin",
                 (edges[1:] + edges[:-1]) / 2,
-                {"long_name": "share of classifications that saw a bar", **unit},
+                {"long_name": "fraction of classifications that saw a bar", **unit},
             ),
             "bar_low": ("bar_bin", edges[:-1], unit),
             "bar_high": ("bar_bin", edges[1:], unit),

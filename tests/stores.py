@@ -1,4 +1,4 @@
-"""What tests ask of stores, and how they stop a build."""
+"""Digests of the objects of a store, and a callback that stops a build."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stop_after(shards: int) -> Any:
 
     def progress(state: Progress) -> None:
         seen.append(state.new)
-        if len(seen) == 1 + shards:  # the first tells of the start
+        if len(seen) == 1 + shards:  # the first call is at the start
             raise StopHereError
 
     return progress

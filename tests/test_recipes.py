@@ -84,7 +84,7 @@ def test_mean_mask_is_the_share_of_subjects(ds: xr.Dataset, counts: np.ndarray) 
     assert mean.chunks is not None
     assert mean["class"].item() == "spiral"
     assert mean.attrs == {
-        "long_name": "share of subjects marked by more than 3 volunteers",
+        "long_name": "fraction of subjects marked by more than 3 volunteers",
         "units": "1",
         "subjects": 18,
     }
@@ -117,9 +117,11 @@ def test_arm_area_stands_beside_votes(ds: xr.Dataset, counts: np.ndarray) -> Non
         (ds["spiral_votes"].values / np.maximum(total, 1))[total > 0],
         rtol=1e-6,
     )
-    place = np.where(np.isnan(bar), -1, np.minimum(np.nan_to_num(bar) * 4, 3).astype(int))
-    np.testing.assert_array_equal(table["number"], [(place == i).sum() for i in range(4)])
-    expected = [np.median(area[place == i]) if (place == i).any() else np.nan for i in range(4)]
+    bin_number = np.where(np.isnan(bar), -1, np.minimum(np.nan_to_num(bar) * 4, 3).astype(int))
+    np.testing.assert_array_equal(table["number"], [(bin_number == i).sum() for i in range(4)])
+    expected = [
+        np.median(area[bin_number == i]) if (bin_number == i).any() else np.nan for i in range(4)
+    ]
     np.testing.assert_allclose(table["median_area"], expected, rtol=1e-9)
     assert table["bar_bin"].values.tolist() == [0.125, 0.375, 0.625, 0.875]
     assert len(table.drop_dims("bar_bin").to_dataframe()) == 18
@@ -187,9 +189,9 @@ def test_rows_that_are_not_ok_weigh_nothing(flawed: Path) -> None:
     counts = good["segmentation"].values
     found = {}
     for name, recipe in RECIPES.items():
-        with pytest.warns(LeftOutWarning, match=f"2 subjects left out of {name}: 2 corr") as told:
+        with pytest.warns(LeftOutWarning, match=f"2 subjects left out of {name}: 2 corr") as caught:
             found[name] = recipe(ds)
-        assert [warning.filename for warning in told] == [__file__]
+        assert [warning.filename for warning in caught] == [__file__]
     np.testing.assert_allclose(found["the mean mask"], (counts[:, 2] > 3).mean(axis=0))
     assert found["the mean mask"].attrs["subjects"] == 5
     np.testing.assert_allclose(found["the radial profile"], radial_profile(good))
@@ -282,9 +284,9 @@ def test_the_whole_survey_is_a_small_graph(
         raise NotComputedError
 
     def run(ds: xr.Dataset) -> None:
-        lazy = recipe(ds)
-        assert len(lazy.__dask_graph__()) < MOST_TASKS[rows]
-        lazy.compute()
+        result = recipe(ds)
+        assert len(result.__dask_graph__()) < MOST_TASKS[rows]
+        result.compute()
 
     ds = survey if rows == "all" else survey.gz3d.votes(spiral=0.2)
     with (
@@ -297,7 +299,7 @@ def test_the_whole_survey_is_a_small_graph(
     assert SURVEY / SHARD < tasks[0] < MOST_TASKS[rows]
 
 
-def test_many_chunks_of_one_subject_are_told(survey: xr.Dataset) -> None:
+def test_many_chunks_of_one_subject_are_reported(survey: xr.Dataset) -> None:
     shape = BIG_ARRAYS["segmentation"].shape
     data = da.zeros((5000, *shape), dtype=np.uint8, chunks=(1, *shape))
     fine = survey.isel(subject=slice(5000)).drop_vars("segmentation")
@@ -305,11 +307,11 @@ def test_many_chunks_of_one_subject_are_told(survey: xr.Dataset) -> None:
     fine["status"] = fine["status"] * 0
     fine["segmentation"].encoding["shards"] = (SHARD, *shape)
     for action in (mean_mask, radial_profile, lambda ds: ds.gz3d.mask("bar")):
-        with pytest.warns(da.PerformanceWarning, match=r"5000 dask.*open_store\(path\)") as told:
+        with pytest.warns(da.PerformanceWarning, match=r"5000 dask.*open_store\(path\)") as caught:
             action(fine)
-        assert len(told) == 1
-        assert action not in RECIPES.values() or told[0].filename == __file__
-        assert "of 1 subject, " in str(told[0].message)
-        assert 'xr.open_zarr(path, chunks={"subject": 64})' in str(told[0].message)
+        assert len(caught) == 1
+        assert action not in RECIPES.values() or caught[0].filename == __file__
+        assert "of 1 subject, " in str(caught[0].message)
+        assert 'xr.open_zarr(path, chunks={"subject": 64})' in str(caught[0].message)
     mean_mask(fine.isel(subject=slice(4000)))  # no warning: few, or whole shards
     mean_mask(survey.assign(status=survey["status"] * 0))

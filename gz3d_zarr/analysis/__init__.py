@@ -1,1 +1,1 @@
-"""What ``ds.gz3d`` does."""
+"""The methods of the accessor ``ds.gz3d``."""

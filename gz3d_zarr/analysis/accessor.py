@@ -1,9 +1,8 @@
-"""The accessor ``ds.gz3d``: selection, masks, sky and pictures of a Dataset.
+"""The accessor ``ds.gz3d``: select subjects, and get their masks, sky positions and figures.
 
-Registered by ``import gz3d_zarr``. Its methods check that the Dataset is of Galaxy Zoo: 3D when
-they are called, so that looking at the attributes of any other Dataset does no harm. What they do
-stands in other modules, which are imported only then: xarray may be imported by one of these, and
-this module by that.
+``import gz3d_zarr`` registers it. A method checks that the Dataset is of Galaxy Zoo: 3D only when
+it is called, so that other Datasets can have the attribute. Modules that do the work are imported
+only then: such a module may be the first to import xarray, and that import loads this module.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from gz3d_zarr.datamodel.subject import THRESHOLD
 
 @xr.register_dataset_accessor("gz3d")
 class GZ3DAccessor(SkyMethods):
-    """What people do with a Dataset of Galaxy Zoo: 3D.
+    """Methods for a Dataset of Galaxy Zoo: 3D.
 
-    Where a method takes a ``subject``, text such as ``"1-603114"`` is a MaNGA id, and a number,
-    or text of digits only, is a Zooniverse subject id, never a position. A MaNGA id that has more
-    than one row is refused with the Zooniverse ids to choose from. Without a subject, the Dataset
-    itself must hold a single one: ``ds.isel(subject=7).gz3d.wcs()``.
+    Many methods take a ``subject``. Text such as ``"1-603114"`` is a MaNGA id. A number, or text
+    that has only digits, is a Zooniverse subject id, never a position. If a MaNGA id has more than
+    one row, UsageError lists the Zooniverse ids to choose from. Without ``subject``, the Dataset
+    must have exactly one: ``ds.isel(subject=7).gz3d.wcs()``.
 
-    Every method raises StoreError where the Dataset is not of Galaxy Zoo: 3D or lacks a variable,
-    and UsageError where an argument has no sense, or a selection would have no subject.
+    Every method raises StoreError if the Dataset is not of Galaxy Zoo: 3D or lacks a variable, and
+    UsageError if an argument is not valid or a selection would be empty.
 
     Parameters
     ----------
     dataset : xarray.Dataset
-        From `open_store`, `open_source` or ``xr.open_zarr``, or a selection of it.
+        From `open_store`, `open_source` or ``xr.open_zarr``, or a selection from one.
     """
 
     def sel(self, object_id: Any = None, zooniverse_subject_id: Any = None) -> xr.Dataset:
@@ -40,15 +39,15 @@ class GZ3DAccessor(SkyMethods):
         Parameters
         ----------
         object_id : str or sequence of str, optional
-            MaNGA ids. One that is repeated in the catalogue gives all its rows.
+            MaNGA ids. An id with several rows selects all of them.
         zooniverse_subject_id : int or sequence of int, optional
-            Unique. With both, a row must match both.
+            Zooniverse subject ids, which are unique. If both are given, a row must match both.
 
         Returns
         -------
         xarray.Dataset
-            Lazy, with the dimension ``subject`` also for one row; in the order asked for, each
-            row once.
+            Lazy, in the order of the ids, each row once. It has the dimension ``subject`` even
+            for a single row.
 
         Raises
         ------
@@ -65,35 +64,36 @@ class GZ3DAccessor(SkyMethods):
         Parameters
         ----------
         ra, dec : float or Quantity
-            Degrees, ICRS. Instead of both, one SkyCoord: ``cone(position, radius=...)``.
+            Position in degrees, ICRS; or one SkyCoord: ``cone(position, radius=...)``.
         radius : float or Quantity
-            Arcseconds where it is a number; a subject at exactly this distance is in.
+            A number is in arcsec. A subject at exactly this distance is selected.
 
         Returns
         -------
         xarray.Dataset
-            Lazy, in the order of the store; distances are on the sphere, also across ra 0 and at
-            the poles.
+            Lazy, in the order of the store. Distances are angles on the sphere, so that cones at
+            ra = 0 and at the poles work.
 
         Raises
         ------
         UsageError
-            No subject is there; the message says how far the nearest is. Or an argument is not a
-            position or an angle.
+            No subject is in the cone; the message has the distance to the nearest. Or an argument
+            is not a position or an angle.
         """
         from gz3d_zarr.analysis import selection
 
         return selection.select_cone(self._dataset, ra, dec, radius)
 
     def healpix(self, pixels: Any, nside: int | None = None) -> xr.Dataset:
-        """Select the subjects in HEALPix pixels, nested order.
+        """Select the subjects in HEALPix pixels, in NESTED numbering.
 
         Parameters
         ----------
         pixels : int or sequence of int
+            Pixel numbers.
         nside : int, optional
-            A power of two; by default that of the coordinate ``healpix``. Coarser pixels are
-            derived from it, finer ones from the positions.
+            Resolution, a power of two; by default that of the coordinate ``healpix``. Coarser
+            pixels are computed from the coordinate, finer pixels from `ra` and `dec`.
 
         Returns
         -------
@@ -105,13 +105,14 @@ class GZ3DAccessor(SkyMethods):
         return selection.select_pixels(self._dataset, pixels, nside)
 
     def votes(self, spiral: float | None = None, bar: float | None = None) -> xr.Dataset:
-        """Select the subjects whose share of Galaxy Zoo votes reaches a fraction.
+        """Select the subjects with at least this fraction of Galaxy Zoo votes.
 
         Parameters
         ----------
         spiral, bar : float, optional
-            From 0 to 1; with both, both must be reached. 0.2 is where the project asked
-            volunteers to draw the structure. The flags -1.0 and -0.5 and NaN never pass.
+            Minimum vote fraction, 0 to 1; if both are given, both apply. At 0.2 or more, the
+            project asked volunteers to draw the structure. The flags -1.0 and -0.5, and NaN, are
+            never selected.
 
         Returns
         -------
@@ -130,38 +131,39 @@ class GZ3DAccessor(SkyMethods):
         Parameters
         ----------
         table : astropy.table.Table, pandas.DataFrame or SkyCoord
-            Positions are in a SkyCoord column, or in the columns `ra` and `dec`.
+            The other catalogue, with positions in a SkyCoord column or in two columns.
         radius : float or Quantity
-            Arcseconds where it is a number; subjects with no row within it are left out.
+            Maximum separation; a number is in arcsec. Subjects without a row in this radius are
+            left out.
         ra, dec : str
-            Names of columns, whatever their case; degrees, ICRS, unless they have a unit.
+            Names of the position columns, in any case; ICRS, in degrees unless they have a unit.
         prefix : str
-            Put before the name of a column that the Dataset has already; not empty.
+            Added to the name of a column if the Dataset already has that name; not empty.
 
         Returns
         -------
         xarray.Dataset
-            Lazy, the matched subjects in the order of the store, and along ``subject`` the
-            columns of the table, ``separation`` (float64, arcsec) and ``table_row`` (int64, the
-            position of the row). A row may match several subjects, such as those that share a
-            MaNGA id. Masked values become NaN, or empty text; integers of which one exceeds
-            2^53, such as ids of SDSS, stay integers, 0 where masked, and ``<name>_masked`` says
-            where.
+            Lazy: the matched subjects in the order of the store. Along ``subject``, it also has
+            the columns of the table, ``separation`` (float64, arcsec) and ``table_row`` (int64,
+            position of the row). A row may match several subjects, such as those with the same
+            MaNGA id. Masked values become NaN or empty text. If an integer column has values
+            beyond 2^53, such as SDSS ids, it stays an integer column with 0 for masked values, and
+            ``<name>_masked`` marks them.
 
         Raises
         ------
         UsageError
-            Nothing matches, the table has no positions or two columns of one name, or `prefix` is
-            empty.
+            Nothing matches; the table has no positions, or two columns with the same name; or
+            `prefix` is empty.
 
         Warns
         -----
         LeftOutWarning
-            Columns that are neither numbers nor text, such as times, are left out; which.
+            Lists columns that are neither numbers nor text, such as times. They are left out.
         """
-        from gz3d_zarr.analysis import crossmatch as matching
+        from gz3d_zarr.analysis import crossmatch
 
-        return matching.crossmatch(self._dataset, table, radius, ra=ra, dec=dec, prefix=prefix)
+        return crossmatch.crossmatch(self._dataset, table, radius, ra=ra, dec=dec, prefix=prefix)
 
     def mask(self, cls: str | None = None, threshold: float = THRESHOLD) -> xr.DataArray:
         """Where more than `threshold` volunteers marked a class.
@@ -171,33 +173,43 @@ class GZ3DAccessor(SkyMethods):
         cls : {'center', 'star', 'spiral', 'bar'}, optional
             By default all, along the dimension ``class``.
         threshold : float
-            From 0 to 254. Counts must exceed it, as in the analysis of Masters et al. 2021; with
-            0, any mark counts.
+            0 to 254. Counts must exceed it, as in the analysis of Masters et al. 2021. With 0,
+            every mark counts.
 
         Returns
         -------
         xarray.DataArray
-            Boolean (subject, y, x), over dask; False where the status is not ok.
+            Boolean (subject, [class,] y, x), a dask array; False if the status is not ok.
 
         Raises
         ------
         UsageError
-            There is no such class, or the threshold is out of range.
+            The class does not exist, or the threshold is out of range.
         """
         from gz3d_zarr.analysis import masks
 
         return masks.class_mask(self._dataset, cls, threshold)
 
     def other(self, threshold: float = THRESHOLD) -> xr.DataArray:
-        """Where no class is marked by more than `threshold` volunteers, as for `mask`.
+        """Where no class is marked by more than `threshold` volunteers.
 
-        Marvin's ``other_mask_spaxel`` leaves stars out of account; here all four classes count.
+        All four classes count; Marvin's ``other_mask_spaxel`` ignores stars.
+
+        Parameters
+        ----------
+        threshold : float
+            As for `mask`.
 
         Returns
         -------
         xarray.DataArray
-            Boolean (subject, y, x), over dask; False where the status is not ok, and where a
-            count is not known, as outside the picture after `reproject`.
+            Boolean (subject, y, x), a dask array; False if the status is not ok, and where a count
+            is unknown, such as outside the image after `reproject`.
+
+        Raises
+        ------
+        UsageError
+            The Dataset does not have all four classes, or the threshold is out of range.
         """
         from gz3d_zarr.analysis import masks
 
@@ -206,22 +218,27 @@ class GZ3DAccessor(SkyMethods):
     def fraction(
         self, cls: str | None = None, of: Literal["volunteers", "marks"] = "volunteers"
     ) -> xr.DataArray:
-        """Counts as a share.
+        """Counts as a fraction of the volunteers, or of the marks.
 
         Parameters
         ----------
         cls : {'center', 'star', 'spiral', 'bar'}, optional
             By default all, along the dimension ``class``.
         of : {'volunteers', 'marks'}
-            Of the 15 volunteers that were asked, as a rule; it exceeds 1 where counts exceed 15.
-            Or of the marks actually made, as far as the masks tell: the count in the most marked
-            pixel of the subject and class, which those marks number at least. The share is then
-            from 0 to 1, and 0 where nothing was marked.
+            'volunteers': divide by 15, the usual number of volunteers per subject; the result
+            exceeds 1 where counts exceed 15. 'marks': divide by the highest count of the subject
+            and class, which is a lower limit for the number of marks; the result is 0 to 1, and 0
+            if nothing was marked.
 
         Returns
         -------
         xarray.DataArray
-            float32 (subject, [class,] y, x), over dask.
+            float32 (subject, [class,] y, x), a dask array.
+
+        Raises
+        ------
+        UsageError
+            The class does not exist, or `of` has another value.
         """
         from gz3d_zarr.analysis import masks
 
@@ -238,10 +255,10 @@ class GZ3DAccessor(SkyMethods):
         Returns
         -------
         xarray.DataArray
-            float64 (subject, [class]) in square arcsec, over dask; NaN where the status is not
-            ok, and 0 where volunteers were not asked: for spiral arms, or a bar, that is where less
-            than a fifth of the votes were for one. A pixel is `scale` squared: over 52 arcsec the
-            projection changes that by 1e-7.
+            float64 (subject, [class]) in arcsec2, a dask array; NaN if the status is not ok. It
+            is 0 also if volunteers were not asked to draw: they were asked for spiral arms, or a
+            bar, only if at least a fifth of the votes were for one. The area of a pixel is `scale`
+            squared; over the 52 arcsec of an image, the projection changes it by 1e-7.
 
         Raises
         ------

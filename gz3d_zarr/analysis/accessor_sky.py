@@ -1,4 +1,4 @@
-"""The half of the accessor ``ds.gz3d`` that places a subject on the sky, and draws it."""
+"""Methods of the accessor ``ds.gz3d`` for sky positions, other pixel grids and figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class SkyMethods:
-    """Methods of `GZ3DAccessor` that place a subject on the sky, or draw it.
+    """Methods of `GZ3DAccessor` for sky positions, other pixel grids and figures.
 
     Parameters
     ----------
@@ -26,53 +26,53 @@ class SkyMethods:
         self._dataset = dataset
 
     def wcs(self, subject: str | int | None = None) -> WCS:
-        """Rebuild the WCS of a subject's picture and masks.
+        """Rebuild the WCS of a subject's image and masks.
 
         Parameters
         ----------
-        subject
+        subject : str or int, optional
             See `GZ3DAccessor`.
 
         Returns
         -------
         astropy.wcs.WCS
-            Of two axes, equal to that in the header of the subject's file: for pictures as they
-            are stored, row 0 at the top. A flip of `y` or `x` cannot be seen, and is not undone.
+            Two axes, equal to the WCS in the header of the subject's file. It describes images as
+            they are stored, with row 0 at the top; a later flip of `y` or `x` is not detected.
 
         Raises
         ------
         UsageError
-            The id is unknown, or the file was never read and its scale is not known.
+            The id is unknown; or the file was not read, so that its scale is unknown.
         """
-        from gz3d_zarr.analysis import wcs as sky
+        from gz3d_zarr.analysis import wcs
 
-        return sky.subject_wcs(self._one(subject))
+        return wcs.subject_wcs(self._one(subject))
 
     def sky(self, subject: str | int | None = None) -> xr.Dataset:
-        """Give every pixel of a subject its position on the sky.
+        """Add the sky position of every pixel of a subject.
 
         Parameters
         ----------
-        subject
+        subject : str or int, optional
             See `GZ3DAccessor`.
 
         Returns
         -------
         xarray.Dataset
-            The subject alone, with lazy coordinates ``ra`` and ``dec`` (y, x; degrees, ICRS) by
-            xarray's CoordinateTransformIndex: ``sel(ra=..., dec=..., method="nearest")`` takes
-            points on the sky, as DataArrays or Variables of the same dimensions; for numbers,
-            xarray raises TypeError. A point outside the picture raises UsageError. The subject's
-            own position is ``subject_ra, subject_dec``.
+            This subject with lazy coordinates ``ra`` and ``dec`` (y, x; degrees, ICRS), from
+            xarray's CoordinateTransformIndex. ``sel(ra=..., dec=..., method="nearest")`` selects
+            points on the sky, given as DataArrays or Variables with the same dimensions; for plain
+            numbers, xarray raises TypeError. A point outside the image raises UsageError. The
+            position of the subject itself is ``subject_ra, subject_dec``.
 
         Examples
         --------
         >>> ra, dec = xr.Variable("point", [41.317, 41.318]), xr.Variable("point", [15.285, 15.286])
         >>> ds.gz3d.sky("1-150061")["image"].sel(ra=ra, dec=dec, method="nearest")
         """
-        from gz3d_zarr.analysis import wcs as sky
+        from gz3d_zarr.analysis import wcs
 
-        return sky.with_sky(self._one(subject))
+        return wcs.with_sky(self._one(subject))
 
     def reproject(
         self,
@@ -82,77 +82,81 @@ class SkyMethods:
         *,
         method: Literal["exact", "interp", "adaptive"] = "exact",
     ) -> xr.Dataset:
-        """Put a subject on the grid of another image, such as a MaNGA cube.
+        """Reproject a subject to the grid of another image, such as a MaNGA cube.
 
         Parameters
         ----------
-        subject
+        subject : str or int, optional
             See `GZ3DAccessor`.
         target : astropy.wcs.WCS or astropy.io.fits.Header
-            Of a cube, the two axes on the sky are used.
+            The grid. For a cube, its two celestial axes are used.
         shape : tuple of int, optional
             Rows and columns; by default those of the target.
         method : {'exact', 'interp', 'adaptive'}
-            Function of the package ``reproject``. Exact averages over the pixel's area on the
-            sky, so that counts stay counts of volunteers, and takes seconds; interp does not.
+            Function of the package ``reproject``. 'exact' averages over the area of the pixel on
+            the sky, so that counts remain counts of volunteers; it takes seconds. 'interp' is fast
+            and does not average.
 
         Returns
         -------
         xarray.Dataset
-            ``image`` (y, x, channel) and ``segmentation`` (class, y, x) as float64, computed, NaN
-            outside the picture, with lazy coordinates ``ra`` and ``dec`` as from `sky`. Other
-            variables of pixels, such as a mask that was assigned, are left out, and ``scale``,
-            without which there are no `area`, `wcs` and `plot`.
+            ``image`` (y, x, channel) and ``segmentation`` (class, y, x) as float64 in memory, NaN
+            outside the image, with lazy coordinates ``ra`` and ``dec`` as from `sky`. Other
+            variables with pixels, such as an assigned mask, are left out. So is ``scale``, which
+            `area`, `wcs` and `plot` need.
 
         Raises
         ------
         UsageError
-            ``reproject`` is not installed (extra ``sky``), or the target has no shape.
+            ``reproject`` is not installed (extra ``sky``); the target has no shape or is not a WCS
+            of the sky; or `method` has another value.
         """
-        from gz3d_zarr.analysis import wcs as sky
+        from gz3d_zarr.analysis import wcs
 
-        return sky.reprojected(self._one(subject), target, shape, method)
+        return wcs.reprojected(self._one(subject), target, shape, method)
 
     def to_spaxels(
         self, subject: str | int | None = None, ifu_size: int | None = None
     ) -> xr.Dataset:
-        """Put a subject's counts on the grid of MaNGA's cubes and maps.
+        """Average a subject's counts on the grid of MaNGA cubes and maps.
 
-        Each spaxel gets the mean of the counts over its area of 0.5 arcsec squared, so that it
-        still says how many volunteers marked it, in fractions at edges; sums would depend on the
-        pixels' size. Compare with ``> 3`` for a mask.
+        A spaxel has the mean of the counts over its area of 0.5 x 0.5 arcsec. This is the number
+        of volunteers who marked it, with fractions at edges; a sum would depend on the size of the
+        pixels. Use ``> 3`` for a mask.
 
         Parameters
         ----------
-        subject
+        subject : str or int, optional
             See `GZ3DAccessor`.
         ifu_size : {7, 19, 37, 61, 91, 127}, optional
-            Fibres in the bundle, by default ``ifu_design_size``; the observation may have used
-            another. The grid has 24, 34, 44, 54, 64, 74 spaxels along each side.
+            Number of fibers in the bundle; by default ``ifu_design_size``, although the
+            observation may have used another bundle. The grid has 24, 34, 44, 54, 64 or 74 spaxels
+            along each side.
 
         Returns
         -------
         xarray.Dataset
-            ``segmentation`` float64 (class, y, x), over dask, row 0 at the bottom (south) as in
-            the cubes, with lazy coordinates ``ra`` and ``dec``. The subject's position is the
-            centre of spaxel (n/2, n/2), counted from 0: CRPIX is n/2 + 1 in the cubes. ``image``
-            and other variables of pixels, such as a mask that was assigned, are left out.
+            ``segmentation`` float64 (class, y, x), a dask array, with row 0 at the bottom (south)
+            as in the cubes, and lazy coordinates ``ra`` and ``dec``. The position of the subject is
+            the center of spaxel (n/2, n/2), counted from 0; in the cubes, CRPIX is n/2 + 1.
+            ``image`` and other variables with pixels, such as an assigned mask, are left out.
 
         Raises
         ------
         UsageError
-            There is no bundle of that size.
+            MaNGA has no bundle of that size.
 
         Notes
         -----
-        Marvin's ``galaxyzoo3d`` samples a cubic spline at the middle of each spaxel, sets what is
-        under 0.5 to 0, and puts the position at pixel 262.5 from 0 and between spaxels, not at
-        261.5 and on one: its grid lies 0.35 arcsec to the west and 0.15 to the north of this one.
-        Where a cube was not observed about `ra` and `dec`, use `reproject` with the cube's WCS.
+        Marvin's ``galaxyzoo3d`` samples a cubic spline at the center of each spaxel and sets values
+        below 0.5 to 0. It uses pixel 262.5, counted from 0, as the position, and places it between
+        spaxels; here it is pixel 261.5, at the center of a spaxel. Marvin's grid is therefore
+        0.35 arcsec west and 0.15 arcsec north of this one. If a cube is not centered on `ra` and
+        `dec`, use `reproject` with the WCS of the cube.
         """
-        from gz3d_zarr.analysis import wcs as sky
+        from gz3d_zarr.analysis import wcs
 
-        return sky.spaxels(self._one(subject), ifu_size)
+        return wcs.spaxels(self._one(subject), ifu_size)
 
     def plot(
         self,
@@ -163,26 +167,27 @@ class SkyMethods:
         threshold: float = THRESHOLD,
         hexagon: bool = True,
     ) -> Figure:
-        """Draw a subject: its picture, and beside it the same with the masks in color.
+        """Plot the image of a subject, next to the same image with the masks in color.
 
         Parameters
         ----------
-        subject
+        subject : str or int, optional
             See `GZ3DAccessor`.
         ax : matplotlib Axes, or two of them, optional
-            One: the masks only. Two, in an array of any shape: picture and masks. By default a
+            One: plot only the masks. Two, in an array of any shape: image and masks. By default a
             new figure with axes in sky coordinates.
         classes : str or sequence of str, optional
-            By default all four.
+            Classes to show; by default all four.
         threshold : float
-            Where more volunteers than this marked a class, an outline says so.
+            Outline the pixels that more volunteers than this marked, for each class.
         hexagon : bool
-            Draw the true outline of the bundle; that in the picture is too small by a third.
+            Draw the true outline of the bundle. The outline in the image itself is too small by a
+            third.
 
         Returns
         -------
         matplotlib.figure.Figure
-            Made without a display; ``savefig`` it, or let a notebook show it.
+            Needs no display: call ``savefig``, or let a notebook show it.
 
         Raises
         ------
@@ -206,20 +211,20 @@ class SkyMethods:
         hexagon: bool = True,
         title: str | None = None,
     ) -> Figure:
-        """Draw many subjects, small: pictures with the masks in color.
+        """Plot small images of many subjects with the masks in color.
 
         Parameters
         ----------
         subjects : sequence of str or int, optional
-            MaNGA and Zooniverse ids; by default all of the Dataset, at most 200.
+            MaNGA and Zooniverse ids; by default all subjects of the Dataset. At most 200.
         ax : sequence of matplotlib Axes, optional
-            One for each subject that is drawn; by default a new figure.
+            One for each subject; by default a new figure.
         columns : int, optional
-            By default about as many as rows.
+            Number of columns; by default about as many as rows.
         classes, threshold, hexagon
             As for `plot`.
         title : str, optional
-            Above all.
+            Title of the figure.
 
         Returns
         -------
@@ -228,13 +233,13 @@ class SkyMethods:
         Raises
         ------
         UsageError
-            matplotlib is not installed (extra ``plot``), or there is no subject to draw, or there
-            are too many.
+            matplotlib is not installed (extra ``plot``), there is no subject to plot, or there are
+            too many.
 
         Warns
         -----
         LeftOutWarning
-            Subjects whose status is not ok are left out; how many.
+            Counts subjects whose status is not ok. They are left out.
         """
         from gz3d_zarr.analysis import plotting, selection
 

@@ -1,4 +1,4 @@
-"""Match subjects with the rows of another catalogue."""
+"""Match subjects with the rows of another catalogue by position."""
 
 from __future__ import annotations
 
@@ -18,51 +18,53 @@ from gz3d_zarr.errors import LeftOutWarning, UsageError, plural
 
 SEPARATION = "separation"
 TABLE_ROW = "table_row"
-_MARGIN = 1e-9
-"""Degrees by which a strip in declination is wider than the radius, for rounding."""
+_DEC_MARGIN = 1e-9
+"""Degrees added to the radius of a strip in declination, because of rounding."""
+_MAX_EXACT_INTEGER = 2**53
+"""float64 represents all integers up to this one."""
 
 
 def crossmatch(
     dataset: xr.Dataset, table: Any, radius: Any, *, ra: str, dec: str, prefix: str
 ) -> xr.Dataset:
-    """Subjects with their nearest row of a table, as `GZ3DAccessor.crossmatch` documents."""
+    """Subjects with the nearest row of a table, as `GZ3DAccessor.crossmatch` documents."""
     if not prefix:
-        raise UsageError(f"prefix is {prefix!r}, expected text to put before names that are taken")
+        raise UsageError(f"prefix is {prefix!r}, expected text to add to names that are in use")
     validate_dataset(dataset, "ra", "dec")
     dataset = with_subject_dim(dataset)
-    reach = arcseconds(radius)
+    limit = arcseconds(radius)
     columns, left_out = _columns(table)
     table_ra, table_dec = _positions(table, columns, ra, dec)
-    here_ra, here_dec = compute_variables(dataset, "ra", "dec")
-    nearest, away = _nearest(here_ra, here_dec, table_ra, table_dec, reach)
+    subject_ra, subject_dec = compute_variables(dataset, "ra", "dec")
+    nearest, distances = _nearest(subject_ra, subject_dec, table_ra, table_dec, limit)
     rows = np.flatnonzero(nearest >= 0)
     if not len(rows):
         raise UsageError(
-            f"no subject has one of the {len(table_ra)} rows of the table within {reach:g} arcsec"
+            f"none of the {len(table_ra)} rows of the table is within {limit:g} arcsec of a subject"
         )
     matched = isel_subjects(dataset, rows)
     chosen = nearest[rows]
-    taken = {*matched.variables, *matched.dims, SEPARATION, TABLE_ROW}
+    used = {*matched.variables, *matched.dims, SEPARATION, TABLE_ROW}
     joined: dict[str, Any] = {
         SEPARATION: (
             "subject",
-            away[rows],
+            distances[rows],
             {"long_name": "angle to the row of the table", "units": "arcsec"},
         ),
         TABLE_ROW: ("subject", chosen, {"long_name": "position of the row in the table"}),
     }
     for name, column in columns.items():
-        for ending, values in column.rows(chosen).items():
-            unique = name + ending
-            while unique in taken or unique in joined:
+        for suffix, values in column.rows(chosen).items():
+            unique = name + suffix
+            while unique in used or unique in joined:
                 unique = prefix + unique
             dims = ("subject", *(f"{unique}_{axis}" for axis in range(1, values.ndim)))
-            joined[unique] = (dims, values, {} if ending else column.attrs)
+            joined[unique] = (dims, values, {} if suffix else column.attrs)
     if left_out:
-        told = ", ".join(f"{name} ({kind})" for name, kind in left_out.items())
+        names = ", ".join(f"{name} ({kind})" for name, kind in left_out.items())
         warnings.warn(
             f"{plural(len(left_out), 'column')} of the table left out, neither numbers nor text: "
-            f"{told}",
+            f"{names}",
             LeftOutWarning,
             stacklevel=3,
         )
@@ -70,88 +72,86 @@ def crossmatch(
 
 
 def _nearest(
-    ra: NDArray[Any], dec: NDArray[Any], table_ra: Any, table_dec: Any, reach: float
+    ra: NDArray[Any], dec: NDArray[Any], table_ra: Any, table_dec: Any, limit: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Nearest row of the table within reach of each position (-1: none), and its distance.
+    """Nearest row of the table within `limit` arcsec of each position (-1: none), and distance.
 
-    Only rows in a strip of declination can be that near, so the table is walked once, sorted.
+    The table is sorted by declination, so that each position is compared only with the rows in a
+    strip of declination.
     """
     usable = np.flatnonzero(np.isfinite(table_ra) & np.isfinite(table_dec))
     order = usable[np.argsort(table_dec[usable], kind="stable")]
     sorted_ra, sorted_dec = table_ra[order], table_dec[order]
-    margin = reach / 3600 + _MARGIN
+    margin = limit / 3600 + _DEC_MARGIN
     first = np.searchsorted(sorted_dec, dec - margin, "left")
     last = np.searchsorted(sorted_dec, dec + margin, "right")
     nearest = np.full(len(ra), -1, np.int64)
-    away = np.full(len(ra), np.nan)
+    distances = np.full(len(ra), np.nan)
     for i in np.flatnonzero((last > first) & np.isfinite(ra) & np.isfinite(dec)):
         strip = slice(first[i], last[i])
         distance = separation(ra[i], dec[i], sorted_ra[strip], sorted_dec[strip])
         best = int(distance.argmin())
-        if distance[best] <= reach:
-            nearest[i], away[i] = order[strip][best], distance[best]
-    return nearest, away
-
-
-_MOST_EXACT = 2**53
-"""The integer up to which float64 has all of them."""
+        if distance[best] <= limit:
+            nearest[i], distances[i] = order[strip][best], distance[best]
+    return nearest, distances
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of a table, and where it is masked, of the same shape."""
+    """A column of a table, and its mask, if any, of the same shape."""
 
     values: NDArray[Any]
     mask: NDArray[np.bool_] | None
     attrs: dict[str, Any]
 
     def filled(self) -> NDArray[Any]:
-        """The values; those that are masked are NaN, NaT or empty text."""
+        """The values, with NaN, NaT or empty text for masked ones."""
         if self.mask is None or not self.mask.any():
             return self.values
-        whole = self.values.dtype.kind in "iub"
-        values = self.values.astype(float) if whole else self.values.copy()
+        is_integer = self.values.dtype.kind in "iub"
+        values = self.values.astype(float) if is_integer else self.values.copy()
         values[self.mask] = np.nan if values.dtype.kind in "fc" else ""
         return values
 
     def rows(self, chosen: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Some rows by the ending of their variable's name: filled, or whole with their mask.
+        """Values of some rows, by the suffix of the variable's name: filled, or with a mask.
 
-        Integers beyond 2^53, such as the ids of SDSS, would not survive NaN among them.
+        Integers beyond 2^53, such as SDSS ids, keep their type, as floats would round them.
         """
         mask = None if self.mask is None else self.mask[chosen]
         part = _Column(self.values[chosen], mask, self.attrs)
         if mask is None or not mask.any() or part.values.dtype.kind not in "iu":
             return {"": part.filled()}
         values = np.where(mask, part.values.dtype.type(0), part.values)
-        if (values <= _MOST_EXACT).all() and (values >= -_MOST_EXACT).all():
+        if (values <= _MAX_EXACT_INTEGER).all() and (values >= -_MAX_EXACT_INTEGER).all():
             return {"": part.filled()}
         return {"": values, "_masked": mask}
 
 
 def _columns(table: Any) -> tuple[dict[str, _Column], dict[str, str]]:
-    """Columns of a table by name, and the kinds of those that cannot be joined.
+    """Columns of a table by name, and the types of those that cannot be joined, by name.
 
-    A SkyCoord has none; one in a table that holds the positions is in neither.
+    Positions that are a SkyCoord, or a SkyCoord column, are in neither.
     """
     if hasattr(table, "icrs"):
         return {}, {}
     if hasattr(table, "colnames"):
         found = {name: _column(table[name]) for name in table.colnames}
         columns = {name: column for name, column in found.items() if column is not None}
-        place = _place(table)
+        sky_column = _sky_column(table)
         left_out = {
             name: type(table[name]).__name__
             for name in table.colnames
-            if found[name] is None and name != place
+            if found[name] is None and name != sky_column
         }
         return columns, left_out
     if hasattr(table, "iloc") and hasattr(table, "columns"):
         names = [str(name) for name in table.columns]
-        twice = [name for name, number in Counter(names).items() if number > 1]
-        if twice:
+        repeated = [name for name, number in Counter(names).items() if number > 1]
+        if repeated:
             raise UsageError(
-                f"the table has more than one column {', '.join(twice)}; rename or drop all but one"
+                f"the table has more than one column {', '.join(repeated)}; rename or drop all but "
+                "one"
             )
         return {name: _series(table.iloc[:, i]) for i, name in enumerate(names)}, {}
     raise UsageError(
@@ -160,14 +160,14 @@ def _columns(table: Any) -> tuple[dict[str, _Column], dict[str, str]]:
     )
 
 
-def _place(table: Any) -> str | None:
-    """Name of the one column of SkyCoord that a table of astropy has."""
+def _sky_column(table: Any) -> str | None:
+    """Name of the SkyCoord column of an astropy table, if it has exactly one."""
     names = [name for name in table.colnames if hasattr(table[name], "icrs")]
     return names[0] if len(names) == 1 else None
 
 
 def _column(column: Any) -> _Column | None:
-    """A column of an astropy table; None for what is no array of numbers or text."""
+    """A column of an astropy table; None if it is not an array of numbers or text."""
     if not (hasattr(column, "dtype") and hasattr(column, "unit")) or column.dtype.kind == "V":
         return None
     attrs = {"units": str(column.unit)} if column.unit else {}
@@ -179,7 +179,7 @@ def _column(column: Any) -> _Column | None:
 
 
 def _series(series: Any) -> _Column:
-    """A column of pandas."""
+    """A column of a pandas DataFrame."""
     if series.dtype.kind in "iufb" and not isinstance(series.dtype, np.dtype):
         values = series.to_numpy(dtype=series.dtype.numpy_dtype, na_value=0)
         return _Column(values, series.isna().to_numpy(dtype=bool), {})
@@ -189,11 +189,11 @@ def _series(series: Any) -> _Column:
 def _positions(
     table: Any, columns: dict[str, _Column], ra: str, dec: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Positions of the rows in degrees, ICRS, from a SkyCoord or from two columns."""
+    """Positions of the rows in degrees, ICRS, from a SkyCoord or two columns."""
     coordinate = table if hasattr(table, "icrs") else None
     if hasattr(table, "colnames"):
-        place = _place(table)
-        coordinate = None if place is None else table[place]
+        sky_column = _sky_column(table)
+        coordinate = None if sky_column is None else table[sky_column]
     if coordinate is not None:
         found = sky_degrees(coordinate)
     else:
@@ -206,13 +206,13 @@ def _positions(
 
 
 def _degrees(columns: dict[str, _Column], wanted: str) -> NDArray[np.float64]:
-    """A column by its name, whatever its case, in degrees."""
+    """A column in degrees, by its name in any case."""
     names = [name for name in columns if name == wanted] or [
         name for name in columns if name.lower() == wanted.lower()
     ]
     if len(names) != 1:
         raise UsageError(
-            f"the table has no column {wanted}; say which hold the position, as ra=... and "
+            f"the table has no column {wanted}; name the columns with the position by ra=... and "
             f"dec=...: {', '.join(columns)}"
         )
     values, attrs = columns[names[0]].filled(), columns[names[0]].attrs

@@ -1,4 +1,4 @@
-"""What the accessor's functions ask of a Dataset, and how they take rows from it."""
+"""Rows of a Dataset: the dimension ``subject``, selection by position, dask chunks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from gz3d_zarr.datamodel.schema import BIG_ARRAYS, VARIABLES
 from gz3d_zarr.errors import StoreError, plural
 
 MAX_DASK_CHUNKS = 4000
-"""Of an array along ``subject``: dask then takes many seconds before it begins."""
+"""Dask chunks of an array along ``subject``; with more, dask takes many seconds to start."""
 
 
 def with_subject_dim(dataset: xr.Dataset) -> xr.Dataset:
-    """Give a Dataset of one subject, such as ``ds.isel(subject=0)``, its dimension again.
+    """Restore the dimension ``subject`` of a single subject, such as ``ds.isel(subject=0)``.
 
     Raises
     ------
     StoreError
-        There are several, along another dimension.
+        The subjects are along another dimension.
     """
     if "subject" in dataset.dims:
         return dataset
@@ -32,7 +32,7 @@ def with_subject_dim(dataset: xr.Dataset) -> xr.Dataset:
     if along:
         raise StoreError(
             f"this Dataset of Galaxy Zoo: 3D has its rows along {', '.join(map(str, along))}, not "
-            "subject: use it from before the dimensions were swapped, or swap them back, as "
+            "subject: use the Dataset before the dimensions were swapped, or swap them back with "
             f"ds.swap_dims({along[0]}='subject')"
         )
     names = ("subject", "object_id", *VARIABLES, *BIG_ARRAYS)
@@ -47,7 +47,7 @@ def with_subject_dim(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def compute_variables(dataset: xr.Dataset, *names: str) -> list[NDArray[Any]]:
-    """Values of small variables, computed together: a file is then read once for all of them."""
+    """Compute small variables together, so that a file is read once for all of them."""
     small = xr.Dataset({f"{name}_": dataset.variables[name].to_base_variable() for name in names})
     computed = small.compute()
     return [computed[f"{name}_"].values for name in names]
@@ -55,21 +55,21 @@ def compute_variables(dataset: xr.Dataset, *names: str) -> list[NDArray[Any]]:
 
 def isel_subjects(dataset: xr.Dataset, rows: Sequence[int] | NDArray[np.intp]) -> xr.Dataset:
     """Rows of a Dataset by position, in this order; nothing is read."""
-    chosen = np.arange(dataset.sizes["subject"])[np.asarray(rows, np.intp)]  # from the end, too
+    chosen = np.arange(dataset.sizes["subject"])[np.asarray(rows, np.intp)]  # resolves negatives
     if len(chosen) and np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
-        # Dask reads a part of a shard for a slice, and all of it for a list.
+        # Dask reads part of a shard for a slice, but a whole shard for a list.
         return dataset.isel(subject=slice(int(chosen[0]), int(chosen[0]) + len(chosen)))
     taken = dataset.isel(subject=chosen)
-    apart = {
+    separate = {
         name: taken.variables[name].copy(data=few)
         for name, variable in dataset.variables.items()
         if (few := _few_rows(variable, chosen)) is not None
     }
-    return taken.assign(apart) if apart else taken
+    return taken.assign(separate) if separate else taken
 
 
 class _Rows:
-    """Some rows of what dask reads from, for `dask.array.from_array`."""
+    """Some rows of the array that dask reads from, for `dask.array.from_array`."""
 
     def __init__(self, source: Any, axis: int, rows: NDArray[np.intp]) -> None:
         self.source, self.axis, self.rows = source, axis, rows
@@ -80,21 +80,21 @@ class _Rows:
         within = list(key)
         rows = np.atleast_1d(self.rows[within[self.axis]])
         within[self.axis] = 0 if isinstance(within[self.axis], int | np.integer) else slice(None)
-        # By slices: for a list, zarr copies pixel by pixel, in a hundred times as long.
+        # Read slices: for a list, zarr copies pixel by pixel, which takes 100 times as long.
         parts = []
         for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
-            place = slice(int(run[0]), int(run[-1]) + 1) if len(run) else slice(0)
-            parts.append(np.asarray(self.source[(slice(None),) * self.axis + (place,)]))
-        found: NDArray[Any] = np.concatenate(parts, self.axis)[tuple(within)]
-        return found
+            span = slice(int(run[0]), int(run[-1]) + 1) if len(run) else slice(0)
+            parts.append(np.asarray(self.source[(slice(None),) * self.axis + (span,)]))
+        values: NDArray[Any] = np.concatenate(parts, self.axis)[tuple(within)]
+        return values
 
 
 def _few_rows(variable: xr.Variable, rows: NDArray[np.intp]) -> Any:
-    """Rows of a variable over dask, each read alone; None where whole chunks are as good.
+    """Rows of a dask variable, each read separately; None if whole chunks are as fast.
 
-    That is where the rows are a quarter of the chunks that they are in, or more: of a shard of 64
-    masks, 16 rows take as long alone as all take together. It is also where dask computes the
-    variable and not just reads it: what a chunk needs would be computed again for each row.
+    Whole chunks are as fast if at least a quarter of their rows are wanted: of a shard of 64 masks,
+    16 separate rows take as long as the whole shard. They are also faster if dask computes the
+    variable instead of reading it, as each row would repeat the computation of its chunk.
     """
     if variable.chunks is None or "subject" not in variable.dims or not len(rows):
         return None
@@ -102,7 +102,7 @@ def _few_rows(variable: xr.Variable, rows: NDArray[np.intp]) -> Any:
     axis = variable.get_axis_num("subject")
     sizes = np.asarray(array.chunks[axis])
     touched = np.unique(np.searchsorted(np.cumsum(sizes), rows, side="right"))
-    original = f"original-{array.name}"  # how dask names what an array is read from
+    original = f"original-{array.name}"  # dask's name for the array that it reads from
     if 4 * len(rows) >= sizes[touched].sum() or original not in array.dask.layers:
         return None
     import dask.array as da  # slow to import
@@ -116,7 +116,7 @@ def _few_rows(variable: xr.Variable, rows: NDArray[np.intp]) -> Any:
 
 
 def as_shard_chunks(array: xr.DataArray) -> xr.DataArray:
-    """The array over dask, in whole shards where it was opened without chunks."""
+    """The array as a dask array; in whole shards if it was opened without chunks."""
     if array.chunks is not None:
         _warn_of_many_chunks(array)
         return array
@@ -125,7 +125,7 @@ def as_shard_chunks(array: xr.DataArray) -> xr.DataArray:
 
 
 def _warn_of_many_chunks(array: xr.DataArray) -> None:
-    """Say how to open a store, where each of many shards was cut into several dask chunks."""
+    """Warn, and say how to open the store, if shards were cut into very many dask chunks."""
     sizes = array.variable.chunksizes.get("subject", ())
     shards = array.encoding.get("shards")
     if not shards or len(sizes) <= MAX_DASK_CHUNKS or max(sizes) >= shards[0]:
@@ -133,8 +133,8 @@ def _warn_of_many_chunks(array: xr.DataArray) -> None:
     from dask.array import PerformanceWarning  # slow to import
 
     warnings.warn(
-        f"{array.name} is in {len(sizes)} dask chunks of {plural(max(sizes), 'subject')}, each of "
-        f"which is several tasks, though the store has shards of {shards[0]}: open it with "
+        f"{array.name} has {len(sizes)} dask chunks of {plural(max(sizes), 'subject')}, each with "
+        f"several tasks, although the store has shards of {shards[0]}: open it with "
         f'gz3d_zarr.open_store(path), or xr.open_zarr(path, chunks={{"subject": {shards[0]}}})',
         PerformanceWarning,
         stacklevel=5,
@@ -142,10 +142,10 @@ def _warn_of_many_chunks(array: xr.DataArray) -> None:
 
 
 def chunk_values(array: xr.DataArray, chunks: Mapping[str, int | tuple[int, ...]]) -> xr.DataArray:
-    """The array over dask in these chunks, and its coordinates as they were.
+    """The array in these dask chunks, with its coordinates unchanged.
 
-    ``array.chunk`` cuts the coordinates too, and xarray then computes them when it joins the array
-    with another, to see whether they are equal.
+    ``array.chunk`` also chunks the coordinates. xarray then computes them to compare them whenever
+    it combines the array with another.
     """
     cut: xr.DataArray = array.copy(data=array.variable.chunk(chunks).data)
     return cut

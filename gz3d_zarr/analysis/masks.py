@@ -1,9 +1,9 @@
-"""What volunteers marked: masks, fractions and areas, lazily.
+"""Masks, fractions and areas of what volunteers marked, computed lazily.
 
-A mask is where *more than* `threshold` volunteers marked a pixel. So do the authors of the
-catalogue: the code behind the spiral arms of Masters et al. 2021 (MNRAS 507, 3923), S. Shamsi's
-GZ3D_spiral_analysis, compares counts with ``> threshold``, 3 by default. With 0, a mask is
-wherever anybody marked anything.
+A mask is true where *more than* `threshold` volunteers marked a pixel. The authors of the catalogue
+do the same: S. Shamsi's GZ3D_spiral_analysis, the code for the spiral arms of Masters et al. 2021
+(MNRAS 507, 3923), compares counts with ``> threshold``, 3 by default. With 0, a mask is true where
+at least one volunteer marked the pixel.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from gz3d_zarr.datamodel.subject import CLASSES
 from gz3d_zarr.errors import Status, UsageError
 
 VOLUNTEERS = 15
-"""How many volunteers were asked about a subject, as a rule."""
+"""Volunteers who were usually asked about a subject."""
 MAX_THRESHOLD = 254
+"""The highest threshold that a uint8 count can exceed."""
 
 
 def class_mask(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.DataArray:
@@ -39,11 +40,11 @@ def no_class_mask(dataset: xr.Dataset, threshold: float) -> xr.DataArray:
     validate_dataset(dataset, "status")
     counts = _counts(dataset, None)
     if counts.sizes.get("class") != len(CLASSES):
-        raise UsageError("other needs all four classes: use the Dataset from before one was chosen")
+        raise UsageError("other needs all four classes: use the Dataset before one was selected")
     free = xr.apply_ufunc(
         _free,
         counts,
-        _cut_as(counts, dataset["status"] == Status.OK),
+        _chunk_like(counts, dataset["status"] == Status.OK),
         input_core_dims=[["class", "y", "x"], []],
         output_core_dims=[["y", "x"]],
         kwargs={"level": _level(counts, threshold)},
@@ -57,11 +58,11 @@ def no_class_mask(dataset: xr.Dataset, threshold: float) -> xr.DataArray:
 def marked_fraction(
     dataset: xr.Dataset, cls: str | None, of: Literal["volunteers", "marks"]
 ) -> xr.DataArray:
-    """Counts as a share, as `GZ3DAccessor.fraction` documents."""
+    """Counts as a fraction, as `GZ3DAccessor.fraction` documents."""
     functions = {"volunteers": _of_volunteers, "marks": _of_marks}
     if of not in functions:
         raise UsageError(f"of is {of!r}, expected volunteers or marks")
-    share = xr.apply_ufunc(
+    fraction = xr.apply_ufunc(
         functions[of],
         _counts(dataset, cls),
         input_core_dims=[["y", "x"]],
@@ -69,8 +70,8 @@ def marked_fraction(
         dask="parallelized",
         output_dtypes=[np.float32],
     )
-    whole = "15 volunteers" if of == "volunteers" else "the most marked pixel"
-    return _named(share, "fraction", f"counts over those of {whole}", "1")
+    whole = "15 volunteers" if of == "volunteers" else "the count of the most marked pixel"
+    return _named(fraction, "fraction", f"counts divided by {whole}", "1")
 
 
 def class_area(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.DataArray:
@@ -81,7 +82,7 @@ def class_area(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.Dat
     area = xr.apply_ufunc(
         _area,
         counts,
-        _cut_as(counts, pixel),
+        _chunk_like(counts, pixel),
         input_core_dims=[["y", "x"], []],
         kwargs={"level": _level(counts, threshold)},
         dask="parallelized",
@@ -90,8 +91,8 @@ def class_area(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.Dat
     return _named(area, "area", f"area marked by more than {threshold:g} volunteers", "arcsec2")
 
 
-def _cut_as(counts: xr.DataArray, values: xr.DataArray) -> xr.DataArray:
-    """A value for each subject, cut as the counts are: dask would do that in more tasks a shard."""
+def _chunk_like(counts: xr.DataArray, values: xr.DataArray) -> xr.DataArray:
+    """Values per subject in the chunks of the counts: dask itself needs more tasks per shard."""
     if values.chunks is not None or "subject" not in values.dims:
         return values
     return chunk_values(values, {"subject": counts.variable.chunksizes["subject"]})
@@ -103,32 +104,32 @@ def _counts(dataset: xr.Dataset, cls: str | None) -> xr.DataArray:
     if cls is None:
         return counts
     position = check_class(dataset, cls)
-    # By position: the index of a text coordinate is of another kind in each version of pandas.
-    # Without the dimension, the class was selected before.
+    # By position: the index of a text coordinate differs between versions of pandas. Without the
+    # dimension, the class is already selected.
     return counts.isel({"class": position}) if "class" in counts.dims else counts
 
 
 def check_class(dataset: xr.Dataset, cls: str) -> int:
-    """Position of a class; UsageError where there is none of that name."""
+    """Position of a class along ``class``; UsageError if it does not exist."""
     names = [str(name) for name in np.atleast_1d(dataset["class"].values)]
     if cls not in names:
         near = difflib.get_close_matches(str(cls), names, 1)
         raise UsageError(
             f"there is no class {cls!r}, expected one of {', '.join(names)}"
-            + (f"; is {near[0]} meant?" if near and near[0] != cls else "")
+            + (f"; did you mean {near[0]}?" if near and near[0] != cls else "")
         )
     return names.index(cls)
 
 
 def _level(counts: xr.DataArray, threshold: float) -> Any:
-    """The threshold in a type that leaves the counts in theirs."""
+    """The threshold in a type that does not change that of the counts."""
     whole = np.uint8(whole_threshold(threshold))
-    # Averages, such as those of spaxels, are not whole.
+    # Averages, such as those of spaxels, are not whole numbers.
     return threshold if counts.dtype.kind == "f" else whole
 
 
 def whole_threshold(threshold: float) -> int:
-    """The whole number that a count exceeds just where it exceeds `threshold`."""
+    """The whole number that a count exceeds if and only if it exceeds `threshold`."""
     number = isinstance(threshold, int | float | np.integer | np.floating)
     if not number or isinstance(threshold, bool) or not 0 <= threshold <= MAX_THRESHOLD:
         raise UsageError(f"threshold is {threshold!r}, expected a number from 0 to {MAX_THRESHOLD}")
@@ -141,7 +142,7 @@ def _area(counts: NDArray[Any], pixel: NDArray[Any], level: Any) -> NDArray[np.f
 
 
 def _free(counts: NDArray[Any], ok: NDArray[np.bool_], level: Any) -> NDArray[np.bool_]:
-    # Asked this way round, NaN, which is outside the picture, is not free.
+    # With <=, NaN (outside the image) is not free.
     free: NDArray[np.bool_] = (counts <= level).all(axis=-3) & ok[..., None, None]
     return free
 
@@ -151,7 +152,7 @@ def _of_volunteers(counts: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _of_marks(counts: NDArray[Any]) -> NDArray[np.float32]:
-    # Unlike max, fmax skips NaN, which is outside the picture.
+    # Unlike max, fmax ignores NaN (outside the image).
     most: NDArray[Any] = np.fmax.reduce(counts, axis=(-2, -1), keepdims=True, initial=0)
     share: NDArray[np.float32] = counts.astype(np.float32) / np.maximum(most, 1).astype(np.float32)
     return share

@@ -1,4 +1,4 @@
-"""Pictures of subjects: what the volunteers saw, beside what they marked."""
+"""Figures of subjects: the image that the volunteers saw, and their marks."""
 
 from __future__ import annotations
 
@@ -41,9 +41,11 @@ CLASS_COLORS: Mapping[str, str] = {
 }
 HEXAGON_COLOR = "#ffffff"
 MAX_SHEET_SUBJECTS = 200
-"""Subjects on one contact sheet at the most."""
-_DIM = 0.7
-_OPAQUE = 0.8
+"""Maximum number of subjects on one contact sheet."""
+_IMAGE_BRIGHTNESS = 0.7
+"""Of the image under the masks, relative to the original."""
+_MAX_OPACITY = 0.8
+"""Opacity of the color for the highest count."""
 _NEEDED = ("image", "segmentation", "class", "status", "ifu_design_size")
 
 
@@ -55,7 +57,7 @@ def plot_subject(
     threshold: float = THRESHOLD,
     hexagon: bool = True,
 ) -> Figure:
-    """Draw one row, as `GZ3DAccessor.plot` documents."""
+    """Plot one row, as `GZ3DAccessor.plot` documents."""
     require_scale(row, *_NEEDED, "ra", "dec")
     _need_matplotlib()
     level = whole_threshold(threshold)
@@ -63,7 +65,7 @@ def plot_subject(
     row = load_variables(row, *_NEEDED, *WCS_VARIABLES)
     status = int(row["status"].values)
     if status != Status.OK:
-        raise UsageError(f"subject {_title(row)} has no picture: its status is "
+        raise UsageError(f"subject {_title(row)} has no image: its status is "
                          f"{status_label(status)}")  # fmt: skip
     bars: list[Axes | None] = [None] * len(names)
     if ax is None:
@@ -75,7 +77,7 @@ def plot_subject(
         figure = cast("Figure", panels[0].figure)
     image, counts = _pixels(row, names)
     if len(panels) == 2:
-        _show(panels[0], image)
+        _show_image(panels[0], image)
         panels[0].set_title(_title(row))
     right = panels[-1]
     _overlay(right, image, counts, level)
@@ -99,7 +101,7 @@ def plot_sheet(
     hexagon: bool = True,
     title: str | None = None,
 ) -> Figure:
-    """Draw many rows, as `GZ3DAccessor.contact_sheet` documents."""
+    """Plot many rows, as `GZ3DAccessor.contact_sheet` documents."""
     require_scale(dataset, *_NEEDED)
     _need_matplotlib()
     from matplotlib.figure import Figure
@@ -112,7 +114,8 @@ def plot_sheet(
         raise UsageError("there is no subject to plot")
     if number > MAX_SHEET_SUBJECTS:
         raise UsageError(
-            f"{number} subjects do not fit one contact sheet: select at most {MAX_SHEET_SUBJECTS}"
+            f"{number} subjects do not fit on one contact sheet: select at most "
+            f"{MAX_SHEET_SUBJECTS}"
         )
     if columns is not None and columns < 1:
         raise UsageError(f"columns is {columns}, expected at least 1")
@@ -155,22 +158,22 @@ def plot_sheet(
 def save_picture(
     dataset: xr.Dataset, subjects: Sequence[str], path: str, *, threshold: float = THRESHOLD
 ) -> None:
-    """Draw one subject, or several on a contact sheet, to a file.
+    """Plot one subject, or several on a contact sheet, and write the figure to a file.
 
     Parameters
     ----------
     dataset : xarray.Dataset
     subjects : sequence of str
-        MaNGA and Zooniverse ids; a MaNGA id stands for all its rows.
+        MaNGA and Zooniverse ids; a MaNGA id selects all its rows.
     path : str
-        Its suffix says which format.
+        File to write; its suffix sets the format.
     threshold : float
         As for `plot_subject`.
 
     Raises
     ------
     UsageError
-        As `plot_subject` and `plot_sheet`; or the file cannot be written.
+        As for `plot_subject` and `plot_sheet`; or the file cannot be written.
     """
     rows = select_any(dataset, subjects)
     figure = (
@@ -181,20 +184,20 @@ def save_picture(
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
-        raise UsageError(f"no picture can be written to {path}: {error}") from error
+        raise UsageError(f"the figure cannot be written to {path}: {error}") from error
 
 
 def _need_matplotlib() -> None:
     try:
-        import matplotlib  # noqa: F401 - asked for, to name the extra
+        import matplotlib  # noqa: F401 - only to name the extra
     except ImportError as error:
         raise missing_extra_error("plotting", error, "plot") from error
 
 
 def _classes(dataset: xr.Dataset, classes: str | Sequence[str] | None) -> list[str]:
     if classes is None:
-        held = np.atleast_1d(dataset["class"].values).tolist()
-        return [name for name in CLASS_COLORS if name in held]
+        present = np.atleast_1d(dataset["class"].values).tolist()
+        return [name for name in CLASS_COLORS if name in present]
     names = [classes] if isinstance(classes, str) else list(classes)
     for name in names:
         check_class(dataset, name)
@@ -204,15 +207,15 @@ def _classes(dataset: xr.Dataset, classes: str | Sequence[str] | None) -> list[s
 def _pixels(
     row: xr.Dataset, names: Sequence[str]
 ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]:
-    """Picture (y, x, channel), and counts (y, x) of each class, of a row in memory."""
-    placed = row.transpose(..., "y", "x", "channel")
-    image, segmentation = placed["image"].values, placed["segmentation"].values
-    planes = segmentation.reshape(-1, *segmentation.shape[-2:])  # also where one was selected
+    """Image (y, x, channel), and counts (y, x) of each class, of a row in memory."""
+    ordered = row.transpose(..., "y", "x", "channel")
+    image, segmentation = ordered["image"].values, ordered["segmentation"].values
+    planes = segmentation.reshape(-1, *segmentation.shape[-2:])  # also if one class was selected
     return image, {name: planes[check_class(row, name)] for name in names}
 
 
 def _new_figure(wcs: WCS, bars: int) -> tuple[Figure, list[Axes], list[Axes | None]]:
-    """Two square panels in sky coordinates, and thin axes of their height for color bars."""
+    """Two square panels in sky coordinates, and narrow axes of the same height for color bars."""
     from matplotlib.figure import Figure
 
     left, bottom, side, gap, pitch = 1.15, 0.65, 4.4, 0.15, 0.55  # inches
@@ -230,7 +233,7 @@ def _new_figure(wcs: WCS, bars: int) -> tuple[Figure, list[Axes], list[Axes | No
 
 
 def _show_in_notebooks(figure: Figure) -> Figure:
-    """Let a notebook show a figure that pyplot does not know of."""
+    """Let a notebook show a figure that was not created by pyplot."""
     vars(figure)["_repr_png_"] = partial(_png, figure)
     return figure
 
@@ -253,8 +256,8 @@ def _label_sky(axes: Any, *, with_dec: bool) -> None:
         dec.set_axislabel(" ")
 
 
-def _show(axes: Axes, image: NDArray[np.uint8]) -> None:
-    """The picture as it was seen; axes in sky coordinates only take the origin below."""
+def _show_image(axes: Axes, image: NDArray[np.uint8]) -> None:
+    """Show the image with row 0 at the top; axes in sky coordinates need origin='lower'."""
     axes.imshow(image, origin="lower", interpolation="nearest")
     axes.set_xlim(-0.5, image.shape[1] - 0.5)
     axes.set_ylim(image.shape[0] - 0.5, -0.5)
@@ -263,8 +266,8 @@ def _show(axes: Axes, image: NDArray[np.uint8]) -> None:
 def _overlay(
     axes: Axes, image: NDArray[np.uint8], counts: Mapping[str, NDArray[np.uint8]], level: int
 ) -> None:
-    """The picture darker, each class over it in its color, the more marks the more opaque."""
-    _show(axes, np.rint(image * _DIM).astype(np.uint8))
+    """Show a darker image, and over it each class in its color: more marks, more opaque."""
+    _show_image(axes, np.rint(image * _IMAGE_BRIGHTNESS).astype(np.uint8))
     for name, values in counts.items():
         if not values.any():
             continue
@@ -272,7 +275,7 @@ def _overlay(
             values,
             cmap=_colormap(name),
             vmin=0,
-            vmax=_full(int(values.max())),
+            vmax=_color_limit(int(values.max())),
             origin="lower",
             interpolation="nearest",
         )
@@ -283,9 +286,9 @@ def _overlay(
     axes.set_ylim(image.shape[0] - 0.5, -0.5)
 
 
-def _full(most: int) -> int:
-    """Count of the full color: all volunteers, or more where there are more marks."""
-    return max(VOLUNTEERS, most)
+def _color_limit(count: int) -> int:
+    """Count with the full color: that of all volunteers, or the highest count if it is larger."""
+    return max(VOLUNTEERS, count)
 
 
 def _colormap(name: str) -> Colormap:
@@ -293,22 +296,22 @@ def _colormap(name: str) -> Colormap:
 
     color = CLASS_COLORS[name]
     return LinearSegmentedColormap.from_list(
-        name, [to_rgba(color, 0), to_rgba(color, 0.35), to_rgba(color, _OPAQUE)]
+        name, [to_rgba(color, 0), to_rgba(color, 0.35), to_rgba(color, _MAX_OPACITY)]
     )
 
 
-def _count_bar(figure: Figure, axes: Axes, place: Axes | None, name: str, most: int) -> None:
-    """What the depth of a color stands for, at `place` or beside the axes."""
+def _count_bar(figure: Figure, axes: Axes, bar_axes: Axes | None, name: str, highest: int) -> None:
+    """Draw the color bar of a class, in `bar_axes` or next to the axes."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
 
-    scale = ScalarMappable(Normalize(0, _full(most)), _colormap(name))
-    if place is None:
+    scale = ScalarMappable(Normalize(0, _color_limit(highest)), _colormap(name))
+    if bar_axes is None:
         bar = figure.colorbar(scale, ax=axes, location="right", fraction=0.05, pad=0.04)
     else:
-        bar = figure.colorbar(scale, cax=place)
-    bar.ax.set_facecolor("black")  # the bar is as transparent as the marks
+        bar = figure.colorbar(scale, cax=bar_axes)
+    bar.ax.set_facecolor("black")  # the bar is as transparent as the masks
     bar.ax.set_title(name, fontsize="small")
     bar.ax.tick_params(labelsize="x-small")
     bar.locator = MaxNLocator(5, integer=True)

@@ -1,7 +1,7 @@
-"""Select subjects: by id, on the sky, by HEALPix pixel, by votes.
+"""Select subjects by id, sky position, HEALPix pixel or votes.
 
-Every function reads small coordinates only and then takes rows by position, so that a picture
-or mask computed later touches no shard beyond those rows' own.
+Every function reads only small variables, then selects rows by position. An image or mask that is
+computed later reads only the shards of the selected rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gz3d_zarr.datamodel.positions import healpix_pixels
 from gz3d_zarr.errors import UsageError
 
 FloatArray = NDArray[np.float64]
-_HALF_SKY = 180 * 3600.0
+_MAX_RADIUS_ARCSEC = 180 * 3600.0
 
 
 def select_ids(dataset: xr.Dataset, object_id: Any, zooniverse_subject_id: Any) -> xr.Dataset:
@@ -47,12 +47,12 @@ def select_ids(dataset: xr.Dataset, object_id: Any, zooniverse_subject_id: Any) 
 
 
 def select_any(dataset: xr.Dataset, subjects: Any) -> xr.Dataset:
-    """Rows of MaNGA ids and Zooniverse ids, mixed, in the order asked for.
+    """Rows with these ids, in their order; MaNGA and Zooniverse ids may be mixed.
 
     Raises
     ------
     UsageError
-        An id is unknown, or there is none.
+        An id is unknown, or the list is empty.
     """
     validate_dataset(dataset)
     dataset = with_subject_dim(dataset)
@@ -66,12 +66,12 @@ def select_any(dataset: xr.Dataset, subjects: Any) -> xr.Dataset:
 
 
 def one_subject(dataset: xr.Dataset, subject: str | int | None) -> xr.Dataset:
-    """The one row of this id, or of a Dataset that has no other; without the dimension.
+    """The row with this id, or the only row of the Dataset; without the dimension ``subject``.
 
     Raises
     ------
     UsageError
-        The id is unknown, or more than one row could be meant.
+        The id is unknown, or several rows match.
     """
     validate_dataset(dataset)
     rows = with_subject_dim(dataset) if subject is None else select_any(dataset, [subject])
@@ -79,8 +79,8 @@ def one_subject(dataset: xr.Dataset, subject: str | int | None) -> xr.Dataset:
         return rows.isel(subject=0)
     if subject is None:
         raise UsageError(
-            f"the Dataset has {rows.sizes['subject']} subjects: say which one is meant, by MaNGA "
-            "id or Zooniverse id"
+            f"the Dataset has {rows.sizes['subject']} subjects: name one by its MaNGA id or "
+            "Zooniverse id"
         )
     ids = ", ".join(str(i) for i in rows["zooniverse_subject_id"].values.tolist())
     raise UsageError(f"{subject!r} has more than one row; give the Zooniverse id of one: {ids}")
@@ -96,19 +96,19 @@ def select_cone(dataset: xr.Dataset, ra: Any, dec: Any, radius: Any) -> xr.Datas
             raise UsageError("cone takes a SkyCoord and a radius, or ra, dec and a radius")
         ra, dec = sky_degrees(ra)
     center = _number(ra, "ra", "deg", -360, 360), _number(dec, "dec", "deg", -90, 90)
-    reach = _number(radius, "radius", "arcsec", 0, _HALF_SKY)
+    limit = _number(radius, "radius", "arcsec", 0, _MAX_RADIUS_ARCSEC)
     dataset = with_subject_dim(dataset)
-    away = separation(*center, *compute_variables(dataset, "ra", "dec"))
-    rows = np.flatnonzero(away <= reach)
+    distance = separation(*center, *compute_variables(dataset, "ra", "dec"))
+    rows = np.flatnonzero(distance <= limit)
     if not len(rows):
-        known = np.flatnonzero(np.isfinite(away))
+        known = np.flatnonzero(np.isfinite(distance))
         nearest = "no position is known"
         if len(known):
-            row = known[away[known].argmin()]
+            row = known[distance[known].argmin()]
             name = dataset["subject"].values[row]
-            nearest = f"the nearest, {name}, is {_spelled(away[row])} away"
+            nearest = f"the nearest, {name}, is {_format_angle(distance[row])} away"
         raise UsageError(
-            f"no subject within {_spelled(reach)} of ra={center[0]:.6f}, dec={center[1]:.6f}: "
+            f"no subject within {_format_angle(limit)} of ra={center[0]:.6f}, dec={center[1]:.6f}: "
             f"{nearest}"
         )
     return isel_subjects(dataset, rows)
@@ -120,7 +120,7 @@ def select_pixels(dataset: xr.Dataset, pixels: Any, nside: int | None) -> xr.Dat
     dataset = with_subject_dim(dataset)
     own = dataset["healpix"].attrs.get("nside", dataset.attrs.get("nside"))
     if nside is None and own is None:
-        raise UsageError("the nside of healpix is not in its attributes any more: give nside")
+        raise UsageError("the attributes of healpix no longer have its nside: give nside")
     side = own if nside is None else nside
     if isinstance(side, bool) or not isinstance(side, int | np.integer):
         raise UsageError(f"nside is {side!r}, expected a power of two")
@@ -131,7 +131,7 @@ def select_pixels(dataset: xr.Dataset, pixels: Any, nside: int | None) -> xr.Dat
     if not wanted.size or wanted.dtype.kind not in "iu":
         raise UsageError(f"pixels is {pixels!r}, expected one or more whole numbers")
     if wanted.min() < 0 or wanted.max() >= 12 * side**2:
-        raise UsageError(f"pixels of nside {side} are from 0 to {12 * side**2 - 1}: {pixels!r}")
+        raise UsageError(f"pixels is {pixels!r}, expected 0 to {12 * side**2 - 1} for nside {side}")
     rows = np.flatnonzero(np.isin(_pixels(dataset, side, own), wanted))
     if not len(rows):
         raise UsageError(f"no subject in the HEALPix pixels {pixels!r} of nside {side}")
@@ -150,44 +150,44 @@ def _pixels(dataset: xr.Dataset, nside: int, own: int | None) -> NDArray[np.int6
 
 
 def select_votes(dataset: xr.Dataset, fractions: Mapping[str, float | None]) -> xr.Dataset:
-    """Rows whose vote fractions reach all of these, as `GZ3DAccessor.votes` documents."""
+    """Rows that reach all these vote fractions, as `GZ3DAccessor.votes` documents."""
     validate_dataset(dataset, "vote_fraction", "class")
     dataset = with_subject_dim(dataset)
-    asked = {name: least for name, least in fractions.items() if least is not None}
-    if not asked:
-        raise UsageError("votes needs a least fraction for spiral or bar")
+    minima = {name: minimum for name, minimum in fractions.items() if minimum is not None}
+    if not minima:
+        raise UsageError("votes needs a minimum fraction for spiral or bar")
     names = [str(name) for name in np.atleast_1d(dataset["class"].values)]
-    lacking = sorted(set(asked) - set(names))
+    lacking = sorted(set(minima) - set(names))
     if lacking:
         raise UsageError(
-            f"the Dataset has no class {' and '.join(lacking)}: use the one from before a class "
-            "was chosen"
+            f"the Dataset has no class {' and '.join(lacking)}: use the Dataset before a class "
+            "was selected"
         )
     (votes,) = compute_variables(dataset, "vote_fraction")
     if "class" in dataset["vote_fraction"].dims:
         votes = np.moveaxis(votes, dataset["vote_fraction"].get_axis_num("class"), -1)
-    votes = votes.reshape(len(votes), math.prod(votes.shape[1:]))  # -1 is unknown of no rows
-    reached = np.ones(len(votes), bool)
-    for name, least in asked.items():
-        # In the variable's own precision: 0.7 is below 0.7 where only one of them is float32.
-        bound = votes.dtype.type(_number(least, name, "", 0, 1))
-        reached &= votes[:, names.index(name)] >= bound  # the flags -1, -0.5 and NaN never are
-    if not reached.any():
-        told = " and ".join(f"{name} {least}" for name, least in asked.items())
-        raise UsageError(f"no subject reaches the vote fraction of {told}")
-    return isel_subjects(dataset, np.flatnonzero(reached))
+    votes = votes.reshape(len(votes), math.prod(votes.shape[1:]))  # -1 would fail for no rows
+    selected = np.ones(len(votes), bool)
+    for name, minimum in minima.items():
+        # In the precision of the variable: 0.7 as float32 is not equal to 0.7 as float64.
+        bound = votes.dtype.type(_number(minimum, name, "", 0, 1))
+        selected &= votes[:, names.index(name)] >= bound  # false for the flags -1, -0.5 and NaN
+    if not selected.any():
+        limits = " and ".join(f"{name} {minimum}" for name, minimum in minima.items())
+        raise UsageError(f"no subject reaches the vote fraction of {limits}")
+    return isel_subjects(dataset, np.flatnonzero(selected))
 
 
 def separation(ra1: Any, dec1: Any, ra2: Any, dec2: Any) -> FloatArray:
     """Angle between positions, float64, in arcsec; all arguments in degrees.
 
-    By Vincenty's formula, which keeps its precision at any angle, pole or antipode included.
+    Uses Vincenty's formula, which is precise at all angles, also at poles and antipodes.
     """
     a, b = np.radians(dec1), np.radians(dec2)
-    turn = np.radians(np.subtract(ra2, ra1))
-    across = np.cos(b) * np.sin(turn)
-    along = np.cos(a) * np.sin(b) - np.sin(a) * np.cos(b) * np.cos(turn)
-    cosine = np.sin(a) * np.sin(b) + np.cos(a) * np.cos(b) * np.cos(turn)
+    difference = np.radians(np.subtract(ra2, ra1))
+    across = np.cos(b) * np.sin(difference)
+    along = np.cos(a) * np.sin(b) - np.sin(a) * np.cos(b) * np.cos(difference)
+    cosine = np.sin(a) * np.sin(b) + np.cos(a) * np.cos(b) * np.cos(difference)
     angle: FloatArray = np.degrees(np.arctan2(np.hypot(across, along), cosine)) * 3600
     return angle
 
@@ -197,17 +197,17 @@ def sky_degrees(positions: Any) -> tuple[Any, Any]:
     try:
         icrs = positions.icrs
     except (TypeError, ValueError) as error:
-        raise UsageError(f"the SkyCoord cannot be turned to ICRS: {error}") from error
+        raise UsageError(f"the SkyCoord cannot be transformed to ICRS: {error}") from error
     return icrs.ra.deg, icrs.dec.deg
 
 
 def arcseconds(radius: Any) -> float:
-    """A radius in arcsec, from a number or a Quantity; UsageError where it is none."""
-    return _number(radius, "radius", "arcsec", 0, _HALF_SKY)
+    """A radius in arcsec, from a number or a Quantity; UsageError if it is neither."""
+    return _number(radius, "radius", "arcsec", 0, _MAX_RADIUS_ARCSEC)
 
 
 def _number(value: Any, name: str, unit: str, low: float, high: float) -> float:
-    """One finite number within bounds, from a Quantity or as it is."""
+    """One finite number within bounds, from a number or a Quantity."""
     try:
         number = float(value.to_value(unit) if hasattr(value, "to_value") else value)
     except (TypeError, ValueError) as error:
@@ -218,12 +218,12 @@ def _number(value: Any, name: str, unit: str, low: float, high: float) -> float:
     return number
 
 
-def _spelled(arcsec: float) -> str:
+def _format_angle(arcsec: float) -> str:
     return f"{arcsec:.4g} arcsec" if arcsec < 3600 else f"{arcsec / 3600:.4g} deg"
 
 
 def as_list(values: Any) -> list[Any]:
-    """One or many to a list of plain Python values."""
+    """One or several values as a list of plain Python values."""
     if isinstance(values, str | bytes | int | float):
         return [values]
     if hasattr(values, "__array__"):
@@ -235,14 +235,14 @@ def as_list(values: Any) -> list[Any]:
 
 def _manga_id(value: Any) -> str:
     if not isinstance(value, str):
-        raise UsageError(f"{value!r} is no MaNGA id, expected text such as '1-603114'")
+        raise UsageError(f"{value!r} is not a MaNGA id, expected text such as '1-603114'")
     return value.strip()
 
 
 def _zooniverse_id(value: Any) -> int:
     text = str(value).strip()
     if isinstance(value, bool) or not text.isdecimal():
-        raise UsageError(f"{value!r} is no Zooniverse subject id, expected a whole number")
+        raise UsageError(f"{value!r} is not a Zooniverse subject id, expected a whole number")
     return int(text)
 
 

@@ -1,9 +1,9 @@
-"""Where a subject's pixels are on the sky, and its masks on other grids.
+"""Sky positions of a subject's pixels, and its image and masks on other grids.
 
-The WCS of picture and masks is rebuilt from `ra`, `dec` and `scale` and the constants of the
-published files: gnomonic (TAN) about pixel 262.5 (FITS counting), north up, east to the left, row
-0 at the top. Bundles and spaxels are those of MaNGA (Drory et al. 2015, AJ 149, 77; Law et al.
-2016, AJ 152, 83).
+The WCS of image and masks is rebuilt from `ra`, `dec` and `scale` and the constants of the
+published files: a gnomonic projection (TAN) at pixel 262.5, counted from 1, with north up, east to
+the left and row 0 at the top. Bundles and spaxels are those of MaNGA (Drory et al. 2015, AJ 149,
+77; Law et al. 2016, AJ 152, 83).
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 
 SPAXEL_ARCSEC = 0.5
 SPAXEL_GRIDS: Mapping[int, int] = {7: 24, 19: 34, 37: 44, 61: 54, 91: 64, 127: 74}
-"""Fibres in a bundle, and spaxels along each side of its cubes."""
+"""Fibers in a bundle, and spaxels along each side of its cubes."""
 METHODS = ("exact", "interp", "adaptive")
 WCS_VARIABLES = ("ra", "dec", "scale", "status")
 """Variables that `subject_wcs` reads."""
 WCS_TOLERANCE = 1e-11
-"""By how much numbers of a WCS may differ: pickling one rounds them to twelve digits."""
+"""Allowed difference between numbers of equal WCSs: pickling rounds them to twelve digits."""
 FloatArray = NDArray[np.float64]
 
 
 class SkyTransform(CoordinateTransform):
-    """Pixels to right ascension and declination, ICRS, in degrees, by any celestial WCS.
+    """Transform pixels to right ascension and declination, ICRS, in degrees, with a WCS.
 
     Parameters
     ----------
     wcs : astropy.wcs.WCS
-        Of two axes, x and y.
+        A celestial WCS with two axes, x and y.
     shape : tuple of int
         Length of ``y`` and ``x``.
     """
@@ -53,12 +53,12 @@ class SkyTransform(CoordinateTransform):
         self.wcs = wcs
 
     def forward(self, dim_positions: dict[str, Any]) -> dict[Hashable, Any]:
-        """Positions ``y, x`` in pixels, from 0, to ``ra, dec``."""
+        """Transform pixel positions ``y, x``, counted from 0, to ``ra, dec``."""
         sky = self.wcs.pixel_to_world(dim_positions["x"], dim_positions["y"]).icrs
         return {"ra": sky.ra.deg, "dec": sky.dec.deg}
 
     def reverse(self, coord_labels: dict[Hashable, Any]) -> dict[str, Any]:
-        """``ra, dec`` to positions ``y, x`` in pixels, from 0; UsageError outside the picture."""
+        """Transform ``ra, dec`` to pixel positions ``y, x``; UsageError outside the image."""
         from astropy.coordinates import SkyCoord
 
         try:
@@ -69,16 +69,16 @@ class SkyTransform(CoordinateTransform):
             ) from error
         x, y = self.wcs.world_to_pixel(sky)
         rows, columns = self.dim_size["y"], self.dim_size["x"]
-        # xarray rounds likewise, but counts negative pixels from the opposite edge. NaN, of points
-        # that the projection does not reach, is not inside either.
+        # xarray rounds the same way, but counts negative pixels from the opposite edge. Points that
+        # the projection does not reach are NaN, which is not inside either.
         row, column = np.round(y), np.round(x)
         inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
         if not inside.all():
             first = [float(np.ravel(v)[np.argmin(inside)]) for v in (sky.ra.deg, sky.dec.deg, y, x)]
             raise UsageError(
-                "ra={:.6f}, dec={:.6f} is outside the picture, at y={:.6g}, x={:.6g}".format(*first)
-                + f" where y is from 0 to {rows - 1} and x from 0 to {columns - 1}; leave out the "
-                f"points outside, {np.sum(~inside)} of {np.size(inside)}"
+                "ra={:.6f}, dec={:.6f} is outside the image, at y={:.6g}, x={:.6g}".format(*first)
+                + f", expected y from 0 to {rows - 1} and x from 0 to {columns - 1}; leave out the "
+                f"{np.sum(~inside)} of {np.size(inside)} points that are outside"
             )
         return {"y": y, "x": x}
 
@@ -88,7 +88,7 @@ class SkyTransform(CoordinateTransform):
         *,
         exclude: frozenset[Hashable] | None = None,  # noqa: ARG002 - y and x go together
     ) -> bool:
-        """Whether the other is the same grid on the same sky."""
+        """Whether the other is the same grid on the sky."""
         return (
             isinstance(other, SkyTransform)
             and self.dim_size == other.dim_size
@@ -97,18 +97,18 @@ class SkyTransform(CoordinateTransform):
 
 
 def require_scale(dataset: xr.Dataset, *names: str) -> None:
-    """Require `scale` too; the error says so where `reproject` removed it."""
+    """Check the variables and `scale`; the error says so if `reproject` removed `scale`."""
     if "scale" not in dataset.variables and "subject_ra" in dataset.variables:
         raise StoreError(
-            "this Dataset has no scale, since reproject put it on a grid whose pixels are not the "
-            "subject's: use the Dataset from before it. For an area on that grid, count the "
-            "pixels of the mask and multiply by the area of one"
+            "this Dataset has no scale, since reproject changed the grid of its pixels: use the "
+            "Dataset before reproject. For an area on the new grid, count the pixels of the mask "
+            "and multiply by the area of one"
         )
     validate_dataset(dataset, "scale", *names)
 
 
 def load_variables(row: xr.Dataset, *names: str) -> xr.Dataset:
-    """The row with these variables, as far as it has them, read together: a file only once."""
+    """Load those of these variables that the row has, together: a file is read once."""
     held = [name for name in names if name in row.variables and name not in row.xindexes]
     values = zip(held, compute_variables(row, *held), strict=True)
     loaded: xr.Dataset = row.assign({n: row.variables[n].copy(data=array) for n, array in values})
@@ -120,28 +120,28 @@ def subject_wcs(row: xr.Dataset) -> WCS:
     require_scale(row, "ra", "dec")
     if any(row[name].ndim for name in ("ra", "dec", "scale")):
         raise StoreError(
-            "ra and dec of this Dataset are no longer those of its subject: use the Dataset from "
+            "ra and dec of this Dataset are no longer those of its subject: use the Dataset "
             "before sky, reproject or to_spaxels"
         )
     for dim in ("y", "x"):
         if row.sizes.get(dim, SIDE) != SIDE:
             raise UsageError(
-                f"the Dataset was cut to {row.sizes[dim]} of {SIDE} pixels along {dim}, and which "
-                "is not known: use the Dataset from before that"
+                f"the Dataset has only {row.sizes[dim]} of {SIDE} pixels along {dim}, and it is "
+                "unknown which: use the Dataset before pixels were selected"
             )
     row = load_variables(row, *WCS_VARIABLES)
     ra, dec, scale = (float(row[name].values) for name in ("ra", "dec", "scale"))
     if not np.isfinite([ra, dec, scale]).all():
         status = status_label(int(row["status"].values)) if "status" in row else "unknown"
         raise UsageError(
-            f"subject {_name(row)} has no WCS: its position or scale is not known, since the "
-            f"status of its file is {status}"
+            f"subject {_name(row)} has no WCS: its position or scale is unknown, since the status "
+            f"of its file is {status}"
         )
     return image_wcs(ra, dec, scale)
 
 
 def with_sky(row: xr.Dataset) -> xr.Dataset:
-    """One row with coordinates for each pixel, as `GZ3DAccessor.sky` documents."""
+    """One row with the position of each pixel, as `GZ3DAccessor.sky` documents."""
     return _on_sky(row, subject_wcs(row))
 
 
@@ -173,7 +173,7 @@ def reprojected(
     function = getattr(reproject, f"reproject_{method}")
 
     def onto(name: str) -> xr.Variable:
-        # Any order of dimensions, and without class or channel where one was selected.
+        # Any order of dimensions; without class or channel if one was selected.
         planes = row[name].transpose(..., "y", "x")
         values = function(
             (planes.values.astype(float), source),
@@ -192,8 +192,8 @@ def _need_planes(row: xr.Dataset, *names: str) -> None:
         lacks = [dim for dim in ("y", "x") if dim not in row[name].dims]
         if lacks:
             raise UsageError(
-                f"{name} has no dimension {' or '.join(lacks)}, which was selected from or summed "
-                "over: use the Dataset from before that"
+                f"{name} has no dimension {' or '.join(lacks)}: use the Dataset before a selection "
+                "or a sum removed it"
             )
 
 
@@ -208,11 +208,11 @@ def _target(target: Any, shape: tuple[int, int] | None) -> WCS:
         )
     wcs = WCS(target) if isinstance(target, Header) else target
     if not wcs.has_celestial:
-        raise UsageError("the target WCS is not of the sky")
-    wcs = wcs.celestial  # of a cube, its two axes on the sky, wherever; a copy in any case
+        raise UsageError("the target WCS is not a WCS of the sky")
+    wcs = wcs.celestial  # a copy, with only the celestial axes of a cube
     shape = wcs.array_shape if shape is None else shape
     if shape is None:
-        raise UsageError("the target WCS has no shape of its own: give shape=(rows, columns)")
+        raise UsageError("the target WCS has no shape: give shape=(rows, columns)")
     if len(shape) != 2 or min(shape) < 1:
         raise UsageError(f"shape is {shape!r}, expected (rows, columns)")
     wcs.array_shape = shape
@@ -229,7 +229,7 @@ def spaxels(row: xr.Dataset, ifu_size: int | None) -> xr.Dataset:
     side = SPAXEL_GRIDS.get(ifu_size)
     if side is None:
         raise UsageError(
-            f"there is no MaNGA bundle of {ifu_size} fibres, expected one of "
+            f"there is no MaNGA bundle of {ifu_size} fibers, expected one of "
             f"{', '.join(map(str, SPAXEL_GRIDS))}"
         )
     source = subject_wcs(row)
@@ -237,8 +237,8 @@ def spaxels(row: xr.Dataset, ifu_size: int | None) -> xr.Dataset:
     ra, dec = source.wcs.crval.tolist()
     step = SPAXEL_ARCSEC / 3600
     wcs = tangent_wcs(ra, dec, (-step, step), side / 2 + 1, (side, side))
-    # Both grids are tangent at the same point and parallel, so areas overlap along x and along
-    # y independently of each other.
+    # Both grids are parallel and tangent at the same point, so that the overlaps along x and along
+    # y are independent.
     across = _shares(side, step / scale)
     up = _shares(side, -step / scale)
     averaged = xr.apply_ufunc(
@@ -266,10 +266,11 @@ def spaxels(row: xr.Dataset, ifu_size: int | None) -> xr.Dataset:
 
 
 def _shares(side: int, step: float) -> FloatArray:
-    """How much of each spaxel every pixel covers along one axis, shape (side, 525).
+    """Fraction of each spaxel that every pixel covers along one axis, shape (side, 525).
 
-    Rows add up to 1. The subject's position is the centre of pixel 261.5, counted from 0, and of
-    spaxel side / 2, as the cubes have it; a negative step runs against the pixels.
+    Rows add up to 1. The subject's position is pixel 261.5, counted from 0, and the center of
+    spaxel side / 2, as in the cubes. With a negative step, spaxels and pixels have opposite
+    directions.
     """
     edges = (np.arange(side + 1) - 0.5 - side / 2) * step + (CRPIX - 1)
     low, high = np.minimum(edges[:-1], edges[1:]), np.maximum(edges[:-1], edges[1:])
@@ -285,20 +286,20 @@ def _average(counts: NDArray[Any], up: FloatArray, across: FloatArray) -> FloatA
 
 
 def bundle_hexagon(row: xr.Dataset) -> FloatArray | None:
-    """Corners of the bundle on the picture: the true ones, not those that volunteers saw.
+    """True corners of the bundle on the image, not those that volunteers saw.
 
-    The hexagon has corners to the east and west, and its middle is the subject. The outline in
-    the picture is smaller, by the factor 2 sqrt(3) / 5: a mistake of the project, of which its own
-    code (C. Krawczyk, GZ3D_production) and Marvin tell.
+    The hexagon has corners to the east and west, and its center is the subject. The outline in the
+    image is smaller by the factor 2 sqrt(3) / 5. This is a mistake of the project, which its own
+    code (C. Krawczyk, GZ3D_production) and Marvin document.
 
     Returns
     -------
     ndarray of float64, shape (6, 2), or None
-        Positions (x, y) in pixels, from 0; None where the bundle's size is not known.
+        Positions (x, y) in pixels, counted from 0; None if the size of the bundle is unknown.
     """
     validate_dataset(row, "ifu_design_size", "scale")
-    fibres, scale = (value.item() for value in compute_variables(row, "ifu_design_size", "scale"))
-    width = BUNDLE_ARCSEC.get(fibres)
+    fibers, scale = (value.item() for value in compute_variables(row, "ifu_design_size", "scale"))
+    width = BUNDLE_ARCSEC.get(fibers)
     if width is None or not np.isfinite(scale):
         return None
     angles = np.radians(np.arange(0, 360, 60))
@@ -308,7 +309,7 @@ def bundle_hexagon(row: xr.Dataset) -> FloatArray | None:
 
 
 def _grid_independent_attrs(array: xr.DataArray) -> dict[str, Any]:
-    """Attributes that hold on any grid."""
+    """Attributes that are valid on any grid."""
     out: Iterable[tuple[Hashable, Any]] = array.attrs.items()
     return {str(k): v for k, v in out if k != "comment" and not str(k).startswith("wcs_")}
 

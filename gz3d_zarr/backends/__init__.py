@@ -1,1 +1,1 @@
-"""Stores, sources and single files as xarray Datasets."""
+"""Open stores, sources and single files as xarray Datasets."""

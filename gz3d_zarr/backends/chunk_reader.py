@@ -1,12 +1,13 @@
-"""Pixels of single subjects, straight from the shards of a store.
+"""Read the pixels of single subjects directly from the shards of a store.
 
-zarr and xarray read the same chunks through an event loop and threads: 4 to 5 ms a subject where
-decoding takes 1. What reads every subject (exports, loaders) or one at a time reads with this.
+zarr and xarray read the same chunks through an event loop and threads, in 4 to 5 ms per subject,
+although decoding takes only 1 ms. Exports and loaders, which read subjects one by one, use this
+module.
 
-A shard is laid out as the Zarr 3 codec ``sharding_indexed`` says
-(https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/): chunks, then offset and
-size of each, then the CRC-32C of these. Arrays of another layout, such as a copy that another
-program has written, are left to zarr.
+The layout of a shard is that of the Zarr 3 codec ``sharding_indexed``
+(https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/): chunks, then the offset
+and size of each, then the CRC-32C of these. zarr reads arrays with another layout, such as those of
+a copy that another program wrote.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ from gz3d_zarr.storage.shards import (
 
 
 @dataclass
-class _Process:
-    """What one process has found and opened; none of it outlives a fork."""
+class _ProcessState:
+    """State of one process; a forked process starts with an empty one."""
 
     pid: int
     shardings: dict[str, Sharding | None] = field(default_factory=dict)
@@ -49,42 +50,43 @@ class _Process:
 
 
 class ChunkReader:
-    """Reads pictures and masks by row; pickled or forked, it opens the store anew.
+    """Reads images and masks by row; in another process, it reopens the store.
 
     Parameters
     ----------
-    folder : ObjectStore
+    store : ObjectStore
         A complete store.
     """
 
-    def __init__(self, folder: ObjectStore) -> None:
-        self._folder = folder
-        self._process = _Process(-1)
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._state = _ProcessState(-1)
 
     def __reduce__(self) -> tuple[type[ChunkReader], tuple[ObjectStore]]:
-        return ChunkReader, (self._folder,)
+        return ChunkReader, (self._store,)
 
     def fetch(self, shard: int) -> dict[str, bytes]:
-        """Stored bytes of a whole shard of each big array, one request each.
+        """Fetch a whole shard of each big array, with one request each.
 
         Returns
         -------
         dict
-            To be given to `read` with each of its rows. Arrays of another layout are not in it.
+            Stored bytes by array, for `read` with each row of the shard. Arrays with another layout
+            are not included.
 
         Raises
         ------
         StoreError
-            Where one is not there or cannot be read.
+            A shard is missing or cannot be read.
         """
-        found: dict[str, bytes] = {}
+        shards: dict[str, bytes] = {}
         for name in BIG_ARRAYS:
             if self._sharding(name) is not None:
-                data = self._folder.get(shard_key(name, shard))
+                data = self._store.get(shard_key(name, shard))
                 if data is None:
-                    raise self._lost(name, shard)
-                found[name] = data
-        return found
+                    raise self._missing(name, shard)
+                shards[name] = data
+        return shards
 
     def read(
         self, name: str, row: int, shards: Mapping[str, bytes] | None = None
@@ -97,56 +99,54 @@ class ChunkReader:
         row : int
             Position along ``subject``.
         shards : mapping, optional
-            What `fetch` gave for the shard that holds the row; without it only the one chunk is
-            read.
+            Result of `fetch` for the shard of the row; without it, only one chunk is read.
 
         Returns
         -------
         ndarray of uint8
-            Shape (525, 525, 3) or (4, 525, 525); a view of another order in memory where the
-            store has one.
+            Shape (525, 525, 3) or (4, 525, 525); it may be a view that is not C-contiguous.
 
         Raises
         ------
         StoreError
-            Where it cannot be read, or a checksum says that it is damaged.
+            The chunk cannot be read, or its checksum is wrong.
         """
         sharding = self._sharding(name)
         whole = (shards or {}).get(name)
         try:
-            if sharding is None or (whole is None and is_url(self._folder.url)):
+            if sharding is None or (whole is None and is_url(self._store.url)):
                 return self._by_zarr(name, row)
             if whole is None:
                 return self._by_index(name, sharding, row)
             chunk = cut_chunk(whole, read_index(whole, sharding.size)[row % sharding.size])
             return decode_chunk(chunk, BIG_ARRAYS[name].shape, compact=sharding.compact)
         except FileNotFoundError as error:
-            raise self._lost(name, row // (sharding.size if sharding else 1)) from error
+            raise self._missing(name, row // (sharding.size if sharding else 1)) from error
         except access_errors(RuntimeError, ValueError) as error:
             raise StoreError(
-                f"{name} of row {row} in {self._folder.url} cannot be read: {error_message(error)}"
+                f"{name} of row {row} in {self._store.url} cannot be read: {error_message(error)}"
             ) from error
 
     def _by_index(self, name: str, sharding: Sharding, row: int) -> NDArray[np.uint8]:
-        """Decode a subject of a local shard, whose index is kept as long as it serves."""
-        indices, shard = self._here().indices, row // sharding.size
-        was_kept = (name, shard) in indices
+        """Decode a subject from a local shard; the index of the shard is cached."""
+        indices, shard = self._current_state().indices, row // sharding.size
+        was_cached = (name, shard) in indices
         try:
             chunk = self._from_file(name, sharding, row)
             return decode_chunk(chunk, BIG_ARRAYS[name].shape, compact=sharding.compact)
         except (RuntimeError, ValueError):
             indices.pop((name, shard), None)
-            if not was_kept:
+            if not was_cached:
                 raise
-        # A retry may have written the shard anew since.
+        # The cached index may be old: a retry may have rewritten the shard.
         chunk = self._from_file(name, sharding, row)
         return decode_chunk(chunk, BIG_ARRAYS[name].shape, compact=sharding.compact)
 
     def _from_file(self, name: str, sharding: Sharding, row: int) -> bytes | memoryview:
-        """One chunk of a local shard."""
-        indices = self._here().indices
+        """Read one chunk of a local shard."""
+        indices = self._current_state().indices
         shard, position = divmod(row, sharding.size)
-        with Path(self._folder.url, shard_key(name, shard)).open("rb", buffering=0) as file:
+        with Path(self._store.url, shard_key(name, shard)).open("rb", buffering=0) as file:
             index = indices.get((name, shard))
             if index is None:
                 file.seek(-min(index_size(sharding.size), os.fstat(file.fileno()).st_size), 2)
@@ -159,32 +159,32 @@ class ChunkReader:
     def _by_zarr(self, name: str, row: int) -> NDArray[np.uint8]:
         import zarr
 
-        arrays = self._here().arrays
+        arrays = self._current_state().arrays
         if name not in arrays:
             arrays[name] = zarr.open_array(
-                self._folder.url,
+                self._store.url,
                 path=name,
                 mode="r",
                 zarr_format=3,
-                storage_options=dict(self._folder.storage_options) or None,
+                storage_options=dict(self._store.storage_options) or None,
             )
         return np.asarray(arrays[name][row])
 
     def _sharding(self, name: str) -> Sharding | None:
-        known = self._here().shardings
+        known = self._current_state().shardings
         if name not in known:
-            document = self._folder.get(f"{name}/zarr.json")
+            document = self._store.get(f"{name}/zarr.json")
             if document is None:
-                raise StoreError(f"{self._folder.url} has no array {name}")
+                raise StoreError(f"{self._store.url} has no array {name}")
             known[name] = parse_sharding(json.loads(document), name)
         return known[name]
 
-    def _here(self) -> _Process:
-        if self._process.pid != os.getpid():
-            self._process = _Process(os.getpid())
-        return self._process
+    def _current_state(self) -> _ProcessState:
+        if self._state.pid != os.getpid():
+            self._state = _ProcessState(os.getpid())
+        return self._state
 
-    def _lost(self, name: str, shard: int) -> StoreError:
+    def _missing(self, name: str, shard: int) -> StoreError:
         return StoreError(
-            f"shard {shard} of {name} in {self._folder.url} is not there: the store is damaged"
+            f"shard {shard} of {name} in {self._store.url} is missing: the store is damaged"
         )

@@ -1,4 +1,4 @@
-"""Pictures and masks of a store as lazy arrays of xarray, without dask."""
+"""Images and masks of a store as lazy xarray arrays, without dask."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def lazy_variable(reader: ChunkReader, name: str, array: xr.DataArray) -> xr.Var
     Parameters
     ----------
     reader : ChunkReader
-        Of the store that `array` was opened from.
+        Reads the store that `array` was opened from.
     name : {'image', 'segmentation'}
     array : xarray.DataArray
-        Gives dimensions, shape and attributes.
+        Defines dimensions, shape and attributes.
 
     Returns
     -------
     xarray.Variable
-        Of uint8; a subject is read and decoded when values of it are needed.
+        uint8; a subject is read and decoded when its values are needed.
     """
     lazy = indexing.LazilyIndexedArray(ShardedArray(reader, name, array.shape))
     return xr.Variable(array.dims, lazy, array.attrs, array.encoding)
 
 
 class ShardedArray(BackendArray):
-    """One big array of a store; its first axis is read by row."""
+    """One big array of a store, read row by row along its first axis."""
 
     def __init__(self, reader: ChunkReader, name: str, shape: tuple[int, ...]) -> None:
         self.shape, self.dtype = shape, np.dtype("uint8")
@@ -49,14 +49,14 @@ class ShardedArray(BackendArray):
         rows = np.arange(self.shape[0])[key[0]]
         if rows.ndim == 0:
             return _outer(self._reader.read(self._name, int(rows)), key[1:])
-        read = [_outer(self._reader.read(self._name, row), key[1:]) for row in rows.tolist()]
-        if read:
-            return np.stack(read)
+        planes = [_outer(self._reader.read(self._name, row), key[1:]) for row in rows.tolist()]
+        if planes:
+            return np.stack(planes)
         return np.zeros((0, *_outer(np.empty(self.shape[1:], np.uint8), key[1:]).shape), np.uint8)
 
 
 def _outer(pixels: NDArray[np.uint8], key: tuple[Any, ...]) -> NDArray[np.uint8]:
-    """Index every axis by itself, from the last on, as an integer removes one."""
+    """Index each axis separately; the last axis first, as an integer removes its axis."""
     for axis in reversed(range(len(key))):
         if not (isinstance(key[axis], slice) and key[axis] == slice(None)):
             pixels = pixels[(slice(None),) * axis + (key[axis],)]

@@ -1,4 +1,4 @@
-"""A look at a build that has not ended: the subjects whose shards stand there, lazily."""
+"""The subjects that an unfinished build has written so far, as a lazy Dataset."""
 
 from __future__ import annotations
 
@@ -11,76 +11,86 @@ import xarray as xr
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
-from gz3d_zarr.backends.assemble import assemble
+from gz3d_zarr.backends.assemble import assemble, define_variables
 from gz3d_zarr.datamodel.file_names import parse_name
 from gz3d_zarr.datamodel.manifest import Entry
 from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.datamodel.schema import (
-    BIG_ARRAYS,
-    SCHEMA,
-    VARIABLES,
-    SubjectRecord,
-    variable_attrs,
-    variable_values,
-)
+from gz3d_zarr.datamodel.schema import BIG_ARRAYS, SubjectRecord, dataset_attrs, variable_values
 from gz3d_zarr.errors import StoreError
 from gz3d_zarr.storage.build_record import FILES_KEY, RECEIPTS_PREFIX, RECORD_KEY, BuildRecord
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import array_documents, decode_shard, shard_key
 
 
-def open_unfinished(folder: ObjectStore) -> xr.Dataset:
-    """Open what is built of a store so far; subjects of other shards are left out.
+def open_partial_store(store: ObjectStore) -> xr.Dataset:
+    """Open the subjects whose shards an unfinished build has written.
 
     Returns
     -------
     xarray.Dataset
-        As `open_store` gives it, with ``complete`` false among its attributes. `observed` is
-        false, as it comes from the catalogue; positions of subjects that are not ok are NaN.
+        Like that of `open_store`, with the attribute ``complete`` = 0. `observed` is false, as it
+        comes from the catalogue; positions of subjects whose status is not ok are NaN.
 
     Raises
     ------
     StoreError
-        No build has begun there, or no shard is built yet.
+        No build was started there, or no shard is written yet.
     """
-    begun = folder.get(RECORD_KEY)
-    if begun is None:
-        raise StoreError(f"no build has begun at {folder.url}")
-    layout = BuildRecord.from_json(begun).layout
+    record = read_unfinished_record(store)
+    layout = record.layout
     if layout is None:
-        raise StoreError(f"{folder.url} is being copied to; wait until the copy has ended")
-    files = [parse_name(name) for name in (folder.get(FILES_KEY) or b"").decode().split("\n")]
-    keys = [key for key in sorted(folder.list_sizes(RECEIPTS_PREFIX)) if key.endswith(".json")]
-    receipts = [Receipt.from_json(folder.get(key) or b"", key) for key in keys]
-    rows = [
+        raise StoreError(f"a copy to {store.url} has not ended; no shards can be opened until then")
+    files = [parse_name(name) for name in (store.get(FILES_KEY) or b"").decode().split("\n")]
+    keys = [key for key in sorted(store.list_sizes(RECEIPTS_PREFIX)) if key.endswith(".json")]
+    receipts = [Receipt.from_json(store.get(key) or b"", key) for key in keys]
+    records = [
         SubjectRecord(Entry(file), outcome)
         for receipt in receipts
         for file, outcome in zip(files[layout.rows(receipt.shard)], receipt.outcomes, strict=True)
         if file is not None
     ]
-    if not rows:
-        raise StoreError(f"no shard of {folder.url} is built yet")
+    if not records:
+        raise StoreError(f"no shard of {store.url} is written yet")
     documents = array_documents(layout)
-    variables: dict[str, Any] = {}
-    for name, array in BIG_ARRAYS.items():
+
+    def read(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        if name not in BIG_ARRAYS:
+            return variable_values(name, records, layout)
         blocks = []
         for receipt in receipts:
             count = len(receipt.outcomes)
-            block = delayed(_read_shard, pure=True)(folder, documents, name, receipt.shard, count)
-            blocks.append(da.from_delayed(block, (count, *array.shape), array.dtype))
-        variables[name] = (array.dims, da.concatenate(blocks), dict(array.attrs))
-    for name, variable in VARIABLES.items():
-        values = variable_values(name, rows, layout)
-        variables[name] = (variable.dims, values, variable_attrs(name, layout))
-    attrs = {"schema": SCHEMA, "complete": 0}
-    attrs |= {"shard_size": layout.shard_size, "subjects": layout.subjects}
-    return assemble([row.entry for row in rows], variables, attrs)
+            block = delayed(_read_shard, pure=True)(store, documents, name, receipt.shard, count)
+            blocks.append(da.from_delayed(block, (count, *shape), dtype))
+        return da.concatenate(blocks)
+
+    entries = [record.entry for record in records]
+    attrs = {
+        **dataset_attrs("", None, ""),
+        "shard_size": layout.shard_size,
+        "subjects": layout.subjects,
+        "complete": False,
+    }
+    return assemble(define_variables(entries, layout, read), attrs)
+
+
+def read_unfinished_record(store: ObjectStore) -> BuildRecord:
+    """Read the record of a build or copy that has not ended.
+
+    Raises
+    ------
+    StoreError
+        There is none, or it is damaged.
+    """
+    data = store.get(RECORD_KEY)
+    if data is None:
+        raise StoreError(f"no build was started at {store.url}")
+    return BuildRecord.from_json(data)
 
 
 def _read_shard(
-    folder: ObjectStore, documents: Mapping[str, bytes], name: str, shard: int, count: int
+    store: ObjectStore, documents: Mapping[str, bytes], name: str, shard: int, count: int
 ) -> NDArray[np.uint8]:
-    data = folder.get(shard_key(name, shard))
+    data = store.get(shard_key(name, shard))
     if data is None:
-        raise StoreError(f"{folder.url}/{shard_key(name, shard)} is not there any more")
+        raise StoreError(f"{store.url}/{shard_key(name, shard)} no longer exists")
     return decode_shard(documents, name, shard, data, count)

@@ -1,4 +1,4 @@
-"""The Dataset of a store, lazily, straight from the subject files."""
+"""Subject files as the lazy Dataset that a store of them would give."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gz3d_zarr.backends.assemble import assemble
+from gz3d_zarr.backends.assemble import assemble, define_variables
 from gz3d_zarr.datamodel.layout import Layout, LayoutOptions, make_layout
 from gz3d_zarr.datamodel.manifest import Entry
 from gz3d_zarr.datamodel.options import check_options, take_options
 from gz3d_zarr.datamodel.receipts import SubjectOutcome
 from gz3d_zarr.datamodel.schema import (
     BIG_ARRAYS,
-    LABELS,
     VARIABLES,
     SubjectRecord,
     dataset_attrs,
-    variable_attrs,
     variable_values,
 )
 from gz3d_zarr.datamodel.subject import Subject
@@ -42,10 +40,10 @@ def open_source(
     source_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> xr.Dataset:
-    """Open subject files as the Dataset that a store made from them would give.
+    """Open subject files as the Dataset that a store built from them would give.
 
-    Nothing is read but the listing and the catalogue; each subject is one dask chunk, and its
-    file is fetched and decoded when a value of it is computed.
+    Only the listing and the catalogue are read. Each subject is one dask chunk, and its file is
+    fetched and decoded when one of its values is computed.
 
     Parameters
     ----------
@@ -60,8 +58,8 @@ def open_source(
     Returns
     -------
     xarray.Dataset
-        Equal, value for value, to what `open_store` gives after a `build` with these options;
-        a file that cannot be read has the same fill values and ``status``.
+        Equal, value for value, to what `open_store` gives after a `build` with the same options.
+        A file that cannot be read gives the same fill values and ``status``.
 
     Raises
     ------
@@ -83,23 +81,17 @@ def open_source(
         dtype=object,
         meta=np.empty(0, object),
     )
-    variables: dict[str, Any] = {}
-    for name, array in BIG_ARRAYS.items():
-        data: Any = _derive(records, partial(_pixels, name=name), array.shape, array.dtype)
-        variables[name] = (array.dims, data, dict(array.attrs))
     unread = [SubjectRecord(entry, _NOT_READ) for entry in manifest.entries]
-    for name, variable in VARIABLES.items():
-        shape = tuple(len(LABELS[dim]) for dim in variable.dims[1:])
-        data = (
-            _derive(
-                records, partial(_values, name=name, layout=layout), shape, np.dtype(variable.dtype)
-            )
-            if variable.needs_file
-            else variable_values(name, unread, layout)
-        )
-        variables[name] = (variable.dims, data, variable_attrs(name, layout))
+
+    def read(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        if name in BIG_ARRAYS:
+            return _derive(records, partial(_pixels, name=name), shape, dtype)
+        if VARIABLES[name].needs_file:
+            return _derive(records, partial(_values, name=name, layout=layout), shape, dtype)
+        return variable_values(name, unread, layout)
+
     attrs = dataset_attrs(manifest.location, manifest.catalogue, manifest.release)
-    return assemble(manifest.entries, variables, attrs)
+    return assemble(define_variables(manifest.entries, layout, read), attrs)
 
 
 _NOT_READ = SubjectOutcome("", Status.OK, "", "", -1, None)
@@ -108,7 +100,7 @@ _NOT_READ = SubjectOutcome("", Status.OK, "", "", -1, None)
 def _derive(
     records: da.Array, function: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> da.Array:
-    """An array of `shape` a subject, computed from the records block by block."""
+    """An array with `shape` per subject, computed from the records block by block."""
     derived: da.Array = da.map_blocks(
         function,
         records,
@@ -123,7 +115,7 @@ def _derive(
 def _read(
     block: NDArray[Any], source_options: Mapping[str, Any], cache: str | None
 ) -> NDArray[Any]:
-    """Entries to (row, subject or None)."""
+    """Read and decode entries: an array of pairs (SubjectRecord, Subject or None)."""
     records = np.empty(len(block), object)
     for i, entry in enumerate(block):
         records[i] = _read_one(entry, source_options, cache)
@@ -151,4 +143,4 @@ def _pixels(records: NDArray[Any], name: str) -> NDArray[np.uint8]:
 
 
 def _values(records: NDArray[Any], name: str, layout: Layout) -> NDArray[Any]:
-    return variable_values(name, [row for row, _ in records], layout)
+    return variable_values(name, [record for record, _ in records], layout)

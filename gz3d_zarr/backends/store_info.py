@@ -1,4 +1,4 @@
-"""What a complete store holds: arrays, shards, bytes, status counts, provenance."""
+"""Describe a complete store: arrays, shards, sizes, status counts, provenance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from dask.utils import format_bytes
 
-from gz3d_zarr.backends.store import open_store, read_build
+from gz3d_zarr.backends.store import read_store
 from gz3d_zarr.errors import Status, status_counts
 from gz3d_zarr.storage.object_store import open_object_store
 from gz3d_zarr.storage.small_arrays import CATALOGUE_GROUP
@@ -24,12 +24,13 @@ class ArrayInfo:
     Attributes
     ----------
     shards : int
-        Stored objects that hold its data.
+        Number of stored objects with its data.
     shard, chunk : tuple of int
-        Shape of one such object, and of the piece that can be read alone.
+        Shape of one stored object, and of the smallest part that can be read separately.
     raw_bytes : int or None
-        In memory; text has no fixed size there.
+        Size in memory; None for text, which has no fixed size.
     stored_bytes : int
+        Total size of the objects.
     """
 
     name: str
@@ -43,18 +44,18 @@ class ArrayInfo:
 
     @property
     def ratio(self) -> float | None:
-        """Bytes in memory over bytes stored."""
+        """Size in memory divided by stored size; None for text."""
         return self.raw_bytes / self.stored_bytes if self.raw_bytes else None
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """A whole store.
+    """A complete store.
 
     Attributes
     ----------
     objects, stored_bytes, source_bytes : int
-        Objects in the store, their bytes, and the bytes of the source files that were read.
+        Number of objects in the store, their total size, and that of the source files.
     status : dict
         Number of subjects for every status.
     attrs : dict
@@ -70,12 +71,12 @@ class StoreInfo:
     attrs: Mapping[str, Any]
 
     def summary(self) -> dict[str, Any]:
-        """What ``gz3d-zarr info --json`` prints."""
+        """The output of ``gz3d-zarr info --json``."""
         arrays = [{**asdict(array), "ratio": array.ratio} for array in self.arrays]
         return {**asdict(self), "arrays": arrays}
 
     def to_text(self) -> str:
-        """What ``gz3d-zarr info`` prints."""
+        """The output of ``gz3d-zarr info``."""
         header = ("array", "dtype", "shape", "shards", "chunk", "stored", "ratio")
         table = [header, *(_cells(array) for array in self.arrays)]
         widths = [max(len(row[i]) for row in table) for i in range(len(header))]
@@ -107,16 +108,15 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
     Raises
     ------
     StoreError
-        As `open_store`.
+        As for `open_store`.
     """
-    folder = open_object_store(store, storage_options)
-    dataset = open_store(folder.url, storage_options=storage_options)
-    attrs, catalogue = read_build(folder)
-    sizes = folder.list_sizes()
+    opened = open_object_store(store, storage_options)
+    dataset, catalogue = read_store(opened)
+    sizes = opened.list_sizes()
     stored: dict[str, list[int]] = defaultdict(list)
     for key, size in sizes.items():
-        name, found, _ = key.partition("/c/")
-        if found:
+        name, separator, _ = key.partition("/c/")
+        if separator:
             stored[name].append(size)
     described = {str(name): variable for name, variable in dataset.variables.items()}
     described |= {
@@ -141,13 +141,13 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
     labels = [Status(int(f)).label for f, c in zip(flags, counts, strict=True) for _ in range(c)]
     ok = labels.count(Status.OK.label)
     return StoreInfo(
-        folder.url,
+        opened.url,
         tuple(sorted(arrays, key=lambda array: -array.stored_bytes)),
         len(sizes),
         sum(sizes.values()),
         int(read[read > 0].sum()),
         status_counts(ok, labels),
-        attrs,
+        dict(dataset.attrs),
     )
 
 

@@ -1,6 +1,7 @@
-"""xarray's engine ``gz3d``: one subject file as a Dataset, with a store's names.
+"""The xarray engine ``gz3d``: one subject file as a Dataset, with the names of a store.
 
-xarray imports this module whenever it looks for an engine, so nothing else is imported here.
+xarray imports this module whenever it looks for an engine, so this module imports no other of
+ours until a file is opened.
 """
 
 from __future__ import annotations
@@ -46,22 +47,22 @@ class GZ3DBackendEntrypoint(BackendEntrypoint):
         Returns
         -------
         xarray.Dataset
-            As `open_source` gives it for this one file: the dimension ``subject`` has length 1.
-            The file is read once, when a value of it is needed.
+            The Dataset that `open_source` gives for this one file; the dimension ``subject`` has
+            length 1. The file is read once, when one of its values is needed.
 
         Raises
         ------
         FileNotFoundError
-            There is no such file.
+            The file does not exist.
         UsageError
-            It is not a path, or not named as a subject file is.
+            The argument is not a path, or the file is not named like a subject file.
         SubjectError
-            When values are read, and the file is damaged or not a subject file.
+            When values are read: the file is damaged or is not a subject file.
         """
         return _open(_entry(filename_or_obj), drop_variables)
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
-        """Whether the name is that of a subject file."""
+        """Whether the file is named like a subject file."""
         if not isinstance(filename_or_obj, str | os.PathLike):
             return False
         name = os.fspath(filename_or_obj)
@@ -73,7 +74,7 @@ class GZ3DBackendEntrypoint(BackendEntrypoint):
 
 
 def _entry(path: Any) -> Entry:
-    """What the name of a subject file says of it."""
+    """The entry that the name of a subject file describes."""
     from gz3d_zarr.datamodel.file_names import parse_name
     from gz3d_zarr.datamodel.manifest import Entry
     from gz3d_zarr.errors import UsageError
@@ -87,58 +88,42 @@ def _entry(path: Any) -> Entry:
     file = parse_name(text)
     if file is None:
         raise UsageError(
-            f"{text} is not named as a subject file is: gz3d_MANGAID_IFU_SUBJECTID.fits.gz"
+            f"{text} is not named like a subject file: gz3d_MANGAID_IFU_SUBJECTID.fits.gz"
         )
     if not is_url(text) and not Path(text).exists():
-        raise FileNotFoundError(f"there is no file {text}")
+        raise FileNotFoundError(f"file {text} does not exist")
     return Entry(file)
 
 
 def _open(entry: Entry, drop_variables: str | Iterable[str] | None) -> xr.Dataset:
+    from gz3d_zarr.backends.assemble import assemble, define_variables
     from gz3d_zarr.datamodel.layout import Layout
-    from gz3d_zarr.datamodel.schema import (
-        BIG_ARRAYS,
-        LABELS,
-        OBJECT_ID_ATTRS,
-        VARIABLES,
-        dataset_attrs,
-        index_labels,
-        variable_attrs,
-    )
+    from gz3d_zarr.datamodel.schema import dataset_attrs
 
-    layout, record = Layout(1), _Record(entry)
-    variables: dict[str, Any] = {}
-    for name, array in BIG_ARRAYS.items():
-        lazy = SubjectFileArray(record, name, (1, *array.shape), array.dtype, layout)
-        variables[name] = (array.dims, indexing.LazilyIndexedArray(lazy), dict(array.attrs))
-    for name, variable in VARIABLES.items():
-        shape = (1, *(len(LABELS[dim]) for dim in variable.dims[1:]))
-        lazy = SubjectFileArray(record, name, shape, np.dtype(variable.dtype), layout)
-        attrs = variable_attrs(name, layout)
-        variables[name] = (variable.dims, indexing.LazilyIndexedArray(lazy), attrs)
-    for name, (labels, label_attrs) in index_labels([entry]).items():
-        variables[name] = (name, np.array(labels, np.dtypes.StringDType()), label_attrs)
-    variables["object_id"] = ("subject", variables["subject"][1], OBJECT_ID_ATTRS)
-    dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
-    kept = {name: xr.Variable(*parts) for name, parts in variables.items() if name not in dropped}
-    coordinates = {name for name, variable in VARIABLES.items() if variable.is_coordinate}
-    dataset = xr.Dataset(kept, attrs=dataset_attrs(entry.file.path, None, "")).set_coords(
-        sorted((coordinates | {"object_id"}) & set(kept))
-    )
-    dataset.set_close(record.close)
+    layout, reader = Layout(1), _FileReader(entry)
+
+    def read(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        array = SubjectFileArray(reader, name, (1, *shape), dtype, layout)
+        return indexing.LazilyIndexedArray(array)
+
+    variables = define_variables([entry], layout, read)
+    dataset = assemble(variables, dataset_attrs(entry.file.path, None, ""))
+    dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())
+    dataset = dataset.drop_vars(dropped, errors="ignore")
+    dataset.set_close(reader.close)
     return dataset
 
 
-class _Record:
-    """A subject file, read and decoded when it is first asked for; pickles without its pixels."""
+class _FileReader:
+    """Reads and decodes a subject file when it is first needed; pickles without the pixels."""
 
     def __init__(self, entry: Entry) -> None:
         self._entry = entry
         self._lock = threading.Lock()
         self._read: Any = None
 
-    def __reduce__(self) -> tuple[type[_Record], tuple[Entry]]:
-        return _Record, (self._entry,)
+    def __reduce__(self) -> tuple[type[_FileReader], tuple[Entry]]:
+        return _FileReader, (self._entry,)
 
     def close(self) -> None:
         """Forget the pixels."""
@@ -152,11 +137,11 @@ class _Record:
         with self._lock:
             if self._read is None:
                 self._read = self._decode()
-            row, subject = self._read
+            record, subject = self._read
         if name in BIG_ARRAYS:
             pixels: np.ndarray[Any, Any] = getattr(subject, name)[np.newaxis]
             return pixels
-        return variable_values(name, [row], layout)
+        return variable_values(name, [record], layout)
 
     def _decode(self) -> Any:
         from gz3d_zarr.datamodel.schema import SubjectRecord
@@ -175,14 +160,14 @@ class SubjectFileArray(BackendArray):
 
     def __init__(
         self,
-        record: _Record,
+        reader: _FileReader,
         name: str,
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         layout: Layout,
     ) -> None:
         self.shape, self.dtype = shape, dtype
-        self._record, self._name, self._layout = record, name, layout
+        self._reader, self._name, self._layout = reader, name, layout
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(
@@ -190,4 +175,4 @@ class SubjectFileArray(BackendArray):
         )
 
     def _take(self, key: tuple[Any, ...]) -> Any:
-        return self._record.values(self._name, self._layout)[key]
+        return self._reader.values(self._name, self._layout)[key]

@@ -326,8 +326,9 @@ def dataset_attrs(source: str, catalogue: str | None, release: str) -> dict[str,
     }
 
 
-def group_attrs(layout: Layout, provenance: Provenance) -> dict[str, Any]:
+def root_attrs(layout: Layout, provenance: Provenance) -> dict[str, Any]:
     """Attributes of the root group of a complete store."""
+    coordinates = [name for name, variable in VARIABLES.items() if variable.is_coordinate]
     return {
         **dataset_attrs(provenance.source, provenance.catalogue, provenance.release),
         "package": "gz3d_zarr",
@@ -346,6 +347,7 @@ def group_attrs(layout: Layout, provenance: Provenance) -> dict[str, Any]:
         "subjects_failed": provenance.failed,
         "notes": list(provenance.notes),
         "complete": True,
+        "coordinates": " ".join(coordinates),  # for xarray, which removes this when it opens
     }
 
 

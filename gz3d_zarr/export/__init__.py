@@ -1,1 +1,1 @@
-"""What a store is turned into: FITS, Multimodal Universe HDF5, PyTorch, Hugging Face."""
+"""Export a store to FITS and Multimodal Universe HDF5; load it in PyTorch and Hugging Face."""

@@ -1,4 +1,4 @@
-"""Subject files again, from a store: the HDUs that it has the values of."""
+"""Write subject files from a store, with the HDUs whose values the store has."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 COMPRESSION = 6
 HISTORY = (
     "Written from a Zarr store by gz3d_zarr: HDUs 0 to 5 only. The store",
-    "has none of HDUs 6 to 10 (clusters and the volunteers' raw marks).",
+    "does not have HDUs 6 to 10 (clusters and the volunteers' raw marks).",
 )
-# Name, FITS format, and where the value comes from: a variable, or a column of the catalogue. The
-# order and the formats are those of the release v4_0_0.
+# Name, FITS format, and the variable or the column of the group catalogue that has the value.
+# Order and formats are those of release v4_0_0.
 _COLUMNS = (
     ("ra", "E", "ra"),
     ("dec", "E", "dec"),
@@ -57,7 +57,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class _Task:
-    """The subjects of one shard; `texts` has a value for each."""
+    """The subjects of one shard; `texts` has one value per subject."""
 
     selection: Selection
     texts: Mapping[str, list[str]]
@@ -77,33 +77,33 @@ def export_fits(
     storage_options: Mapping[str, Any] | None = None,
     destination_options: Mapping[str, Any] | None = None,
 ) -> ExportReport:
-    """Write subject files, gzipped, under the names that the source had.
+    """Write gzipped subject files with the names of the original files.
 
-    HDUs 0 to 5 have the source's values, types and WCS. The store has none of HDUs 6 to 10; the
-    header of HDU 0 says so in HISTORY cards. A ``MANGA_TILEID`` of -1 in the store becomes the NaN
-    that it came from.
+    HDUs 0 to 5 have the original values, types and WCS. The store does not have HDUs 6 to 10;
+    HISTORY cards in the header of HDU 0 say so. A ``MANGA_TILEID`` of -1 in the store is written as
+    NaN, as in the original file.
 
     Parameters
     ----------
     store : str or Path
         A complete store.
     dest : str or Path
-        Folder or fsspec URL; made where it is not there.
+        Folder or fsspec URL; a missing folder is created.
     client : distributed.Client, optional
-        Where to run, as for `build`.
+        Runs the tasks, as for `build`.
     rows : sequence of int, or Dataset, optional
         Positions along ``subject``, or a Dataset that was selected from the store; by default
         all. Subjects whose status is not ok are left out, and counted.
     scheduler, workers
         As for `build`.
     overwrite : bool
-        Replace files of the same names.
+        Replace files with the same names.
     progress : callable, optional
         Called with a `Progress` after every shard.
     storage_options : mapping, optional
-        For fsspec: of the store, and of `dest`, where they are URLs.
+        Options for fsspec, for those of `store` and `dest` that are URLs.
     destination_options : mapping, optional
-        More for `dest` only.
+        Additional options for `dest`.
 
     Returns
     -------
@@ -112,11 +112,11 @@ def export_fits(
     Raises
     ------
     UsageError
-        Nothing is selected, or none of it is ok.
+        No subject is selected, or no selected subject has the status ok.
     StoreError
-        The store cannot be read, or `dest` holds files or cannot be written.
+        The store cannot be read, or `dest` has files or cannot be written.
     BuildError
-        A task failed otherwise; files that are there are whole.
+        A task failed for another reason; existing files are complete.
     """
     selection, destination = open_source_and_destination(
         store, dest, rows, storage_options, destination_options, overwrite=overwrite
@@ -136,7 +136,7 @@ def export_fits(
 
 def _write_shard(task: _Task) -> WrittenFiles:
     size = 0
-    reader = ChunkReader(task.selection.folder)
+    reader = ChunkReader(task.selection.store)
     for i, image, segmentation in read_subjects(reader, task.selection):
         values = {name: column[i] for name, column in task.selection.table.items()}
         values |= {name: column[i] for name, column in task.texts.items()}
@@ -156,10 +156,10 @@ def make_hdus(
     Parameters
     ----------
     values : mapping
-        Small variables of the store and `TEXTS` of its catalogue, of this subject.
+        Small variables of the store and columns `TEXTS` of its catalogue, for this subject.
     image : ndarray of uint8, shape (525, 525, 3)
     segmentation : ndarray of uint8, shape (4, 525, 525)
-        Becomes float64, as the source has it.
+        Written as float64, as in the original file.
 
     Returns
     -------

@@ -2,7 +2,7 @@
 
 Names and types are those of the Multimodal Universe's data model and loader for GZ3D
 (https://github.com/MultimodalUniverse/MultimodalUniverse, ``scripts/gz3d``), except that `image`
-has its three channels: the loader declares it without them, which no picture fits.
+has three channels: the loader declares it without channels, which does not match the images.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.datamodel.subject import CLASSES, SIDE
 from gz3d_zarr.errors import missing_extra_error
-from gz3d_zarr.export.partition import check_partition, share
+from gz3d_zarr.export.partition import check_partition, partition
 from gz3d_zarr.export.runner import read_subjects
 from gz3d_zarr.export.subset import Selection, select_rows
 
@@ -36,13 +36,14 @@ def iterable_dataset(
 ) -> IterableDataset:
     """Stream a store's subjects, shard by shard.
 
-    Shuffle with ``.shuffle(seed=, buffer_size=)``; a DataLoader's workers share out the shards.
+    Shuffle with ``.shuffle(seed=, buffer_size=)``. The workers of a DataLoader divide the shards
+    among them.
 
-    Where several nodes or ranks train, give each its `rank` and `world_size`: together they decode
-    each subject once, and their parts are equal but for one subject. ``split_dataset_by_node`` of
-    ``datasets.distributed`` is the other way, never both: it shares out whole shards, mixed over
-    all nodes by ``.shuffle``, but where their number is no multiple of the nodes', every node
-    decodes all subjects and keeps its part.
+    If several nodes or ranks train, give each its `rank` and `world_size`: together they decode
+    each subject once, and the sizes of their parts differ by at most one subject. The alternative
+    is ``split_dataset_by_node`` of ``datasets.distributed``; do not use both. It distributes whole
+    shards, which ``.shuffle`` mixes over all nodes; but if the number of shards is not a multiple
+    of the number of nodes, every node decodes all subjects and keeps its part.
 
     Parameters
     ----------
@@ -52,29 +53,31 @@ def iterable_dataset(
         Positions along ``subject``, or a Dataset that was selected from the store; by default
         all. Subjects whose status is not ok are left out; ``info.description`` counts them.
     rank, world_size : int, optional
-        Which part, of how many, of the subjects in the order of the store; by default all of them.
-        Not taken from ``torch.distributed``: ``split_dataset_by_node`` would share them out again.
+        Number of this part, and of parts, of the subjects in the order of the store; by default one
+        part. They are not read from ``torch.distributed``, as ``split_dataset_by_node`` would then
+        divide the part again.
     storage_options : mapping, optional
-        For fsspec.
+        Options for fsspec.
 
     Returns
     -------
     datasets.IterableDataset
-        Of dicts: ``object_id``, ``ra``, ``dec`` (degrees), ``healpix``, ``scale`` (degrees a
-        pixel), ``total_classifications``, ``image`` (uint8, (525, 525, 3)), and ``segmentation``:
-        for the four classes ``class``, ``vote_fraction`` and ``array`` (uint8, (525, 525)).
+        Yields dicts: ``object_id``, ``ra``, ``dec`` (degrees), ``healpix``, ``scale`` (degrees per
+        pixel), ``total_classifications``, ``image`` (uint8, (525, 525, 3)), and ``segmentation``,
+        which has ``class``, ``vote_fraction`` and ``array`` (uint8, (525, 525)) for four classes.
 
     Raises
     ------
     UsageError
-        ``datasets`` is not installed, nothing that is ok is selected, or there is no such rank.
+        ``datasets`` is not installed, no selected subject has the status ok, or the rank does not
+        exist.
     StoreError
         The store cannot be opened or, later, read.
 
     Warns
     -----
     LeftOutWarning
-        Subjects whose status is not ok are left out; how many.
+        Counts subjects whose status is not ok. They are left out.
     """
     try:
         import datasets
@@ -82,21 +85,21 @@ def iterable_dataset(
         raise missing_extra_error("gz3d_zarr.export.huggingface", error, "huggingface") from error
     part, parts = check_partition(rank, world_size) or (0, 1)
     selection = select_rows(store, rows, storage_options=storage_options)
-    selection.warn(stacklevel=3)  # whoever calls this
-    # A list is what datasets shares out, never an empty one: here selections of single shards.
-    mine = share(selection.shards(), part, parts) or [np.zeros(0, np.int64)]
-    shards = [selection.take(positions) for positions in mine]
-    made = datasets.IterableDataset.from_generator(
+    selection.warn(stacklevel=3)  # at the caller
+    # datasets divides a list among workers, here of one selection per shard; it must not be empty.
+    positions = partition(selection.shards(), part, parts) or [np.zeros(0, np.int64)]
+    shards = [selection.take(of_shard) for of_shard in positions]
+    dataset = datasets.IterableDataset.from_generator(
         _examples, features=make_features(selection), gen_kwargs={"shards": shards}
     )
-    made.info.description = "Galaxy Zoo: 3D. " + selection.note
-    return made
+    dataset.info.description = "Galaxy Zoo: 3D. " + selection.note
+    return dataset
 
 
 def make_features(selection: Selection) -> Features:
     """Names and types of the published dataset.
 
-    ``total_classifications`` is uint8 there, and int32 here where a number does not fit that.
+    ``total_classifications`` is uint8 there, and int32 here if a value is too large for uint8.
     """
     from datasets import Array2D, Array3D, Features, Sequence, Value
 
@@ -124,7 +127,7 @@ def make_features(selection: Selection) -> Features:
 def _examples(shards: Sequence[Selection]) -> Iterator[dict[str, Any]]:
     for selection in shards:
         table = selection.table
-        reader = ChunkReader(selection.folder)
+        reader = ChunkReader(selection.store)
         for i, image, segmentation in read_subjects(reader, selection):
             yield {
                 "object_id": table["subject"][i],

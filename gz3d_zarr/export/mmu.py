@@ -1,8 +1,8 @@
-"""The layout of the Multimodal Universe: one HDF5 file a HEALPix pixel.
+"""Export to the layout of the Multimodal Universe: one HDF5 file per HEALPix pixel.
 
-Names, types and shapes are those that its scripts for GZ3D write and read
+Names, types and shapes are those of its scripts for GZ3D
 (https://github.com/MultimodalUniverse/MultimodalUniverse, ``scripts/gz3d``): the columns of HDU 5
-in lower case, the picture as ``false_color``, a column a mask, ``object_id`` and ``healpix``.
+in lower case, the image as ``false_color``, one column per mask, ``object_id`` and ``healpix``.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
 
 MMU_NSIDE = 16
-"""HEALPix resolution of the Multimodal Universe, in NESTED order, whatever the store has."""
-FILE = "001-of-001.hdf5"
-PICTURE = "false_color"
-# Column, type, and the variable of the store or column of its catalogue that it has.
+"""HEALPix resolution of the Multimodal Universe, NESTED; that of the store may differ."""
+FILE_NAME = "001-of-001.hdf5"
+IMAGE_COLUMN = "false_color"
+# Column, type, and the variable or the column of the group catalogue that has the value.
 _NUMBERS = (
     ("ra", "f4", "ra"),
     ("dec", "f4", "dec"),
@@ -64,11 +64,11 @@ _TEXTS = (
 
 @dataclass(frozen=True)
 class _Task:
-    """Some whole pixels: the file and the place in it of each selected subject."""
+    """Whole HEALPix pixels: the pixel (file) of each selected subject, and its row in the file."""
 
     selection: Selection
     pixels: NDArray[np.int64]
-    places: NDArray[np.int64]
+    file_rows: NDArray[np.int64]
     texts: Mapping[str, NDArray[np.object_]]
     destination: ObjectStore
 
@@ -88,31 +88,30 @@ def export_mmu(
 ) -> ExportReport:
     """Write ``DEST/healpix=N/001-of-001.hdf5``, with N NESTED at nside 16.
 
-    In a file, subjects are in order of ``object_id``, then of their Zooniverse id, so that the
-    order of the store does not matter. Text is in fixed-length bytes; pictures and masks are
-    uint8, not compressed.
+    In a file, subjects are sorted by ``object_id``, then by Zooniverse id, so that the order of the
+    store does not matter. Text is fixed-length bytes; images and masks are uncompressed uint8.
 
     Parameters
     ----------
     store : str or Path
         A complete store.
     dest : str or Path
-        Folder or fsspec URL; made where it is not there.
+        Folder or fsspec URL; a missing folder is created.
     client : distributed.Client, optional
-        Where to run, as for `build`.
+        Runs the tasks, as for `build`.
     rows : sequence of int, or Dataset, optional
         Positions along ``subject``, or a Dataset that was selected from the store; by default
         all. Subjects whose status is not ok are left out, and counted.
     scheduler, workers
         As for `build`.
     overwrite : bool
-        Replace files of the same names.
+        Replace files with the same names.
     progress : callable, optional
-        Called with a `Progress` after every task, of a shard's worth of pixels.
+        Called with a `Progress` after every task, which has about as many subjects as a shard.
     storage_options : mapping, optional
-        For fsspec: of the store, and of `dest`, where they are URLs.
+        Options for fsspec, for those of `store` and `dest` that are URLs.
     destination_options : mapping, optional
-        More for `dest` only.
+        Additional options for `dest`.
 
     Returns
     -------
@@ -121,13 +120,13 @@ def export_mmu(
     Raises
     ------
     UsageError
-        h5py is not installed, nothing is selected, or none of it is ok.
+        h5py is not installed, no subject is selected, or no selected subject has the status ok.
     StoreError
-        The store cannot be read, or `dest` holds files or cannot be written.
+        The store cannot be read, or `dest` has files or cannot be written.
     BuildError
-        A task failed otherwise; files that are there are whole.
+        A task failed for another reason; existing files are complete.
     """
-    _import_h5py()  # before any work
+    _import_h5py()  # fail before any work
     selection, destination = open_source_and_destination(
         store, dest, rows, storage_options, destination_options, overwrite=overwrite
     )
@@ -137,15 +136,15 @@ def export_mmu(
 
 
 def _plan(selection: Selection, destination: ObjectStore) -> Iterator[_Task]:
-    """Whole pixels, a shard's worth or more a task, those together that are so in the store."""
+    """Yield tasks of whole pixels in the order of the store; each is at least a shard long."""
     table, texts = selection.table, read_texts(selection)
     pixels = healpix_pixels(table["ra"], table["dec"], MMU_NSIDE)
     labels = np.array(table["subject"].tolist(), str)
     order = np.lexsort((table["zooniverse_subject_id"], labels, pixels))
     starts = np.flatnonzero(np.diff(pixels[order], prepend=-1))
     sizes = np.diff(starts, append=len(order))
-    places = np.empty(len(order), np.int64)
-    places[order] = np.arange(len(order)) - np.repeat(starts, sizes)
+    file_rows = np.empty(len(order), np.int64)
+    file_rows[order] = np.arange(len(order)) - np.repeat(starts, sizes)
     members = np.split(order, starts[1:])
     members.sort(key=lambda positions: int(positions.min()))
     group: list[NDArray[np.intp]] = []
@@ -156,7 +155,7 @@ def _plan(selection: Selection, destination: ObjectStore) -> Iterator[_Task]:
             yield _Task(
                 selection.take(taken),
                 pixels[taken],
-                places[taken],
+                file_rows[taken],
                 {name: values[taken] for name, values in texts.items()},
                 destination,
             )
@@ -165,7 +164,7 @@ def _plan(selection: Selection, destination: ObjectStore) -> Iterator[_Task]:
 
 def _write_pixels(task: _Task) -> WrittenFiles:
     h5py = _import_h5py()
-    reader = ChunkReader(task.selection.folder)
+    reader = ChunkReader(task.selection.store)
     buffers = {pixel: io.BytesIO() for pixel in np.unique(task.pixels).tolist()}
     with contextlib.ExitStack() as stack:
         files = {}
@@ -173,35 +172,35 @@ def _write_pixels(task: _Task) -> WrittenFiles:
             files[pixel] = stack.enter_context(h5py.File(buffer, "w"))
             _write_table(files[pixel], task, pixel)
         for i, image, segmentation in read_subjects(reader, task.selection):
-            file, place = files[int(task.pixels[i])], int(task.places[i])
-            file[PICTURE][place] = image
+            file, row = files[int(task.pixels[i])], int(task.file_rows[i])
+            file[IMAGE_COLUMN][row] = image
             for name, mask in zip(CLASSES, segmentation, strict=True):
-                file[name][place] = mask
+                file[name][row] = mask
     size = 0
     for pixel, buffer in buffers.items():
         data = buffer.getvalue()
-        task.destination.put(f"healpix={pixel}/{FILE}", data)
+        task.destination.put(f"healpix={pixel}/{FILE_NAME}", data)
         size += len(data)
     return WrittenFiles(len(task.selection), len(buffers), size)
 
 
 def _write_table(file: h5py.File, task: _Task, pixel: int) -> None:
-    """Write the small columns of one pixel, and make room for the big ones."""
-    here = np.flatnonzero(task.pixels == pixel)
-    here = here[np.argsort(task.places[here])]
+    """Write the small columns of one pixel, and create the big ones."""
+    members = np.flatnonzero(task.pixels == pixel)
+    members = members[np.argsort(task.file_rows[members])]
     columns = {**task.selection.table, **task.texts}
     for name, key in _TEXTS:
-        file[name] = np.array([str(value).encode() for value in columns[key][here]])
+        file[name] = np.array([str(value).encode() for value in columns[key][members]])
     for name, dtype, key in _NUMBERS:
-        values = columns[key][here]
+        values = columns[key][members]
         if name == "manga_tileid":
             values = np.where(values == -1, np.nan, values)
         wide = dtype == "i2" and values.max() > np.iinfo(np.int16).max
         file[name] = values.astype("i4" if wide else dtype)
-    file["healpix"] = np.full(len(here), pixel, np.int64)
-    file.create_dataset(PICTURE, (len(here), SIDE, SIDE, 3), np.uint8)
+    file["healpix"] = np.full(len(members), pixel, np.int64)
+    file.create_dataset(IMAGE_COLUMN, (len(members), SIDE, SIDE, 3), np.uint8)
     for name in CLASSES:
-        file.create_dataset(name, (len(here), SIDE, SIDE), np.uint8)
+        file.create_dataset(name, (len(members), SIDE, SIDE), np.uint8)
 
 
 def _import_h5py() -> Any:

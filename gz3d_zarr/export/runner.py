@@ -1,4 +1,4 @@
-"""What exports share: where they go, their tasks over dask, their report."""
+"""Shared by all exports: open source and destination, run tasks on dask, report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class WrittenFiles:
-    """What one task has written."""
+    """Number and size of the files that a task wrote."""
 
     subjects: int
     files: int
@@ -42,19 +42,20 @@ class WrittenFiles:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export has written.
+    """Result of an export.
 
     Attributes
     ----------
     destination : str
         Absolute path or URL.
     subjects, files : int
-        Subjects that were written, into how many files.
+        Number of subjects written, and of files.
     left_out : int
-        Subjects that were selected and whose status is not ok.
+        Number of selected subjects whose status is not ok.
     stored_bytes : int
+        Total size of the files.
     seconds : float
-        From the first task on.
+        Time since the first task started.
     """
 
     destination: str
@@ -65,11 +66,11 @@ class ExportReport:
     seconds: float
 
     def summary(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
+        """The output of ``--json``."""
         return asdict(self)
 
     def to_text(self) -> str:
-        """What the command prints."""
+        """The output of the command."""
         text = (
             f"Wrote {plural(self.subjects, 'subject')} into {plural(self.files, 'file')}, "
             f"{format_bytes(self.stored_bytes)}, in {self.seconds:.1f} s: {self.destination}"
@@ -92,44 +93,44 @@ def open_source_and_destination(
     *,
     overwrite: bool,
 ) -> tuple[Selection, ObjectStore]:
-    """The subjects to export, and the folder to write to.
+    """Select the subjects to export, and open the destination.
 
-    Storage options are for whichever of the two is a URL.
+    `storage_options` apply to those of the two that are URLs.
 
     Raises
     ------
     UsageError
-        Nothing is selected, or none of it is ok.
+        No subject is selected, or no selected subject has the status ok.
     StoreError
-        The store cannot be read; the folder cannot be written to, lies in the store, or holds
-        files and may not be written over.
+        The store cannot be read; the destination cannot be written to or is inside the store, or
+        it has files and `overwrite` is false.
     """
     shared = storage_options or {}
     selection = select_rows(store, rows, storage_options=shared if is_url(str(store)) else None)
     options = {**(shared if is_url(str(dest)) else {}), **(destination_options or {})}
-    folder = open_object_store(dest, options)
-    if f"{folder.url}/".startswith(f"{selection.folder.url}/"):
+    destination = open_object_store(dest, options)
+    if f"{destination.url}/".startswith(f"{selection.store.url}/"):
         raise StoreError(
-            f"{folder.url} lies in the store {selection.folder.url}; choose another folder"
+            f"{destination.url} is inside the store {selection.store.url}; choose another folder"
         )
-    if folder.is_writable() is False:
-        raise StoreError(f"{folder.url} cannot be written to")
+    if destination.is_writable() is False:
+        raise StoreError(f"{destination.url} cannot be written to")
     if not overwrite:
-        there = len(folder.list_sizes())
-        if there:
+        existing = len(destination.list_sizes())
+        if existing:
             raise StoreError(
-                f"{folder.url} holds {plural(there, 'file')} already; choose an empty folder, or "
-                "write over those of the same names with --overwrite (overwrite=True)"
+                f"{destination.url} already has {plural(existing, 'file')}; choose an empty "
+                "folder, or replace files with the same names with --overwrite (overwrite=True)"
             )
-    return selection, folder
+    return selection, destination
 
 
 def read_subjects(
     reader: ChunkReader, selection: Selection
 ) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Position, picture and masks of each selected subject, shard by shard, in order.
+    """Yield position, image and masks of each selected subject, in the order of the store.
 
-    A shard of which at least half is wanted is fetched whole.
+    If at least half of a shard is selected, the whole shard is fetched.
     """
     for positions in selection.shards():
         shards = None
@@ -148,11 +149,11 @@ class Runner(Generic[T]):
     Attributes
     ----------
     function : callable
-        Run on a worker with one task; returns `WrittenFiles`.
+        Runs one task on a worker, and returns `WrittenFiles`.
     name : str
-        Beginning of the tasks' keys, which dask's dashboard shows.
+        Prefix of the tasks' keys, which the dashboard of dask shows.
     selection : Selection
-        All the subjects.
+        All subjects of the export.
     destination : ObjectStore
     progress : callable, optional
         Called at the start and after every task.
@@ -171,14 +172,14 @@ class Runner(Generic[T]):
         scheduler: str | None,
         workers: int | None,
     ) -> ExportReport:
-        """Run all tasks, and report on them.
+        """Run all tasks, and report the result.
 
         Raises
         ------
         UsageError, BuildError
-            As `use_client` and `find_resources`.
+            As for `use_client` and `find_resources`.
         GZ3DError
-            What a task raised, or BuildError where one failed in another way.
+            Raised by a task; BuildError if one failed for another reason.
         """
         from gz3d_zarr.pipeline.dask_client import (  # slow to import
             find_resources,
@@ -189,9 +190,9 @@ class Runner(Generic[T]):
         with use_client(client, scheduler) as running:
             resources: Resources = find_resources(running, workers)
             with use_workers(running, resources, len(tasks)) as worker:
-                began = time.monotonic()
+                start = time.monotonic()
                 done = self._run(worker, tasks)
-                seconds = time.monotonic() - began
+                seconds = time.monotonic() - start
         return ExportReport(
             self.destination.url,
             done.subjects,
@@ -205,8 +206,8 @@ class Runner(Generic[T]):
         total = WrittenFiles(0, 0, 0)
         subjects, left_out = len(self.selection), self.selection.left_out
         size = self.selection.shard_size
-        self._tell(Progress(0, subjects, 0, left_out))
-        hint = ". What is written is whole; run it again with --overwrite (overwrite=True)"
+        self._report(Progress(0, subjects, 0, left_out))
+        hint = ". Existing files are complete; run it again with --overwrite (overwrite=True)"
         results = run_tasks(client, self.function, tasks, self.name, size, hint)
         with contextlib.closing(results):
             for done in results:
@@ -215,9 +216,9 @@ class Runner(Generic[T]):
                     total.files + done.files,
                     total.stored_bytes + done.stored_bytes,
                 )
-                self._tell(Progress(total.subjects, subjects, done.subjects, left_out))
+                self._report(Progress(total.subjects, subjects, done.subjects, left_out))
         return total
 
-    def _tell(self, progress: Progress) -> None:
+    def _report(self, progress: Progress) -> None:
         if self.progress is not None:
             self.progress(progress)

@@ -1,4 +1,4 @@
-"""Which subjects of a store an export or a loader takes, and what the store says of each."""
+"""The subjects of a store that an export or a loader reads, with their small variables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.selection import select_cone
-from gz3d_zarr.backends.store import open_store, read_build
+from gz3d_zarr.backends.store import open_dataset, read_store
 from gz3d_zarr.datamodel.ids import find_rows, parse_id
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, VARIABLES
 from gz3d_zarr.errors import LeftOutWarning, Status, StoreError, UsageError, plural
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 
 
 TEXTS = ("file_name", "manga_id", "iauname", "explorer_link", "sample_name")
-"""Columns of the group ``catalogue`` that a subject file needs."""
+"""Columns of the group ``catalogue`` that are written into a subject file."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Subjects of a store that are ok, in its order; small, and survives pickling.
+    """Subjects of a store whose status is ok, in the order of the store; small to pickle.
 
     Attributes
     ----------
-    folder : ObjectStore
-        The store.
+    store : ObjectStore
+        The store that the rows are in.
     rows : ndarray of int64, shape (n,)
         Positions along ``subject``, ascending.
     left_out : int
-        Subjects that were selected and whose status is not ok.
+        Number of selected subjects whose status is not ok.
     shard_size : int
-        Subjects in a shard.
+        Subjects per shard.
     table : mapping of str to ndarray
-        ``subject`` and every small variable, of the n rows.
+        ``subject`` and every small variable, for the n rows.
     """
 
-    folder: ObjectStore
+    store: ObjectStore
     rows: NDArray[np.int64]
     left_out: int
     shard_size: int
@@ -54,27 +54,27 @@ class Selection:
         return len(self.rows)
 
     def shards(self) -> list[NDArray[np.int64]]:
-        """Positions in `rows` of the subjects of each shard, in the order of the store."""
+        """Positions in `rows` of each shard's subjects, in the order of the store."""
         if not len(self):
             return []
         shard = self.rows // self.shard_size
         return np.split(np.arange(len(self)), np.flatnonzero(np.diff(shard)) + 1)
 
     def take(self, positions: NDArray[np.integer[Any]]) -> Selection:
-        """Only these positions in `rows`."""
+        """The part of the selection at these positions in `rows`."""
         table = {name: values[positions] for name, values in self.table.items()}
         return replace(self, rows=self.rows[positions], table=table)
 
     @property
     def note(self) -> str:
-        """How many were left out, in words; empty where none was."""
+        """How many subjects were left out, in words; empty if none."""
         if not self.left_out:
             return ""
         verb = "is" if self.left_out == 1 else "are"
         return f"{plural(self.left_out, 'subject')} whose status is not ok {verb} left out"
 
     def warn(self, stacklevel: int) -> None:
-        """Say in a `LeftOutWarning` how many were left out, where any was."""
+        """Report the subjects that were left out in a `LeftOutWarning`, if there are any."""
         if self.left_out:
             warnings.warn(self.note, LeftOutWarning, stacklevel=stacklevel)
 
@@ -85,30 +85,30 @@ def select_rows(
     *,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Selection:
-    """Open a store, and take the subjects that are ok among `rows`.
+    """Open a store, and select the subjects among `rows` whose status is ok.
 
     Parameters
     ----------
     store : str or Path
         A path, or a URL of any fsspec file system.
     rows : sequence of int, or Dataset, optional
-        Positions along ``subject``, each counted once, or a Dataset that was selected from the
-        store. By default all.
+        Positions along ``subject``, or a Dataset that was selected from the store; repeated
+        positions count once. By default all.
     storage_options : mapping, optional
-        For fsspec.
+        Options for fsspec.
 
     Raises
     ------
     UsageError
-        A row is not in the store, or no subject that is ok is selected.
+        A row is not in the store, or no selected subject has the status ok.
     StoreError
-        As `open_store`.
+        As for `open_store`.
     """
-    folder = open_object_store(store, storage_options)
-    dataset = open_store(folder.url, storage_options=storage_options)
+    opened = open_object_store(store, storage_options)
+    dataset = open_dataset(opened)
     missing = [name for name in VARIABLES if name not in dataset.variables]
     if missing:
-        raise StoreError(f"{folder.url} lacks {', '.join(missing)}: it was changed since")
+        raise StoreError(f"{opened.url} lacks {', '.join(missing)}: another program changed it")
     wanted = _positions(dataset, rows)
     if not len(wanted):
         raise UsageError("no subject is selected")
@@ -118,15 +118,17 @@ def select_rows(
     ok = table["status"] == Status.OK
     if not ok.any():
         one = "the status of the subject is not ok"
-        told = one if len(wanted) == 1 else f"none of the {len(wanted)} subjects has the status ok"
-        raise UsageError(f"nothing is left of what is selected in {folder.url}: {told}")
+        many = f"none of the {len(wanted)} subjects has the status ok"
+        raise UsageError(
+            f"no selected subject of {opened.url} can be used: {one if len(wanted) == 1 else many}"
+        )
     size = int(dataset["image"].data.chunksize[0])
     table = {name: values[ok] for name, values in table.items()}
-    return Selection(folder, wanted[ok], int((~ok).sum()), size, table)
+    return Selection(opened, wanted[ok], int((~ok).sum()), size, table)
 
 
 def read_texts(selection: Selection) -> dict[str, NDArray[np.object_]]:
-    """`TEXTS` of the group ``catalogue``, for the selected rows.
+    """Read the columns `TEXTS` of the group ``catalogue``, for the selected rows.
 
     Raises
     ------
@@ -134,12 +136,12 @@ def read_texts(selection: Selection) -> dict[str, NDArray[np.object_]]:
         The store has no such group.
     """
     try:
-        _, catalogue = read_build(selection.folder)
+        _, catalogue = read_store(selection.store)
         return {name: catalogue[name].values.astype(object)[selection.rows] for name in TEXTS}
     except (KeyError, OSError, ValueError) as error:
         raise StoreError(
-            f"{selection.folder.url} has no group catalogue with {', '.join(TEXTS)}, which the "
-            "subject files need: it was changed since"
+            f"{selection.store.url} has no group catalogue with {', '.join(TEXTS)}, which the "
+            "subject files need: another program changed it"
         ) from error
 
 
@@ -156,23 +158,23 @@ def resolve_rows(
     cone: tuple[float, float, float] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> NDArray[np.int64] | None:
-    """Rows with one of the ids and within the cone (ra, dec, radius in arcseconds).
+    """Rows that have one of the ids and are in the cone (ra, dec in degrees, radius in arcsec).
 
     Returns
     -------
     ndarray of int64, or None
-        None where neither is given: all rows.
+        None if neither is given: all rows.
 
     Raises
     ------
     UsageError
-        An id is not there, or no subject is selected.
+        An id is unknown, or no subject is selected.
     StoreError
-        As `open_store`.
+        As for `open_store`.
     """
     if ids is None and cone is None:
         return None
-    dataset = open_store(store, storage_options=storage_options)
+    dataset = open_dataset(open_object_store(store, storage_options))
     rows = np.arange(dataset.sizes["subject"])
     if ids is not None:
         rows = find_ids(dataset, ids)
@@ -186,7 +188,7 @@ def resolve_rows(
 def _positions(
     dataset: xr.Dataset, rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None
 ) -> NDArray[np.int64]:
-    """Ascending positions along ``subject``, each once."""
+    """Ascending positions along ``subject``, without repeats."""
     import xarray as xr
 
     length = dataset.sizes["subject"]
@@ -198,10 +200,9 @@ def _positions(
     if not len(wanted):
         return np.zeros(0, np.int64)
     if wanted.dtype.kind not in "iu" or wanted.ndim != 1:
-        raise UsageError("rows are positions along subject: whole numbers")
+        raise UsageError("rows must be positions along subject: whole numbers")
     if wanted[0] < 0 or wanted[-1] >= length:
         raise UsageError(
-            f"rows go from {wanted[0]} to {wanted[-1]}, and the store has those from 0 to "
-            f"{length - 1}"
+            f"rows range from {wanted[0]} to {wanted[-1]}, but the store has rows 0 to {length - 1}"
         )
     return wanted.astype(np.int64)

@@ -1,7 +1,6 @@
 """Datasets for PyTorch: map-style, and iterable for whole epochs over many workers and ranks.
 
-Neither holds anything open: every process that reads opens the store for itself, so both go to
-workers that are forked or spawned.
+Neither keeps the store open: each process that reads opens it. Workers may be forked or spawned.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.errors import UsageError, missing_extra_error
-from gz3d_zarr.export.partition import check_partition, share
+from gz3d_zarr.export.partition import check_partition, partition
 from gz3d_zarr.export.subset import select_rows
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ except ImportError as error:
 Sample = dict[str, Any]
 Transform = Callable[[Sample], Any]
 WINDOW = 4
-"""Shards whose subjects are shuffled among each other; compressed, about 23 MB each."""
+"""Shards whose subjects are shuffled together; compressed, about 23 MB each."""
 _SCALARS = (
     "ra",
     "dec",
@@ -46,7 +45,7 @@ _SCALARS = (
 
 
 class _Samples:
-    """Makes samples of what is selected, and warns of what is left out; both datasets have one."""
+    """Reads samples of the selected subjects, for both datasets; warns about those left out."""
 
     def __init__(
         self,
@@ -57,12 +56,12 @@ class _Samples:
         storage_options: Mapping[str, Any] | None,
     ) -> None:
         self.selection = select_rows(store, rows, storage_options=storage_options)
-        self.selection.warn(stacklevel=4)  # whoever makes the dataset
-        self._reader = ChunkReader(self.selection.folder)
+        self.selection.warn(stacklevel=4)  # at the code that creates the dataset
+        self._reader = ChunkReader(self.selection.store)
         self._channels_first = channels_first
         self._transform = transform
 
-    def make(self, position: int, shards: Mapping[str, bytes] | None = None) -> Any:
+    def read(self, position: int, shards: Mapping[str, bytes] | None = None) -> Any:
         table, row = self.selection.table, int(self.selection.rows[position])
         image = self._reader.read("image", row, shards)
         if self._channels_first:
@@ -81,12 +80,12 @@ class _Samples:
 
 
 class GZ3DDataset(Dataset[Any]):
-    """Subjects by position, each read and decoded when it is asked for.
+    """Subjects by position; each is read and decoded when it is needed.
 
     A sample is a dict: ``image`` (uint8, (3, 525, 525)), ``segmentation`` (uint8 counts,
     (4, 525, 525), classes center, star, spiral, bar), ``vote_fraction`` (float32, (4,)),
     ``object_id`` (str), ``zooniverse_subject_id``, ``ra`` and ``dec`` (degrees), ``scale`` (degrees
-    a pixel), ``total_classifications``, ``spiral_votes``, ``bar_votes``.
+    per pixel), ``total_classifications``, ``spiral_votes``, ``bar_votes``.
 
     Parameters
     ----------
@@ -96,28 +95,28 @@ class GZ3DDataset(Dataset[Any]):
         Positions along ``subject``, or a Dataset that was selected from the store; by default
         all. Samples are in the order of the store; subjects whose status is not ok are left out.
     channels_first : bool
-        False gives pictures as (525, 525, 3).
+        If false, images have the shape (525, 525, 3).
     transform : callable, optional
-        Of a sample; what it returns is the item.
+        Called with a sample; its result is the item.
     storage_options : mapping, optional
-        For fsspec.
+        Options for fsspec.
 
     Attributes
     ----------
     left_out : int
-        Subjects that were selected and whose status is not ok.
+        Number of selected subjects whose status is not ok.
 
     Raises
     ------
     UsageError
-        PyTorch is not installed, or nothing that is ok is selected.
+        PyTorch is not installed, or no selected subject has the status ok.
     StoreError
         The store cannot be opened or, later, read.
 
     Warns
     -----
     LeftOutWarning
-        Subjects whose status is not ok are left out; how many.
+        Counts subjects whose status is not ok. They are left out.
     """
 
     def __init__(
@@ -136,44 +135,52 @@ class GZ3DDataset(Dataset[Any]):
         return len(self._samples.selection)
 
     def __getitem__(self, index: int) -> Any:
-        """Sample at a position; IndexError beyond the last."""
+        """Sample at a position; IndexError if it is out of range."""
         length = len(self)
         if not -length <= index < length:
-            raise IndexError(f"index {index} is beyond the {length} subjects")
-        return self._samples.make(index % length)
+            raise IndexError(f"index {index} is out of range for {length} subjects")
+        return self._samples.read(index % length)
 
 
 class GZ3DIterableDataset(IterableDataset[Any]):
-    """An epoch over the subjects, shared out to ranks and workers; samples as of `GZ3DDataset`.
+    """An epoch over the subjects, divided among ranks and workers; samples as in `GZ3DDataset`.
 
-    Shards come in a random order, and within a window of some shards subjects do. Every subject
-    comes once an epoch: each worker of each rank takes a part of that order, of equal length but
-    for one subject. Each reads its shards whole, and decodes each subject once.
+    The order of shards is random, and so is the order of subjects within a window of several
+    shards. Every subject occurs once per epoch. Each worker of each rank has a part of that order;
+    the lengths of the parts differ by at most one subject. A worker reads whole shards, and decodes
+    each of its subjects once.
 
     Parameters
     ----------
     store, rows, channels_first, transform, storage_options
-        As of `GZ3DDataset`.
+        As for `GZ3DDataset`.
     shuffle : bool
-        False gives the order of the store.
+        If false, use the order of the store.
     seed : int
-        With the epoch, decides the order; must be the same on all ranks.
+        Sets the order together with the epoch; must be the same on all ranks.
     window : int
-        Shards whose subjects are shuffled among each other; kept compressed in memory.
+        Number of shards whose subjects are shuffled together; they are compressed in memory.
     rank, world_size : int, optional
-        By default, at the start of each pass, those of ``torch.distributed`` if it is initialised,
+        By default, at the start of each pass, those of ``torch.distributed`` if it is initialized,
         else ``RANK`` and ``WORLD_SIZE`` of the environment, as torchrun sets them, else 0 of 1.
-        Workers go by what was so when they were started.
+        Workers use the values at the time when they were started.
 
     Attributes
     ----------
     left_out : int
-        As of `GZ3DDataset`, and so are errors and warnings.
+        Number of selected subjects whose status is not ok.
 
     Raises
     ------
     UsageError
-        A number cannot be.
+        A number is out of range; or as for `GZ3DDataset`.
+    StoreError
+        As for `GZ3DDataset`.
+
+    Warns
+    -----
+    LeftOutWarning
+        As for `GZ3DDataset`.
     """
 
     def __init__(
@@ -195,16 +202,16 @@ class GZ3DIterableDataset(IterableDataset[Any]):
         if seed < 0:
             raise UsageError(f"seed is {seed}, expected 0 or more")
         self._given = check_partition(rank, world_size)
-        self._handed: tuple[int, int] | None = None
+        self._inherited: tuple[int, int] | None = None
         self._samples = _Samples(store, rows, channels_first, transform, storage_options)
         self.left_out = self._samples.selection.left_out
         self._shuffle, self._seed, self._window = shuffle, seed, window
-        # Shared with workers, so that those that outlive an epoch learn of the next.
+        # In shared memory, so that persistent workers see the epoch of the next pass.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call, unused-ignore]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass; call it on every rank before each epoch."""
+        """Set the epoch, and so the order of the next pass; call it on every rank."""
         if epoch < 0:
             raise UsageError(f"epoch is {epoch}, expected 0 or more")
         self._epoch.fill_(epoch)
@@ -219,46 +226,46 @@ class GZ3DIterableDataset(IterableDataset[Any]):
         if self._shuffle:
             order = np.random.default_rng(key).permutation(len(shards))  # the same for all parts
             shards = [shards[i] for i in order]
-        shards = share(shards, part, world_size * workers)
+        shards = partition(shards, part, world_size * workers)
         rng = np.random.default_rng([*key, part])
         for i in range(0, len(shards), self._window):
             yield from self._read(shards[i : i + self._window], rng)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker that is spawned has no process group, unlike a forked one, and must be told.
-        return {**self.__dict__, "_handed": self._find_partition()}
+        # Unlike a forked worker, a spawned one has no process group, so it inherits the partition.
+        return {**self.__dict__, "_inherited": self._find_partition()}
 
     def _find_partition(self) -> tuple[int, int] | None:
-        """Rank and world size as they are by now; None where nothing tells them."""
+        """Current rank and world size; None if nothing defines them."""
         if self._given is not None:
             return self._given
         distributed = torch.distributed
         if distributed.is_available() and distributed.is_initialized():
             return distributed.get_rank(), distributed.get_world_size()
-        return self._handed or _environment()
+        return self._inherited or _environment()
 
     def _read(self, window: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> Iterator[Any]:
         """The samples of some shards."""
         selection = self._samples.selection
         of_shard, fetched = selection.rows // selection.shard_size, {}
         for positions in window:
-            if 2 * len(positions) >= selection.shard_size:  # else only what is wanted is read
+            if 2 * len(positions) >= selection.shard_size:  # else single subjects are read
                 shard = int(of_shard[positions[0]])
                 fetched[shard] = self._samples.fetch(shard)
         positions = np.concatenate(window)
         if self._shuffle:
             rng.shuffle(positions)
         for position in positions.tolist():
-            yield self._samples.make(position, fetched.get(int(of_shard[position])))
+            yield self._samples.read(position, fetched.get(int(of_shard[position])))
 
 
 def _environment() -> tuple[int, int] | None:
-    """Rank and world size as torchrun tells them; None where nobody does."""
+    """Rank and world size as torchrun sets them; None if they are not set."""
     rank, world_size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
     if not rank or not world_size:
         return None
     if not (rank.isdecimal() and world_size.isdecimal()):
         raise UsageError(
-            f"in the environment RANK is {rank!r} and WORLD_SIZE {world_size!r}, expected numbers"
+            f"RANK is {rank!r} and WORLD_SIZE {world_size!r} in the environment, expected numbers"
         )
     return check_partition(int(rank), int(world_size))

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from distributed import Semaphore
 
-from gz3d_zarr.backends.store import READ_ERRORS, open_store, read_build, read_small_arrays
+from gz3d_zarr.backends.store import READ_ERRORS, read_small_arrays, read_store
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.options import check_options, take_options
@@ -362,8 +362,8 @@ def _check_alone(store: ObjectStore) -> tuple[list[Check], _Opened | None]:
     found += checks.check_objects(store)
     found += [check_that("array", name, finding) for name, finding in read_small_arrays(store)]
     try:
-        attrs, catalogue = read_build(store)
-        dataset = open_store(store.url, storage_options=store.storage_options)
+        dataset, catalogue = read_store(store)
+        attrs = dataset.attrs
         layout = read_layout(attrs)
         found += checks.check_structure(dataset, catalogue, layout)
         found += checks.check_coordinates(dataset, catalogue, layout)

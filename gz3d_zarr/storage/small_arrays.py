@@ -19,8 +19,8 @@ from gz3d_zarr.datamodel.schema import (
     VARIABLES,
     Provenance,
     SubjectRecord,
-    group_attrs,
     index_labels,
+    root_attrs,
     variable_attrs,
     variable_values,
 )
@@ -45,14 +45,9 @@ def encode_small_objects(
     """
     memory: dict[str, Any] = {}
     store = MemoryStore(memory)
-    coordinates = [name for name, variable in VARIABLES.items() if variable.is_coordinate]
     # Chunks of fill values are written too, so that a missing chunk means damage.
     with ignore_zarr_spec_warnings(), zarr.config.set({"array.write_empty_chunks": True}):
-        root = zarr.create_group(
-            store,
-            attributes={**group_attrs(layout, provenance), "coordinates": " ".join(coordinates)},
-            zarr_format=3,
-        )
+        root = zarr.create_group(store, attributes=root_attrs(layout, provenance), zarr_format=3)
         for name, (labels, attrs) in index_labels([row.entry for row in rows]).items():
             _create(root, name, (name,), labels, attrs)
         for name, variable in VARIABLES.items():

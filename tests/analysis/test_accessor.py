@@ -1,4 +1,4 @@
-"""The accessor: how it comes to be, and on which Datasets it works."""
+"""The accessor: when it is registered, and which Datasets it accepts."""
 
 from __future__ import annotations
 
@@ -35,20 +35,34 @@ def test_importing_alone_is_quick_and_xarray_may_come_later() -> None:
 import sys, importlib.util, gz3d_zarr
 heavy = {{"xarray", "pandas", "astropy", "matplotlib", "zarr", "gz3d_zarr.analysis.accessor"}}
 print(sorted(heavy & set(sys.modules)))
-waiting = lambda: sum("gz3d_zarr" in type(finder).__module__ for finder in sys.meta_path)
-print(importlib.util.find_spec("xarray").name, "xarray" in sys.modules, waiting())
+ours = lambda: sum("gz3d_zarr" in type(finder).__module__ for finder in sys.meta_path)
+print(importlib.util.find_spec("xarray").name, "xarray" in sys.modules, ours())
 import xarray as xr
-print(waiting())
+print(ours())
 {HAS}
 print(xr.__spec__.loader.get_source("xarray").lstrip()[:3])
 print(sorted({{"astropy", "matplotlib", "reproject"}} & set(sys.modules)))
 """
     lines = fresh(code).splitlines()
-    assert lines == ["[]", "xarray False 1", "0", "True GZ3DAccessor", "fro", "[]"]
+    assert lines == ["[]", "xarray False 0", "0", "True GZ3DAccessor", "fro", "[]"]
 
 
 def test_xarray_may_come_first() -> None:
     assert fresh(f"import xarray as xr, gz3d_zarr; {HAS}") == "True GZ3DAccessor"
+
+
+def test_public_names_are_listed_once() -> None:
+    code = """
+import gz3d_zarr
+print(sorted(set(gz3d_zarr.__all__) - set(dir(gz3d_zarr)) - {"__version__"}))
+print(len(gz3d_zarr.__all__), all(getattr(gz3d_zarr, name) for name in ("build", "__version__")))
+from gz3d_zarr import *
+print(open_store.__module__, copy.__module__, Status.OK.label)
+"""
+    lines = fresh(code).splitlines()
+    assert lines == ["[]", "18 True", "gz3d_zarr.backends.store gz3d_zarr.pipeline.copy ok"]
+    with pytest.raises(AttributeError, match="nothing"):
+        gz3d_zarr.nothing  # noqa: B018
 
 
 def test_help_does_not_import_xarray() -> None:

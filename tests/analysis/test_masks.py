@@ -125,7 +125,9 @@ def test_wrong_arguments_are_refused(ds: xr.Dataset) -> None:
         for method in (ds.gz3d.other, lambda t: ds.gz3d.mask("bar", t)):
             with pytest.raises(UsageError, match="threshold is .*, expected a number from 0 to 25"):
                 method(threshold)
-    with pytest.raises(UsageError, match="no class 'spirals', expected one of.*is spiral meant"):
+    with pytest.raises(
+        UsageError, match="no class 'spirals', expected one of.*did you mean spiral"
+    ):
         ds.gz3d.mask("spirals")
     with pytest.raises(UsageError, match="expected volunteers or marks"):
         ds.gz3d.fraction("bar", of="votes")

@@ -256,7 +256,7 @@ def test_scattered_rows_of_the_survey_are_a_small_graph(tmp_path: Path) -> None:
     assert max(image.chunks[0]) == 64  # no task holds more than a shard does
 
 
-def test_unknown_ids_are_told_with_near_ones(ds: xr.Dataset) -> None:
+def test_unknown_ids_are_reported_with_near_matches(ds: xr.Dataset) -> None:
     with pytest.raises(UsageError, match=r"MaNGA id '1-60001'; near matches: 1-6000\d\d, "):
         ds.gz3d.sel(object_id="1-60001")
     with pytest.raises(UsageError, match="subject id 140000, 3; near matches: 14000"):
@@ -384,9 +384,11 @@ def test_crossmatch_keeps_columns_of_every_kind(ds: xr.Dataset) -> None:
 
 def test_crossmatch_refuses_what_cannot_match(ds: xr.Dataset) -> None:
     far = Table({"ra": [10.0], "dec": [-80.0]})
-    with pytest.raises(UsageError, match="no subject has one of the 1 rows of the table within 2"):
+    with pytest.raises(
+        UsageError, match="none of the 1 rows of the table is within 2 arcsec of a subject"
+    ):
         ds.gz3d.crossmatch(far, 2)
-    with pytest.raises(UsageError, match="has no column ra; say which.*: objra, objdec"):
+    with pytest.raises(UsageError, match="has no column ra; name the columns.*: objra, objdec"):
         ds.gz3d.crossmatch(pd.DataFrame({"objra": [1.0], "objdec": [2.0]}), 2)
     with pytest.raises(UsageError, match="column ra of the table is in kg"):
         ds.gz3d.crossmatch(Table({"ra": [1.0] * units.kg, "dec": [2.0]}), 2)
@@ -437,9 +439,9 @@ def test_crossmatch_leaves_out_what_cannot_be_joined(ds: xr.Dataset) -> None:
     table["when"] = Time(np.full(18, 2451545.0), format="jd")
     table["pair"] = np.zeros(18, [("a", int), ("b", float)])
     message = r"2 columns of the table left out.*: when \(Time\), pair \(Column\)"
-    with pytest.warns(LeftOutWarning, match=message) as told:
+    with pytest.warns(LeftOutWarning, match=message) as caught:
         matched = ds.gz3d.crossmatch(table, 1)
-    assert [warning.filename for warning in told] == [__file__]
+    assert [warning.filename for warning in caught] == [__file__]
     np.testing.assert_array_equal(matched["n"], matched["table_row"])
     assert not {"when", "pair", "place"} & set(matched.variables)
     table = Table({"ra": ra, "dec": dec, "a": table["place"], "b": table["place"]})

@@ -86,7 +86,7 @@ def test_damage_is_found(damaged: Path) -> None:
         reader_of(damaged).read("image", 4)
     shard.unlink()
     for action in (lambda r: r.read("image", 4), lambda r: r.fetch(1)):
-        with pytest.raises(StoreError, match="shard 1 of image .* is not there"):
+        with pytest.raises(StoreError, match="shard 1 of image .* is missing"):
             action(reader_of(damaged))
 
 

@@ -12,7 +12,7 @@ from files import subject_files
 
 import gz3d_zarr
 from gz3d_zarr import SourceError, UsageError
-from gz3d_zarr.backends import source as lazy
+from gz3d_zarr.backends import source as source_backend
 from gz3d_zarr.sources.download import read_file
 
 
@@ -44,7 +44,7 @@ def test_only_what_is_computed_is_read(simulated: Path, monkeypatch: pytest.Monk
         read.append(path)
         return read_file(path, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(lazy, "read_file", counting)
+    monkeypatch.setattr(source_backend, "read_file", counting)
     source = gz3d_zarr.open_source(simulated)
     assert source["image"].chunks is not None
     assert source["image"].chunks[0] == (1,) * 18

@@ -60,11 +60,11 @@ def here(client: Client) -> Iterator[Client]:
 
 def test_every_reference_file_comes_back(reference: Path, client: Client, tmp_path: Path) -> None:
     gz3d_zarr.build(reference, tmp_path / "g.zarr", client, shard_size=16)
-    told: list[Progress] = []
-    report = export_fits(tmp_path / "g.zarr", tmp_path / "out", client, progress=told.append)
+    states: list[Progress] = []
+    report = export_fits(tmp_path / "g.zarr", tmp_path / "out", client, progress=states.append)
     assert (report.subjects, report.files, report.left_out) == (64, 64, 0)
-    assert [told[0].done, told[-1].done, told[-1].total] == [0, 64, 64]
-    assert len(told) == 5
+    assert [states[0].done, states[-1].done, states[-1].total] == [0, 64, 64]
+    assert len(states) == 5
     written = sorted((tmp_path / "out").iterdir())
     assert [path.name for path in written] == [path.name for path in subject_files(reference)]
     assert report.stored_bytes == sum(path.stat().st_size for path in written)
@@ -137,15 +137,17 @@ def test_selection_on_the_command_line(store: Path, here: Client, tmp_path: Path
     assert not (tmp_path / "c").exists()
 
 
-def test_places_that_cannot_be_written_to(store: Path, client: Client, tmp_path: Path) -> None:
+def test_destinations_that_cannot_be_written_to(
+    store: Path, client: Client, tmp_path: Path
+) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    with pytest.raises(StoreError, match=r"holds 1 file already.*overwrite=True"):
+    with pytest.raises(StoreError, match=r"already has 1 file;.*overwrite=True"):
         export_fits(store, tmp_path / "full", client)
     export_fits(store, tmp_path / "full", client, rows=[0], overwrite=True)
     export_fits(store, tmp_path / "full", client, rows=[0], overwrite=True)
     assert len(list((tmp_path / "full").iterdir())) == 2
-    with pytest.raises(StoreError, match="lies in the store"):
+    with pytest.raises(StoreError, match="is inside the store"):
         export_fits(store, store / "export", client, overwrite=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written to"):
@@ -154,11 +156,11 @@ def test_places_that_cannot_be_written_to(store: Path, client: Client, tmp_path:
         export_fits(tmp_path / "nowhere", tmp_path / "out", client)
     copy = Path(shutil.copytree(store, tmp_path / "copy.zarr"))
     shutil.rmtree(copy / "catalogue")
-    with pytest.raises(StoreError, match="the group catalogue of .* has lost objects"):
+    with pytest.raises(StoreError, match="objects of the group catalogue of .* are missing"):
         export_fits(copy, tmp_path / "out", client)
     (copy / "segmentation/c/2/0/0/0").unlink()
     shutil.copytree(store / "catalogue", copy / "catalogue")
-    with pytest.raises(StoreError, match="shard 2 of segmentation .* is not there"):
+    with pytest.raises(StoreError, match="shard 2 of segmentation .* is missing"):
         export_fits(copy, tmp_path / "out", client)
     for _ in range(500):  # tasks of the other worker may still be at it
         left = list((tmp_path / "out").glob(".*"))
@@ -192,10 +194,10 @@ def test_multimodal_universe_files(
     h5py = pytest.importorskip("h5py")
     from astropy_healpix import HEALPix
 
-    told: list[Progress] = []
-    report = export_mmu(store, tmp_path / "a", client, progress=told.append)
+    states: list[Progress] = []
+    report = export_mmu(store, tmp_path / "a", client, progress=states.append)
     assert report.subjects == 18
-    assert 3 < len(told) <= 6
+    assert 3 < len(states) <= 6
     by_id = {}
     for path in subject_files(simulated):
         with opened(path) as hdus:
@@ -251,10 +253,10 @@ def test_order_of_the_store_does_not_matter(
     gz3d_zarr.build(simulated, tmp_path / "n.zarr", client, shard_size=7, order="name", nside=2)
     by_name = gz3d_zarr.open_store(tmp_path / "n.zarr")
     keep = by_name["zooniverse_subject_id"].values[[1, 3, 4, 11, 17]]
-    for name, place in (("a", store), ("b", tmp_path / "n.zarr")):
-        select = gz3d_zarr.open_store(place)
+    for name, target in (("a", store), ("b", tmp_path / "n.zarr")):
+        select = gz3d_zarr.open_store(target)
         chosen = select.isel(subject=np.isin(select["zooniverse_subject_id"].values, keep))
-        export_mmu(place, tmp_path / name, client, rows=chosen)
+        export_mmu(target, tmp_path / name, client, rows=chosen)
     ours = {p.relative_to(tmp_path / "a"): p.read_bytes() for p in (tmp_path / "a").rglob("*.hdf5")}
     theirs = {
         p.relative_to(tmp_path / "b"): p.read_bytes() for p in (tmp_path / "b").rglob("*.hdf5")

@@ -19,7 +19,7 @@ from files import subject_files, truth
 
 import gz3d_zarr
 from gz3d_zarr import LeftOutWarning, UsageError
-from gz3d_zarr.backends import chunk_reader as pixels
+from gz3d_zarr.backends import chunk_reader
 from gz3d_zarr.export.subset import select_rows
 
 
@@ -43,7 +43,7 @@ def holed(simulated: Path, client: Client, tmp_path_factory: pytest.TempPathFact
     return folder / "g.zarr"
 
 
-def told_of_two() -> Any:
+def warns_of_two() -> Any:
     """Expect the warning that the store `holed` is due."""
     return pytest.warns(LeftOutWarning, match="^2 subjects whose status is not ok are left out$")
 
@@ -90,11 +90,11 @@ def test_samples_have_the_values_of_the_source(loaders: Any, simulated: Path, st
 def test_ranks_and_workers_share_out_every_subject_once(
     loaders: Any, holed: Path, monkeypatch: pytest.MonkeyPatch, ranks: int, workers: int
 ) -> None:
-    monkeypatch.setattr(loaders._Samples, "make", read_nothing)
+    monkeypatch.setattr(loaders._Samples, "read", read_nothing)
     for epoch in (0, 1):
         parts = []
         for rank in range(ranks):
-            with told_of_two():
+            with warns_of_two():
                 dataset = loaders.GZ3DIterableDataset(holed, rank=rank, world_size=ranks)
             dataset.set_epoch(epoch)
             assert dataset.left_out == 2
@@ -114,7 +114,7 @@ def read_nothing(self: Any, position: int, shards: Any = None) -> dict[str, int]
 def test_the_order_changes_with_the_epoch_and_can_be_had_again(
     loaders: Any, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaders._Samples, "make", read_nothing)
+    monkeypatch.setattr(loaders._Samples, "read", read_nothing)
     dataset = loaders.GZ3DIterableDataset(store, seed=3, window=2)
     first = ids_of(dataset)
     assert ids_of(dataset) == first
@@ -141,7 +141,7 @@ def test_an_epoch_fetches_shards_and_decodes_subjects_once(
 ) -> None:
     decoded: Counter[bytes] = Counter()
     fetched: Counter[int] = Counter()
-    decode, fetch = pixels.decode_chunk, pixels.ChunkReader.fetch
+    decode, fetch = chunk_reader.decode_chunk, chunk_reader.ChunkReader.fetch
 
     def counting_decode(chunk: Any, shape: Any, *, compact: bool) -> Any:
         decoded[bytes(chunk)] += 1
@@ -151,8 +151,8 @@ def test_an_epoch_fetches_shards_and_decodes_subjects_once(
         fetched[shard] += 1
         return fetch(self, shard)
 
-    monkeypatch.setattr(pixels, "decode_chunk", counting_decode)
-    monkeypatch.setattr(pixels.ChunkReader, "fetch", counting_fetch)
+    monkeypatch.setattr(chunk_reader, "decode_chunk", counting_decode)
+    monkeypatch.setattr(chunk_reader.ChunkReader, "fetch", counting_fetch)
     samples = list(loaders.GZ3DIterableDataset(store))
     assert sorted(ids_of(samples)) == good_ids(store)
     assert fetched == dict.fromkeys(range(5), 1)
@@ -166,7 +166,7 @@ def test_an_epoch_fetches_shards_and_decodes_subjects_once(
 def test_spawned_workers_that_stay_learn_of_the_next_epoch(loaders: Any, holed: Path) -> None:
     from torch.utils.data import DataLoader
 
-    with told_of_two():
+    with warns_of_two():
         dataset = loaders.GZ3DIterableDataset(holed, rank=0, world_size=1)
     loader = DataLoader(
         dataset,
@@ -189,7 +189,7 @@ def test_spawned_workers_that_stay_learn_of_the_next_epoch(loaders: Any, holed: 
 def test_map_style_goes_to_spawned_workers(loaders: Any, holed: Path) -> None:
     from torch.utils.data import DataLoader
 
-    with told_of_two():
+    with warns_of_two():
         dataset = loaders.GZ3DDataset(holed)
     assert (len(dataset), dataset.left_out) == (16, 2)
     again = pickle.loads(pickle.dumps(dataset))
@@ -202,11 +202,11 @@ def test_map_style_goes_to_spawned_workers(loaders: Any, holed: Path) -> None:
 def test_subjects_that_are_left_out_are_counted_once_and_where_it_was_asked_for(
     loaders: Any, holed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaders._Samples, "make", read_nothing)
+    monkeypatch.setattr(loaders._Samples, "read", read_nothing)
     for make in (loaders.GZ3DDataset, loaders.GZ3DIterableDataset):
-        with told_of_two() as told:
+        with warns_of_two() as caught:
             dataset = make(holed)
-        assert [warning.filename for warning in told] == [__file__]
+        assert [warning.filename for warning in caught] == [__file__]
         # Any more warnings are errors.
         assert len(ids_of(dataset)) == len(ids_of(pickle.loads(pickle.dumps(dataset)))) == 16
         make(holed, rows=[5])
@@ -217,9 +217,9 @@ def test_hugging_face_counts_subjects_that_are_left_out(holed: Path) -> None:
     from gz3d_zarr.export.huggingface import iterable_dataset
 
     bad = int(np.flatnonzero(gz3d_zarr.open_store(holed)["status"].values)[0])
-    with pytest.warns(LeftOutWarning, match="^1 subject whose status is not ok is") as told:
+    with pytest.warns(LeftOutWarning, match="^1 subject whose status is not ok is") as caught:
         dataset = iterable_dataset(holed, rows=[5, bad])
-    assert [warning.filename for warning in told] == [__file__]
+    assert [warning.filename for warning in caught] == [__file__]
     assert len(list(dataset.select_columns("object_id"))) == 1
 
 
@@ -228,7 +228,7 @@ def test_rank_and_world_size_are_found_when_a_pass_starts(
 ) -> None:
     import torch
 
-    monkeypatch.setattr(loaders._Samples, "make", read_nothing)
+    monkeypatch.setattr(loaders._Samples, "read", read_nothing)
     dataset = loaders.GZ3DIterableDataset(store)
     given = loaders.GZ3DIterableDataset(store, rank=0, world_size=2)
     assert len(ids_of(dataset)) == 18
@@ -268,8 +268,8 @@ def run(rank, store, meeting):
     for start in ("main", "fork", "spawn")[: 2 + rank]:  # spawning takes seconds: one rank does
         how = {"num_workers": 1, "multiprocessing_context": start} if start != "main" else {}
         loader = torch.utils.data.DataLoader(dataset, batch_size=None, **how)
-        with open(f"{meeting}-{rank}-{start}", "w") as told:
-            print(*loader, file=told)
+        with open(f"{meeting}-{rank}-{start}", "w") as output:
+            print(*loader, file=output)
     torch.distributed.destroy_process_group()
 
 
@@ -301,13 +301,17 @@ def test_a_dataset_that_is_older_than_the_process_group(
         text=True,
         timeout=120,
     )
-    told = {
+    ids_by_loader = {
         path.name: [int(i) for i in path.read_text().split()] for path in tmp_path.glob("meeting-*")
     }
-    assert len(told) == 5, done.stderr
-    assert told["meeting-0-fork"] == told["meeting-0-main"]
-    assert told["meeting-1-fork"] == told["meeting-1-spawn"] == told["meeting-1-main"]
-    ids = sorted(told["meeting-0-main"] + told["meeting-1-main"])
+    assert len(ids_by_loader) == 5, done.stderr
+    assert ids_by_loader["meeting-0-fork"] == ids_by_loader["meeting-0-main"]
+    assert (
+        ids_by_loader["meeting-1-fork"]
+        == ids_by_loader["meeting-1-spawn"]
+        == ids_by_loader["meeting-1-main"]
+    )
+    ids = sorted(ids_by_loader["meeting-0-main"] + ids_by_loader["meeting-1-main"])
     dataset = gz3d_zarr.open_store(store)
     assert ids == sorted(dataset["zooniverse_subject_id"].values[:8].tolist())
 
@@ -317,7 +321,7 @@ def test_a_pickled_dataset_knows_the_process_group(
 ) -> None:
     import torch
 
-    monkeypatch.setattr(loaders._Samples, "make", read_nothing)
+    monkeypatch.setattr(loaders._Samples, "read", read_nothing)
     dataset = loaders.GZ3DIterableDataset(store)
     before = pickle.dumps(dataset)
     with monkeypatch.context() as group:
@@ -338,7 +342,9 @@ def test_a_pickled_dataset_knows_the_process_group(
 )
 def test_rows_of_which_none_is_ok(holed: Path, number: int, message: str) -> None:
     bad = np.flatnonzero(gz3d_zarr.open_store(holed)["status"].values)
-    with pytest.raises(UsageError, match=rf"nothing is left of .* in .*g\.zarr: {message}"):
+    with pytest.raises(
+        UsageError, match=rf"no selected subject of .*g\.zarr can be used: {message}"
+    ):
         select_rows(holed, bad[:number])
 
 
@@ -346,7 +352,7 @@ def test_loader_arguments_that_cannot_be(loaders: Any, store: Path, holed: Path)
     for wrong, message in (
         ({"window": 0}, "window is 0"),
         ({"seed": -1}, "seed is -1"),
-        ({"rank": 1}, "go together"),
+        ({"rank": 1}, "give both rank and world_size"),
         ({"rank": 2, "world_size": 2}, "rank is 2 of 2"),
         ({"rows": []}, "no subject is selected"),
         ({"rows": [99]}, "rows go from 99"),
@@ -376,7 +382,7 @@ def test_hugging_face_examples(simulated: Path, holed: Path) -> None:
     datasets = pytest.importorskip("datasets")
     from gz3d_zarr.export.huggingface import iterable_dataset
 
-    with told_of_two():
+    with warns_of_two():
         dataset = iterable_dataset(holed)
     features = dataset.features
     assert {name: features[name].dtype for name in features if name != "segmentation"} == {
@@ -387,13 +393,13 @@ def test_hugging_face_examples(simulated: Path, holed: Path) -> None:
     segmentation = datasets.Features({"s": features["segmentation"]})["s"]
     assert set(segmentation) == {"class", "vote_fraction", "array"}
     assert "2 subjects whose status is not ok are left out" in dataset.info.description
-    by_place = {}
+    by_position = {}
     for path in subject_files(simulated):
         expected = truth(path)
-        by_place[expected["ra"], expected["dec"]] = expected
+        by_position[expected["ra"], expected["dec"]] = expected
     seen = 0
     for example in dataset:
-        expected = by_place[example["ra"], example["dec"]]
+        expected = by_position[example["ra"], example["dec"]]
         seen += 1
         assert example["object_id"] == expected["manga_id"]
         assert example["total_classifications"] == expected["total_classifications"]
@@ -415,11 +421,11 @@ def test_hugging_face_shares_out_shards(store: Path) -> None:
     assert dataset.num_shards == 5
     for nodes in (2, 5):
         parts = [split_dataset_by_node(dataset, rank=i, world_size=nodes) for i in range(nodes)]
-        places = [example["ra"] for part in parts for example in part]
-        assert sorted(places) == sorted(gz3d_zarr.open_store(store)["ra"].values.tolist())
+        positions = [example["ra"] for part in parts for example in part]
+        assert sorted(positions) == sorted(gz3d_zarr.open_store(store)["ra"].values.tolist())
     shuffled = [example["ra"] for example in dataset.shuffle(seed=1, buffer_size=6)]
-    assert sorted(shuffled) == sorted(places)
-    assert shuffled != places
+    assert sorted(shuffled) == sorted(positions)
+    assert shuffled != positions
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 7, 20])
@@ -435,14 +441,14 @@ def test_hugging_face_ranks_decode_every_subject_once(
         read[row] += name == "image"
         return np.zeros((525, 525, 3) if name == "image" else (4, 525, 525), np.uint8)
 
-    monkeypatch.setattr(pixels.ChunkReader, "read", counting_read)
+    monkeypatch.setattr(chunk_reader.ChunkReader, "read", counting_read)
     whole = iterable_dataset(store)
     parts = [iterable_dataset(store, rank=i, world_size=ranks) for i in range(ranks)]
     assert all(part.features == whole.features for part in parts)
-    places = [[example["ra"] for example in part.shuffle(seed=1)] for part in parts]
+    positions = [[example["ra"] for example in part.shuffle(seed=1)] for part in parts]
     expected = gz3d_zarr.open_store(store)["ra"].values.tolist()
-    assert sorted(place for part in places for place in part) == sorted(expected)
-    assert {len(part) for part in places} <= {18 // ranks, 18 // ranks + 1}
+    assert sorted(ra for part in positions for ra in part) == sorted(expected)
+    assert {len(part) for part in positions} <= {18 // ranks, 18 // ranks + 1}
     assert read == dict.fromkeys(range(18), 1)
 
 
@@ -451,7 +457,7 @@ def test_hugging_face_ranks_that_cannot_be(store: Path) -> None:
     from gz3d_zarr.export.huggingface import iterable_dataset
 
     for wrong, message in (
-        ({"rank": 1}, "go together"),
+        ({"rank": 1}, "give both rank and world_size"),
         ({"rank": 2, "world_size": 2}, "rank is 2 of 2"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -481,5 +487,5 @@ def test_hugging_face_in_the_workers_of_a_dataloader(store: Path) -> None:
 
     dataset = iterable_dataset(store, rows=range(8)).select_columns(["object_id", "ra"])
     loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="spawn")
-    places = sorted(example["ra"] for example in loader)
-    assert places == sorted(gz3d_zarr.open_store(store)["ra"].values[:8].tolist())
+    positions = sorted(example["ra"] for example in loader)
+    assert positions == sorted(gz3d_zarr.open_store(store)["ra"].values[:8].tolist())

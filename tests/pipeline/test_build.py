@@ -25,7 +25,7 @@ from stores import StopHereError, objects, shards, stop_after
 
 import gz3d_zarr
 from gz3d_zarr import BuildError, IncompleteStoreError, StoreError, UsageError
-from gz3d_zarr.backends.store import read_build
+from gz3d_zarr.backends.store import read_store
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.pipeline.dask_tasks import MAX_TASKS_IN_FLIGHT
 from gz3d_zarr.pipeline.publish import write_build_record
@@ -68,7 +68,8 @@ def assert_equals_files(dataset: xr.Dataset, catalogue: xr.Dataset, folder: Path
 
 def test_store_equals_its_files(simulated: Path, store: Path) -> None:
     dataset = gz3d_zarr.open_store(store)
-    attrs, catalogue = read_build(open_object_store(str(store)))
+    opened, catalogue = read_store(open_object_store(str(store)))
+    attrs = opened.attrs
     assert_equals_files(dataset, catalogue, simulated)
     assert (dataset["status"] == 0).all()
     assert attrs["complete"] == 1
@@ -79,7 +80,7 @@ def test_reference_store_equals_its_files(reference: Path, client: Client, tmp_p
     report = gz3d_zarr.build(reference, tmp_path / "gz3d.zarr", client)
     assert (report.subjects, report.ok, report.failures) == (64, 64, ())
     dataset = gz3d_zarr.open_store(report.store)
-    _, catalogue = read_build(open_object_store(report.store))
+    _, catalogue = read_store(open_object_store(report.store))
     assert_equals_files(dataset, catalogue, reference)
     stored = sum(path.stat().st_size for path in Path(report.store).rglob("*") if path.is_file())
     source = sum(path.stat().st_size for path in subject_files(reference))
@@ -528,7 +529,7 @@ def test_copy_that_xarray_wrote_opens(store: Path, tmp_path: Path) -> None:
     assert gz3d_zarr.open_store(tmp_path / "part.zarr").sizes["subject"] == 3
     with warnings.catch_warnings(action="ignore"):
         part.drop_vars("image").to_zarr(tmp_path / "p.zarr", zarr_format=3, consolidated=True)
-    with pytest.raises(StoreError, match="lacks image or segmentation"):
+    with pytest.raises(StoreError, match="lacks image: another program"):
         gz3d_zarr.open_store(tmp_path / "p.zarr")
 
 
@@ -722,7 +723,7 @@ def test_files_that_hold_another_id_are_told(archive: Path, client: Client, tmp_
     assert "another MANGAID inside than in the name of 1 file" in report.to_text()
     ds = gz3d_zarr.open_store(report.store)
     assert ds["subject"].item() == "1-5"
-    _, catalogue = read_build(open_object_store(report.store))
+    _, catalogue = read_store(open_object_store(report.store))
     assert catalogue["manga_id"].item() == "1-600000"
 
 

@@ -43,7 +43,7 @@ from stores import StopHereError, stop_after
 
 import gz3d_zarr
 from gz3d_zarr import IncompleteStoreError, SourceError, StoreError, UsageError, locations
-from gz3d_zarr.backends.store import read_build
+from gz3d_zarr.backends.store import read_store
 from gz3d_zarr.backends.store_info import read_info
 from gz3d_zarr.cli import main
 from gz3d_zarr.export.fits import export_fits
@@ -173,7 +173,7 @@ def md5(data: bytes) -> str:
 
 def names(store: Path) -> list[str]:
     """Files of its subjects, in its order."""
-    return [str(name) for name in read_build(open_object_store(str(store)))[1]["file_name"].values]
+    return [str(name) for name in read_store(open_object_store(str(store)))[1]["file_name"].values]
 
 
 def is_shard(key: str) -> bool:
@@ -430,11 +430,11 @@ def link(request: pytest.FixtureRequest) -> Link:
     return found
 
 
-def test_open_takes_three_requests(link: Link, few: Path) -> None:
+def test_open_takes_two_requests(link: Link, few: Path) -> None:
     opened = link.open()
     asked = link.asked()
     xr.testing.assert_identical(opened["subject"], gz3d_zarr.open_store(few)["subject"])
-    assert len(asked) <= 3, asked
+    assert len(asked) <= 2, asked
 
 
 def test_plain_xarray_opens_too(link: Link, few: Path) -> None:
