@@ -1,4 +1,4 @@
-"""Plan to complete store, over any dask client: missing shards are built, then published."""
+"""Plan and build a store with any dask client."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def plan(
     Returns
     -------
     Plan
-        Print it with ``to_text()``; ``summary()`` is a dict. What exists at `store` already, and
-        would be deleted or refused, is among its notes.
+        Print it with ``to_text()``; ``summary()`` is a dict. Its notes say what exists at `store`,
+        and what would be deleted or refused.
     """
     from gz3d_zarr.pipeline.dask_client import find_resources, use_client  # slow to import
 
@@ -131,12 +131,12 @@ def build(
     store : str or Path
         A path, or a URL of any fsspec file system.
     client : distributed.Client, optional
-        Where to run. By default the current client of dask, if there is one; else a local
-        cluster that ends with the build (a script then needs ``if __name__ == "__main__":``).
+        Where to run. By default dask's current client, if there is one; otherwise a local cluster
+        that ends with the build (a script then needs ``if __name__ == "__main__":``).
     scheduler : str, optional
         Address of a scheduler, instead of `client`.
     workers : int, optional
-        Processes of the local cluster; by default one a core.
+        Processes of the local cluster; by default one per core.
     max_memory : int or str, optional
         Memory that each worker may use, such as ``"2GB"``; by default what dask gives it.
     storage_options : mapping, optional

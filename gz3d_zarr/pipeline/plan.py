@@ -1,4 +1,4 @@
-"""Manifest, schema and resources to a Plan: shards, bytes, memory a worker, fingerprint."""
+"""The plan of a build: shards, bytes, memory per worker, fingerprint."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from gz3d_zarr.datamodel.layout import CODECS, SHARD_SIZE, Layout, LayoutOptions
 from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, CATALOGUE_TEXT, LABELS, SCHEMA_VERSION, VARIABLES
 from gz3d_zarr.datamodel.subject import IMAGE_BYTES, SEGMENTATION_BYTES
-from gz3d_zarr.errors import PlanError, UsageError
+from gz3d_zarr.errors import PlanError, UsageError, plural
 from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.manifest import read_manifest
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 from gz3d_zarr.storage.object_store import ObjectStore
 
 WORKER_BYTES = 200 * 10**6
-"""What a worker process has before its first shard: Python, dask and zarr."""
+"""Memory of a worker process before its first shard: Python, dask and zarr."""
 MEMORY_SHARE = 0.75
-"""Part of a worker's memory that a plan fills; dask pauses a worker at 0.8 of it."""
+"""Fraction of a worker's memory that a plan uses; dask pauses a worker at 0.8."""
 SOURCE_FILE_BYTES = 350_000
-"""Size of a subject file where the listing does not give it."""
+"""Size of a subject file if the listing does not give it."""
 _MASK_BYTES = 1_500
 _SMALL_BYTES = 700
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the build would run on.
+    """Workers that a build runs on.
 
     Attributes
     ----------
     workers, threads : int
         Workers, and threads in each.
     memory : int or None
-        Bytes that the smallest worker may use; None where it has no limit.
+        Bytes that the smallest worker may use; None if there is no limit.
     where : str
-        In words.
+        Description for people.
     notes : tuple of str
-        What the user should know about the workers.
+        Notes for the user about the workers.
     """
 
     workers: int
@@ -60,7 +60,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build does, decided before it begins.
+    """What a build will do.
 
     Attributes
     ----------
@@ -70,11 +70,11 @@ class Plan:
     layout : Layout
     resources : Resources
     free_bytes : int or None
-        Free space where the store goes, if that has a bound.
+        Free space on the disk of the store; None if it has no limit.
     warning : str
-        What exists already, if anything.
+        What exists at the target, if anything.
     refusal : str
-        Why build would refuse, if it would.
+        Why `build` would refuse to write there, if it would.
     """
 
     store: str
@@ -87,9 +87,9 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal SHA-256 of layout and file names: builds that share it may be joined.
+        """Hexadecimal SHA-256 of layout and file names: builds that share it can be resumed.
 
-        What is in the files is not part of it: each receipt says what was read.
+        The contents of the files are not part of it; receipts record them.
         """
         names = [entry.file.name for entry in self.manifest.entries]
         parts = [SCHEMA_VERSION, asdict(self.layout), names]
@@ -97,7 +97,7 @@ class Plan:
 
     @property
     def objects(self) -> int:
-        """Objects that the complete store has."""
+        """Number of objects of the complete store."""
         small = len(VARIABLES) + 1 + len(LABELS)
         catalogue = len(CATALOGUE_TEXT) + 1 + len(BIG_ARRAYS)
         big = len(BIG_ARRAYS) * (self.layout.shards + 1)
@@ -105,9 +105,9 @@ class Plan:
 
     @property
     def source_bytes(self) -> int:
-        """Bytes of the source files, estimated where the listing does not give it."""
-        known = self.manifest.source_bytes
-        return self.layout.subjects * SOURCE_FILE_BYTES if known is None else known
+        """Bytes of the source files, estimated if the listing does not give them."""
+        listed = self.manifest.source_bytes
+        return self.layout.subjects * SOURCE_FILE_BYTES if listed is None else listed
 
     @property
     def stored_bytes(self) -> int:
@@ -123,18 +123,18 @@ class Plan:
 
     @property
     def worker_bytes(self) -> int:
-        """Estimate of the most memory that one worker needs."""
+        """Estimate of the peak memory of one worker."""
         return WORKER_BYTES + self.slots * task_bytes(self.layout.shard_size)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know before the build."""
+        """Notes for the user, before the build."""
         notes = [self.warning, *self.manifest.notes] if self.warning else [*self.manifest.notes]
         notes += self.resources.notes
         if self.slots < self.resources.threads:
             notes.append(
-                f"memory lets a worker build {self.slots} shards at a time, not one on each of "
-                f"its {self.resources.threads} threads"
+                f"memory lets a worker build {plural(self.slots, 'shard')} at a time, not one on "
+                f"each of its {self.resources.threads} threads"
             )
         if self.refusal:
             notes.insert(0, f"build would refuse: {self.refusal}")
@@ -144,7 +144,8 @@ class Plan:
                 f"{format_bytes(self.free_bytes)} free"
             )
         if self.layout.shard_size < SHARD_SIZE and self.layout.subjects > self.layout.shard_size:
-            notes.append(f"shards of {self.layout.shard_size} subjects make more, smaller objects")
+            subjects = plural(self.layout.shard_size, "subject")
+            notes.append(f"shards of {subjects} make more and smaller objects")
         return tuple(notes)
 
     def summary(self) -> dict[str, Any]:
@@ -183,12 +184,12 @@ class Plan:
             f"source    {s['source']}",
             f"store     {s['store']}",
             f"subjects  {s['subjects']}, in order of {s['order']}",
-            f"shards    {s['shards']} of {s['shard_size']} subjects, codec {s['codec']}",
+            f"shards    {s['shards']} of {plural(s['shard_size'], 'subject')}, codec {s['codec']}",
             f"objects   {s['objects']}",
             f"bytes     {format_bytes(s['source_bytes'])} of source files to about "
             f"{format_bytes(s['stored_bytes'])} of store",
             f"workers   {s['resources']}",
-            f"memory    about {format_bytes(s['worker_memory_needed'])} a worker, which may use "
+            f"memory    about {format_bytes(s['worker_memory_needed'])} per worker, which may use "
             f"{'any amount' if limit is None else format_bytes(limit)}",
             *(f"note      {note}" for note in s["notes"]),
         ]
@@ -196,17 +197,17 @@ class Plan:
 
 
 def task_bytes(shard_size: int) -> int:
-    """The most memory that a worker needs to build one shard.
+    """Peak memory that a worker needs to build one shard.
 
-    A shard in memory, its encoded bytes twice (chunks, and the object that they are joined to),
-    and one file, unpacked.
+    That is a shard in memory, its encoded bytes twice (as chunks, and as the object that joins
+    them), and one unpacked file.
     """
     encoded = 2 * shard_size * SOURCE_FILE_BYTES * 3 // 2
     return shard_size * (IMAGE_BYTES + SEGMENTATION_BYTES) + encoded + MAX_UNPACKED // 2
 
 
 def count_slots(shard_size: int, threads: int, memory: int | None) -> int:
-    """How many shards of a size a worker may build at a time; 0 where not even one fits."""
+    """How many shards of a size a worker can build at a time; 0 if not even one fits."""
     if not memory:
         return threads
     available = memory * MEMORY_SHARE - WORKER_BYTES
@@ -240,12 +241,12 @@ def make_plan(
     fetch: FetchOptions,
     resources: Resources,
 ) -> Plan:
-    """Plan a build; reads the source's listing and catalogue, writes nothing.
+    """Plan a build: read the source's listing and catalogue, and write nothing.
 
     Raises
     ------
     PlanError
-        A shard does not fit a worker's memory.
+        A shard does not fit in a worker's memory.
     SourceError, UsageError
         As `list_source` and `make_manifest`.
     """
@@ -255,7 +256,7 @@ def make_plan(
 
 
 def _fit(wanted: int | None, resources: Resources) -> int:
-    """Shard size that fits the workers: the one asked for, or the default, halved as needed."""
+    """Shard size that fits the workers: as requested, or the default, halved as needed."""
     size = wanted or SHARD_SIZE
     while not count_slots(size, resources.threads, resources.memory) and size > 1:
         size = -(-size // 2)
@@ -263,13 +264,13 @@ def _fit(wanted: int | None, resources: Resources) -> int:
     if not count_slots(size, resources.threads, resources.memory):
         need = (WORKER_BYTES + task_bytes(size)) / MEMORY_SHARE
         raise PlanError(
-            f"a worker may use {memory}, and even shards of one subject need "
+            f"a worker may use {memory}, but even shards of one subject need "
             f"{format_bytes(round(need))}: give workers more memory"
         )
     if wanted is not None and size < wanted:
-        asked = (WORKER_BYTES + task_bytes(wanted)) / MEMORY_SHARE
+        needed = (WORKER_BYTES + task_bytes(wanted)) / MEMORY_SHARE
         raise PlanError(
-            f"shards of {wanted} subjects need {format_bytes(round(asked))} in a worker that may "
+            f"shards of {wanted} subjects need {format_bytes(round(needed))} in a worker that may "
             f"use {memory}: use --shard-size {size}, or give workers more memory"
         )
     return size

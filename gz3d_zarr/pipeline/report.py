@@ -1,4 +1,4 @@
-"""What a build did, with every subject that failed."""
+"""What a build did, and why subjects failed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dask.utils import format_bytes
 from gz3d_zarr.errors import plural, status_counts
 
 MAX_LISTED = 50
-"""Failures that the text names; JSON names all."""
+"""Failures that the text lists; JSON lists all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,15 @@ class BuildReport:
     failures : tuple of Failure
         The others.
     shards, shards_built : int
-        All, and those that this run wrote (the others existed already).
+        All shards, and those that this run wrote (the others existed).
     subjects_built : int
         Subjects that this run read.
     stored_bytes : int
         Bytes of the shards that this run wrote.
     seconds : float
-        Wall time of this run, without starting workers.
+        Wall time of this run, without the start of the workers.
     notes : tuple of str
-        What the user should know.
+        Notes for the user.
     """
 
     store: str
@@ -65,8 +65,13 @@ class BuildReport:
 
     @property
     def rate(self) -> float:
-        """Subjects a second that this run built."""
+        """Subjects per second that this run built."""
         return self.subjects_built / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def _ok_text(self) -> str:
+        verb = "is" if self.subjects == 1 else "are"
+        return f"{self.ok} of {plural(self.subjects, 'subject')} {verb} ok"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -82,7 +87,7 @@ class BuildReport:
         failures = f"<table><tr><th>status</th><th>file</th><th>reason</th></tr>{rows}</table>"
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         return (
-            f"<p><b>{escape(self.store)}</b>: {self.ok} of {self.subjects} subjects are ok; built "
+            f"<p><b>{escape(self.store)}</b>: {self._ok_text}; built "
             f"{self.subjects_built} in {self.seconds:.1f} s</p>"
             f"<table><tr>{counts}</tr><tr>{numbers}</tr></table>"
             f"{failures if self.failures else ''}{f'<ul>{notes}</ul>' if notes else ''}"
@@ -98,11 +103,12 @@ class BuildReport:
             done = (
                 f"Read {plural(self.subjects_built, 'subject')} and wrote {self.shards_built} of "
                 f"{plural(self.shards, 'shard')}, {format_bytes(self.stored_bytes)}, in "
-                f"{self.seconds:.1f} s ({plural(round(self.rate), 'subject')} per second)."
+                f"{self.seconds:.1f} s ({self.rate:.{0 if self.rate >= 10 else 1}f} subjects per "
+                "second)."
             )
         else:
             done = "Nothing to build: all shards exist."
-        lines = [done, f"{self.store}: {self.ok} of {plural(self.subjects, 'subject')} ok."]
+        lines = [done, f"{self.store}: {self._ok_text}."]
         lines += [f"Note: {note}." for note in self.notes]
         if self.failures:
             lines.append(f"{plural(len(self.failures), 'subject')} failed:")

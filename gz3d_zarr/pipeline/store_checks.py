@@ -135,7 +135,7 @@ def _compare_array(
     dataset: xr.Dataset, name: str, dims: tuple[str, ...], dtype: str, lengths: Mapping[str, int]
 ) -> Problem:
     if name not in dataset.variables:
-        return "it does not exist"
+        return "it is missing"
     array = dataset.variables[name]
     shape = tuple(lengths[dim] for dim in dims)
     if (array.dims, array.shape) != (dims, shape) or (dtype and str(array.dtype) != dtype):
@@ -163,7 +163,7 @@ def check_objects(store: ObjectStore) -> list[Check]:
             finding = f"its metadata cannot be understood: {type(error).__name__}: {error}"
             checks.append(Check("metadata", name, False, finding))
     checks += [
-        check_that("object", key, "" if key in found else "it does not exist")
+        check_that("object", key, "" if key in found else "it is missing")
         for key in sorted(expected)
     ]
     unfinished = any(key.startswith(WORK_PREFIX) for key in found)

@@ -1,4 +1,4 @@
-"""A store against itself and against its source, shard by shard over dask."""
+"""Check a store, and compare it with its source, shard by shard with dask."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.options import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS
-from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message
+from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message, plural
 from gz3d_zarr.pipeline import store_checks as checks
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
 from gz3d_zarr.pipeline.dask_tasks import run_tasks, share_connections
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 MAX_LISTED = 50
-"""Failed checks that the text names; JSON names all."""
+"""Failed checks that the text lists; JSON lists all."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,12 @@ class VerifyReport:
     store : str
         Absolute path or URL.
     state : {'sound', 'damaged', 'stale', 'incomplete', 'differs'}
-        Stale: only the consolidated metadata does not fit; incomplete: the build has not ended;
-        differs: sound in itself, but not built from the files that the source has now.
+        Stale: only the consolidated metadata is out of date; incomplete: the build is unfinished;
+        differs: sound in itself, but the source has other files now.
     checks : tuple of Check
-        All that was tested.
+        All checks.
     subjects, not_ok, compared : int
-        Rows of the store, how many of them have no picture, and how many were compared with
-        their files.
+        Rows of the store, how many of them failed, and how many were compared with their files.
     """
 
     store: str
@@ -74,12 +73,12 @@ class VerifyReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every check did."""
+        """Whether every check passed."""
         return all(check.passed for check in self.checks)
 
     @property
     def failures(self) -> tuple[Check, ...]:
-        """Checks that did not pass."""
+        """Checks that failed."""
         return tuple(check for check in self.checks if not check.passed)
 
     def summary(self) -> dict[str, Any]:
@@ -97,40 +96,36 @@ class VerifyReport:
             lines.append(f"  and {len(self.failures) - MAX_LISTED} more; --json lists all")
         if any(check.test == "shard" for check in self.failures):
             lines.append(
-                "Delete a damaged shard's object and use build --resume with its source: the "
-                "shard is read again."
+                "To repair a damaged shard, delete its object and run build --resume with the "
+                "same source: it reads the shard again."
             )
-        words = (
-            "sound in itself, but differs from its source"
-            if self.state == "differs"
-            else self.state
+        words = "sound, but differs from its source" if self.state == "differs" else self.state
+        counts = (
+            f": {plural(self.subjects, 'subject')}, {self.not_ok} failed, "
+            f"{self.compared} compared with their files"
         )
-        lines.append(
-            f"{self.store} is {words}: {self.subjects} subjects, {self.not_ok} of them not "
-            f"ok, {self.compared} compared with their files."
-        )
+        lines.append(f"{self.store} is {words}{counts if self.subjects else ''}.")
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class VerifyTask:
-    """All that a worker needs to verify one shard.
+    """Everything that a worker needs to verify one shard.
 
     Attributes
     ----------
     receipt : Receipt
-        What the store says of the shard.
+        What the store says about the shard.
     files : tuple of (path, sha1 or None), or None
-        The source, in the order of the store; an empty path is a file that it lacks.
+        Files of the source, in the order of the store; the path of a missing file is empty.
     """
 
     receipt: Receipt
     documents: Mapping[str, bytes]
     store: ObjectStore
     files: tuple[tuple[str, str | None], ...] | None = None
-    fetch_options: FetchOptions = field(default_factory=FetchOptions)
-    semaphore: Semaphore | None = None
-    source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    fetch: FetchOptions = field(default_factory=FetchOptions)
+    connections: Semaphore | None = None
 
 
 def verify(
@@ -146,13 +141,13 @@ def verify(
     progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> VerifyReport:
-    """Read every chunk of a store and check all that can be; with a source, every value.
+    """Read and check every chunk of a store; with a source, compare every value.
 
     Parameters
     ----------
     store : str or Path
     source : str, Path or sequence of them, optional
-        What the store was built from; each subject is compared with its file.
+        What the store was built from, to compare each subject with its file.
     client, scheduler, workers, max_memory, storage_options, catalogue, progress
         As for `build`.
     **options
@@ -165,7 +160,7 @@ def verify(
     Raises
     ------
     StoreError
-        There is nothing to verify, or something that is not ours.
+        There is no store, or something else.
     SourceError, UsageError
         As for `build`.
     """
@@ -178,10 +173,10 @@ def verify(
     check_options(verify, options, FetchOptions)
     fetch = take_options(FetchOptions, options)
     memory = parse_memory(max_memory)
-    folder = open_object_store(store, storage_options)
-    found, opened = _check_alone(folder)
+    target = open_object_store(store, storage_options)
+    found, opened = _check_alone(target)
     if opened is None:
-        return VerifyReport(folder.url, _state(found), tuple(found))
+        return VerifyReport(target.url, _state(found), tuple(found))
     dataset, table, layout, receipts = opened
     manifest = None
     if source is not None:
@@ -192,21 +187,22 @@ def verify(
         use_client(client, scheduler) as running,
         use_workers(running, find_resources(running, workers, memory), len(receipts)) as worker,
     ):
-        semaphore = None
+        connections = None
         paths: dict[str, tuple[str, str | None]] = {}
         if manifest is not None:
             entries = manifest.entries
             paths = {e.file.name: (e.file.path, e.sha1) for e in entries}
-            semaphore = share_connections(worker, (e.file.path for e in entries), fetch.connections)
+            connections = share_connections(
+                worker, (e.file.path for e in entries), fetch.connections
+            )
         tasks = [
             VerifyTask(
                 receipt,
                 documents,
-                folder,
+                target,
                 _files(receipt, paths) if manifest is not None else None,
                 fetch,
-                semaphore,
-                dict(fetch.source_options or {}),
+                connections,
             )
             for receipt in receipts
         ]
@@ -222,7 +218,7 @@ def verify(
     compared = sum(check.test == "source" for check in found)
     not_ok = int((dataset["status"].values != Status.OK).sum())
     state = _state(found)
-    return VerifyReport(folder.url, state, tuple(found), layout.subjects, not_ok, compared)
+    return VerifyReport(target.url, state, tuple(found), layout.subjects, not_ok, compared)
 
 
 def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
@@ -234,10 +230,10 @@ def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
         finding = ""
         data = task.store.get(stored.key)
         if data is None:
-            finding = "it does not exist"
+            finding = "it is missing"
         else:
             if stored.sha256 and hashlib.sha256(data).hexdigest() != stored.sha256:
-                finding = "its bytes are not those that were written (SHA-256)"
+                finding = "its bytes are not those that the build wrote (SHA-256)"
             try:
                 blocks[name] = decode_shard(task.documents, name, task.receipt.shard, data, count)
             except StoreError as error:
@@ -246,12 +242,12 @@ def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
             first, last = task.receipt.outcomes[0], task.receipt.outcomes[-1]
             finding += f" ({count} subjects, {first.file_name} to {last.file_name})"
         found.append(check_that("shard", stored.key, finding))
-    # A retry that has not ended may have written what the store does not know of yet.
+    # An unfinished retry may have written what the store does not know yet.
     known = all(stored.sha256 for stored in task.receipt.objects)
     for i, outcome in enumerate(task.receipt.outcomes if known else ()):
         if outcome.status is not Status.OK and any(block[i].any() for block in blocks.values()):
             found.append(
-                Check("blank", outcome.file_name, False, "it failed, but it has a picture")
+                Check("blank", outcome.file_name, False, "it failed, but the store has its pixels")
             )
     if task.files is not None:
         found += _compare_files(task, blocks)
@@ -263,7 +259,7 @@ def _compare_files(task: VerifyTask, blocks: Mapping[str, Any]) -> list[Check]:
     files = task.files or ()
     present = [file for file in files if file[0]]
     bodies = read_files(
-        present, task.source_options, task.fetch_options, limit_by_semaphore(task.semaphore)
+        present, task.fetch.source_options, task.fetch, limit_by_semaphore(task.connections)
     )
     with contextlib.closing(bodies):
         for i, (outcome, (path, sha1)) in enumerate(zip(task.receipt.outcomes, files, strict=True)):
@@ -286,11 +282,11 @@ def _compare_files(task: VerifyTask, blocks: Mapping[str, Any]) -> list[Check]:
 
 
 def _compare_file(stored: SubjectOutcome, now: SubjectOutcome) -> str:
-    """Whether a file is still the one that the store was built from."""
+    """Whether the store was built from this version of a file."""
     if stored.status is not Status.OK and now.status is Status.OK:
-        return f"the store has it as {stored.status.label}, but it is good now: use --retry-failed"
+        return f"{stored.status.label} in the store, and ok now: use --retry-failed"
     if stored.status is Status.OK and now.status is not Status.OK:
-        return f"the store has it as ok, but now it is {now.status.label}: {now.reason}"
+        return f"ok in the store, and {now.status.label} now: {now.reason}"
     if stored.status is not Status.OK:
         return ""
     if stored.sha1 != now.sha1:
@@ -299,14 +295,14 @@ def _compare_file(stored: SubjectOutcome, now: SubjectOutcome) -> str:
 
 
 def _compare_size(stored: SubjectOutcome, now: SubjectOutcome) -> str:
-    """Whether the store has the right size of a file that is still the same."""
+    """Whether the store has the size of an unchanged file."""
     if stored.sha1 != now.sha1 or stored.size == now.size:
         return ""
     return f"source_size is {stored.size} in the store, the file has {now.size} bytes"
 
 
 def _compare_metadata(stored: SubjectOutcome, now: SubjectOutcome) -> str:
-    """What the store says of a subject against what its file says."""
+    """Differences between the store's metadata of a subject and those of its file."""
     mine = asdict(stored.metadata) if stored.metadata is not None else {}
     theirs = asdict(now.metadata) if now.metadata is not None else {}
     return "; ".join(
@@ -336,12 +332,12 @@ _Opened = tuple[xr.Dataset, xr.Dataset, Layout, list[Receipt]]
 
 
 def _check_alone(store: ObjectStore) -> tuple[list[Check], _Opened | None]:
-    """All checks but those of shards; what was opened, where that is possible.
+    """All checks except those of shards; and what was opened, if that was possible.
 
     Raises
     ------
     StoreError
-        There is nothing, or something that is not ours.
+        There is no store, or something else.
     """
     target = inspect_target(store)
     if target.state is TargetState.EMPTY:
@@ -349,11 +345,11 @@ def _check_alone(store: ObjectStore) -> tuple[list[Check], _Opened | None]:
     if target.damage:
         return [Check("open", ROOT_KEY, False, target.damage)], None
     if target.state is TargetState.UNFINISHED:
-        finding = "a build has not ended; use build --resume to continue it"
+        finding = "the build is unfinished; resume it with build --resume"
         return [Check("complete", ROOT_KEY, False, finding)], None
     finding = ""
     if target.state is TargetState.UPDATING:
-        finding = "an update or a retry has not ended; use build --resume to continue it"
+        finding = "an update or a retry is unfinished; resume it with build --resume"
     found = [check_that("complete", ROOT_KEY, finding)]
     metadata = checks.check_metadata(store)
     found += metadata
@@ -385,21 +381,21 @@ def _without_digests(receipt: Receipt) -> Receipt:
 
 
 def _check_manifest(dataset: Any, catalogue: Any, manifest: Manifest) -> list[Check]:
-    """Compare `observed`, which only the source's catalogue contains."""
+    """Compare what only the catalogue says: whether MaNGA has observed each subject."""
     rows = {entry.file.name: entry.row for entry in manifest.entries}
     if not any(rows.values()) or not dataset.attrs.get("source_catalogue"):
         return []
     names = [str(name) for name in catalogue["file_name"].values]
     expected = [(row := rows.get(name)) is not None and row.observed for name in names]
     wrong = np.flatnonzero(dataset["observed"].values != np.array(expected))
-    finding = f"other than in the catalogue in row {wrong[0]}" if wrong.size else ""
+    finding = f"differs from the catalogue in row {wrong[0]}" if wrong.size else ""
     return [check_that("catalogue", "observed", finding)]
 
 
 def _state(found: Sequence[Check]) -> str:
     kinds = {check.test for check in found if not check.passed}
     if "complete" in kinds and kinds.isdisjoint(("shard", "array", "blank", "open", "source")):
-        return "incomplete"  # its small arrays may be half-written
+        return "incomplete"  # small arrays may be half-written
     if kinds == {"metadata"}:
         return "stale"
     if kinds == {"file"}:

@@ -157,7 +157,7 @@ def test_readers_see_the_old_store_until_the_update_ends(
     xr.testing.assert_identical(gz3d_zarr.open_store(target).compute(), expected)
     report = gz3d_zarr.verify(target, client=client)
     assert report.state == "incomplete"
-    assert "an update or a retry has not ended" in report.failures[0].detail
+    assert "an update or a retry is unfinished" in report.failures[0].detail
     with pytest.raises(
         StoreError, match=r"built with another plan: subjects is 10 \(existing: 18\)"
     ):
