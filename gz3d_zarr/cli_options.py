@@ -182,7 +182,7 @@ store_options = all_of(
         "--store-backend",
         "backend",
         type=click.Choice(["s3fs", "obstore"]),
-        help="S3 client; obstore is faster. [default: s3fs]",
+        help="S3 client. [default: s3fs; obstore is faster]",
     ),
     in_section(
         "Store and S3", "--anon", is_flag=True, help="Use no credentials, for public buckets."

@@ -99,7 +99,7 @@ class LayoutOptions:
 
     shard_size: int | None = option(
         None,
-        f"Subjects per shard. [default: {SHARD_SIZE}, or fewer if a worker's memory is small]",
+        f"Subjects per shard. [default: {SHARD_SIZE}, or fewer if memory is small]",
         int,
         "N",
     )

@@ -117,7 +117,7 @@ def _compare_versions(client: Client) -> tuple[str, ...]:
         They lack this package or one of its dependencies, or one of them does not answer.
     """
     here = find_versions()
-    found, notes = [], []
+    installed, notes = [], []
     for worker, answer in _ask_workers(client).items():
         if isinstance(answer, ImportError):
             raise BuildError(
@@ -132,9 +132,9 @@ def _compare_versions(client: Client) -> tuple[str, ...]:
                 "there what is installed here"
             ) from answer
         else:
-            found.append(answer)
+            installed.append(answer)
     for name, mine in here.items():
-        others = sorted({versions[name] for versions in found} - {mine})
+        others = sorted({versions[name] for versions in installed} - {mine})
         if others:
             notes.append(f"workers have {name} {' and '.join(others)}, the client has {mine}")
     return tuple(notes)

@@ -21,18 +21,18 @@ class SelectionOptions:
     """Which subjects of a source, and in which order."""
 
     limit: int | None = option(
-        None, "Only the first N subjects, in the order of the store.", int, "N"
+        None, "Only the first N subjects in the order of the store.", int, "N"
     )
     tiny: bool = option(False, f"Only the first {TINY_LIMIT} subjects.", bool)
     ids: Iterable[str | int] | None = option(
         None,
-        "Only these MaNGA or Zooniverse ids, one per line; - reads standard input.",
+        "Only these MaNGA or Zooniverse ids, one per line; - for standard input.",
         list,
         "FILE",
     )
     min_vote_fraction: float | None = option(
         None,
-        "Only subjects whose spiral or bar vote fraction is at least F, from 0 to 1.",
+        "Only subjects with a spiral or bar vote fraction of at least F (0 to 1).",
         float,
         "F",
     )
