@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import math
 import signal
 import sys
 import warnings
@@ -24,6 +23,7 @@ import gz3d_zarr
 from gz3d_zarr.cli_options import (
     SectionGroup,
     all_of,
+    cone_option,
     destination_option,
     failure_options,
     ids_option,
@@ -32,6 +32,7 @@ from gz3d_zarr.cli_options import (
     layout_options,
     memory_option,
     mode_options,
+    picture_options,
     plan_source_options,
     selection_options,
     source_options,
@@ -65,23 +66,6 @@ def _gather(options: dict[str, Any]) -> dict[str, Any]:
             raise UsageError(f"{file.name} is not text; expected one id per line") from None
         options["ids"] = [word for words in lines for word in words]
     return options
-
-
-def _parse_cone(
-    _: click.Context, param: click.Parameter, text: str | None
-) -> tuple[float, float, float] | None:
-    """RA,DEC,RADIUS to three numbers."""
-    if text is None:
-        return None
-    try:
-        ra, dec, radius = (float(part) for part in text.split(","))
-    except ValueError:
-        ra = dec = radius = math.nan
-    if not (math.isfinite(ra) and -90 <= dec <= 90 and 0 < radius <= 180 * 3600):
-        raise click.BadParameter(
-            f"{text!r} is not RA,DEC,RADIUS: degrees, degrees, arcseconds", param=param
-        )
-    return ra, dec, radius
 
 
 def _print(result: Any, as_json: bool) -> None:
@@ -129,13 +113,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-@main.command(
-    examples=[
-        "gz3d-zarr build dr17 gz3d.zarr --cache files",
-        "gz3d-zarr build files gz3d.zarr --resume",
-        "gz3d-zarr build 'files/*_127_*' s3://bucket/gz3d.zarr --profile me",
-    ]
-)
+@main.command()
 @click.argument("source")
 @click.argument("store")
 @selection_options
@@ -173,13 +151,7 @@ def build(source: str, store: str, as_json: bool, **options: Any) -> None:
     sys.exit(EXIT_SUBJECTS_FAILED if report.failures else 0)
 
 
-@main.command(
-    examples=[
-        "gz3d-zarr plan dr17 gz3d.zarr",
-        "gz3d-zarr plan files gz3d.zarr --min-vote-fraction 0.5 --codec compact",
-        "gz3d-zarr plan files s3://bucket/gz3d.zarr --update --json",
-    ]
-)
+@main.command()
 @click.argument("source")
 @click.argument("store")
 @selection_options
@@ -202,13 +174,7 @@ def plan(source: str, store: str, as_json: bool, **options: Any) -> None:
     sys.exit(EXIT_FAILED if result.refusal else 0)
 
 
-@main.command(
-    examples=[
-        "gz3d-zarr verify gz3d.zarr",
-        "gz3d-zarr verify gz3d.zarr --source files",
-        "gz3d-zarr verify s3://bucket/gz3d.zarr --anon --json",
-    ]
-)
+@main.command()
 @click.argument("store")
 @in_section(
     "Source", "--source", metavar="SOURCE", help="Compare every value with the files of SOURCE."
@@ -231,13 +197,7 @@ def verify(store: str, as_json: bool, **options: Any) -> None:
     sys.exit(0 if report.passed else EXIT_FAILED)
 
 
-@main.command(
-    examples=[
-        "gz3d-zarr copy gz3d.zarr /backup/gz3d.zarr",
-        "gz3d-zarr copy gz3d.zarr s3://bucket/gz3d.zarr --profile me",
-        "gz3d-zarr copy gz3d.zarr s3://bucket/gz3d.zarr --profile me --resume",
-    ]
-)
+@main.command()
 @click.argument("store")
 @click.argument("destination")
 @store_options
@@ -267,13 +227,7 @@ def copy(store: str, destination: str, as_json: bool, **options: Any) -> None:
     _print(report, as_json)
 
 
-@main.command(
-    examples=[
-        "gz3d-zarr info gz3d.zarr",
-        "gz3d-zarr info gz3d.zarr --json",
-        "gz3d-zarr info s3://bucket/gz3d.zarr --anon",
-    ]
-)
+@main.command()
 @click.argument("store")
 @store_options
 @json_option
@@ -287,13 +241,7 @@ def info(store: str, as_json: bool, **options: Any) -> None:
 
 _export_options = all_of(
     ids_option,
-    in_section(
-        "Selection",
-        "--cone",
-        metavar="RA,DEC,RADIUS",
-        callback=_parse_cone,
-        help="Only subjects within RADIUS arcseconds of a position in degrees.",
-    ),
+    cone_option,
     store_options,
     destination_option,
     worker_options,
@@ -307,14 +255,7 @@ def export() -> None:
     """Write the subjects of a complete store in another format."""
 
 
-@export.command(
-    "fits",
-    examples=[
-        "gz3d-zarr export fits gz3d.zarr files",
-        "gz3d-zarr export fits gz3d.zarr files --ids my_galaxies.txt",
-        "gz3d-zarr export fits gz3d.zarr files --cone 233.23,43.53,600",
-    ],
-)
+@export.command("fits")
 @click.argument("store")
 @click.argument("dest")
 @_export_options
@@ -329,14 +270,7 @@ def export_fits_files(store: str, dest: str, as_json: bool, **options: Any) -> N
     _export(export_fits, store, dest, as_json, options)
 
 
-@export.command(
-    "mmu",
-    examples=[
-        "gz3d-zarr export mmu gz3d.zarr mmu",
-        "gz3d-zarr export mmu gz3d.zarr mmu --ids my_galaxies.txt",
-        "gz3d-zarr export mmu gz3d.zarr mmu --overwrite --workers 4",
-    ],
-)
+@export.command("mmu")
 @click.argument("store")
 @click.argument("dest")
 @_export_options
@@ -371,32 +305,10 @@ def _export(
     _print(report, as_json)
 
 
-@main.command(
-    examples=[
-        "gz3d-zarr plot gz3d.zarr 1-150042 -o galaxy.png",
-        "gz3d-zarr plot gz3d.zarr 1-150042 14760036 -o sheet.pdf",
-        "gz3d-zarr plot gz3d.zarr 1-150042 -o galaxy.png --threshold 5",
-    ]
-)
+@main.command()
 @click.argument("store")
 @click.argument("object_ids", metavar="OBJECT_ID...", nargs=-1, required=True)
-@in_section(
-    "Picture",
-    "-o",
-    "--output",
-    metavar="FILE",
-    required=True,
-    help="Image file: .png, .pdf, .svg or .jpg.",
-)
-@in_section(
-    "Picture",
-    "--threshold",
-    type=float,
-    metavar="N",
-    default=3,
-    show_default=True,
-    help="Outline pixels that more than N volunteers marked.",
-)
+@picture_options
 @store_options
 @_handle_errors
 def plot(
@@ -417,13 +329,7 @@ def plot(
     click.echo(output)
 
 
-@main.command(
-    examples=[
-        "gz3d-zarr simulate 64 archive",
-        "gz3d-zarr simulate 64 archive --seed 1",
-        "gz3d-zarr simulate 1000 archive && gz3d-zarr build archive gz3d.zarr",
-    ]
-)
+@main.command()
 @click.argument("count", metavar="N", type=click.IntRange(min=1))
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
@@ -448,7 +354,7 @@ def simulate(count: int, folder: Path, seed: int) -> None:
     click.echo(f"{len(files)} subject files, gz3d_metadata.fits and a sha1 list in {folder}")
 
 
-@main.command(examples=["gz3d-zarr demo", "gz3d-zarr demo my-demo", "gz3d-zarr demo ~/gz3d"])
+@main.command()
 @click.argument("folder", metavar="[DIR]", default="gz3d-demo", type=click.Path(path_type=Path))
 @_handle_errors
 def demo(folder: Path) -> None:

@@ -7,8 +7,9 @@ Options that Python functions take too are fields of `SelectionOptions`, `Layout
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -31,6 +32,59 @@ SECTIONS = (
 )
 _TEXT = frozenset({"key", "secret", "token", "password", "username"})
 """Options that are text, even if they have only digits."""
+EXAMPLES: Mapping[str, tuple[str, ...]] = {
+    "build": (
+        "gz3d-zarr build dr17 gz3d.zarr --cache files",
+        "gz3d-zarr build files gz3d.zarr --resume",
+        "gz3d-zarr build 'files/*_127_*' s3://bucket/gz3d.zarr --profile me",
+    ),
+    "plan": (
+        "gz3d-zarr plan dr17 gz3d.zarr",
+        "gz3d-zarr plan files gz3d.zarr --min-vote-fraction 0.5 --codec compact",
+        "gz3d-zarr plan files s3://bucket/gz3d.zarr --update --json",
+    ),
+    "verify": (
+        "gz3d-zarr verify gz3d.zarr",
+        "gz3d-zarr verify gz3d.zarr --source files",
+        "gz3d-zarr verify s3://bucket/gz3d.zarr --anon --json",
+    ),
+    "copy": (
+        "gz3d-zarr copy gz3d.zarr /backup/gz3d.zarr",
+        "gz3d-zarr copy gz3d.zarr s3://bucket/gz3d.zarr --profile me",
+        "gz3d-zarr copy gz3d.zarr s3://bucket/gz3d.zarr --profile me --resume",
+    ),
+    "info": (
+        "gz3d-zarr info gz3d.zarr",
+        "gz3d-zarr info gz3d.zarr --json",
+        "gz3d-zarr info s3://bucket/gz3d.zarr --anon",
+    ),
+    "fits": (
+        "gz3d-zarr export fits gz3d.zarr files",
+        "gz3d-zarr export fits gz3d.zarr files --ids my_galaxies.txt",
+        "gz3d-zarr export fits gz3d.zarr files --cone 233.23,43.53,600",
+    ),
+    "mmu": (
+        "gz3d-zarr export mmu gz3d.zarr mmu",
+        "gz3d-zarr export mmu gz3d.zarr mmu --ids my_galaxies.txt",
+        "gz3d-zarr export mmu gz3d.zarr mmu --overwrite --workers 4",
+    ),
+    "plot": (
+        "gz3d-zarr plot gz3d.zarr 1-150042 -o galaxy.png",
+        "gz3d-zarr plot gz3d.zarr 1-150042 14760036 -o sheet.pdf",
+        "gz3d-zarr plot gz3d.zarr 1-150042 -o galaxy.png --threshold 5",
+    ),
+    "simulate": (
+        "gz3d-zarr simulate 64 archive",
+        "gz3d-zarr simulate 64 archive --seed 1",
+        "gz3d-zarr simulate 1000 archive && gz3d-zarr build archive gz3d.zarr",
+    ),
+    "demo": (
+        "gz3d-zarr demo",
+        "gz3d-zarr demo my-demo",
+        "gz3d-zarr demo ~/gz3d",
+    ),
+}
+"""Examples at the end of each help page, by command."""
 
 
 class SectionOption(click.Option):
@@ -43,10 +97,6 @@ class SectionOption(click.Option):
 
 class SectionCommand(click.Command):
     """A command with a help page of titled sections, and examples at its end."""
-
-    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.examples = examples
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Explain what to do if the shell has expanded a glob to many names."""
@@ -72,10 +122,9 @@ class SectionCommand(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, each on a line of its own."""
-        if self.examples:
-            with formatter.section("Examples"):
-                for example in self.examples:
-                    formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+        with formatter.section("Examples"):
+            for example in EXAMPLES[self.name or ""]:
+                formatter.write(f"{'':{formatter.current_indent}}{example}\n")
         super().format_epilog(ctx, formatter)
 
 
@@ -106,6 +155,23 @@ def nest(_: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> di
         is_text = last.lower() in _TEXT or "headers" in parents
         inner[last] = _parse_value(text, is_text=is_text)
     return options
+
+
+def parse_cone(
+    _: click.Context, param: click.Parameter, text: str | None
+) -> tuple[float, float, float] | None:
+    """RA,DEC,RADIUS to three numbers."""
+    if text is None:
+        return None
+    try:
+        ra, dec, radius = (float(part) for part in text.split(","))
+    except ValueError:
+        ra = dec = radius = math.nan
+    if not (math.isfinite(ra) and -90 <= dec <= 90 and 0 < radius <= 180 * 3600):
+        raise click.BadParameter(
+            f"{text!r} is not RA,DEC,RADIUS: degrees, degrees, arcseconds", param=param
+        )
+    return ra, dec, radius
 
 
 def _parse_value(text: str, *, is_text: bool) -> Any:
@@ -229,4 +295,30 @@ mode_options = all_of(
     in_section("Recovery", "--retry-failed", is_flag=True, help="Read the failed subjects again."),
 )
 failure_options = declare_options(FailurePolicy, "Recovery")
+cone_option = in_section(
+    "Selection",
+    "--cone",
+    metavar="RA,DEC,RADIUS",
+    callback=parse_cone,
+    help="Only subjects within RADIUS arcseconds of a position in degrees.",
+)
+picture_options = all_of(
+    in_section(
+        "Picture",
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="Image file: .png, .pdf, .svg or .jpg.",
+    ),
+    in_section(
+        "Picture",
+        "--threshold",
+        type=float,
+        metavar="N",
+        default=3,
+        show_default=True,
+        help="Outline pixels that more than N volunteers marked.",
+    ),
+)
 json_option = in_section("Other", "--json", "as_json", is_flag=True, help="Print JSON.")

@@ -114,22 +114,22 @@ def _compare_versions(client: Client) -> tuple[str, ...]:
     Raises
     ------
     BuildError
-        They lack this package or one of its dependencies, or one of them does not answer.
+        They lack this package, or one that it needs; or one of them does not answer.
     """
     here = find_versions()
     installed, notes = [], []
     for worker, answer in _ask_workers(client).items():
         if isinstance(answer, ImportError):
             raise BuildError(
-                f"workers of {_address(client)} lack a package: {answer}. Install the same "
-                "version of gz3d-zarr there"
+                f"workers of {_address(client)} lack a package: {answer}. Install the client's "
+                "version of gz3d-zarr on the workers"
             ) from answer
         if isinstance(answer, OSError):
             notes.append(f"the worker {worker} disappeared before it reported its versions")
         elif isinstance(answer, Exception):
             raise BuildError(
                 f"the worker {worker} cannot report its versions: {error_message(answer)}. Install "
-                "there what is installed here"
+                "the client's packages on the workers"
             ) from answer
         else:
             installed.append(answer)
