@@ -232,7 +232,8 @@ def limit_tasks(client: Client, shard_size: int) -> Iterator[str]:
         client.register_plugin(ShardSlotPlugin(name, shard_size))
     except ImportError as error:
         raise BuildError(
-            f"the workers lack a package: {error}. Install gz3d-zarr the same version there"
+            f"the workers lack a package: {error}. Install the client's version of gz3d-zarr on "
+            "the workers"
         ) from error
     try:
         yield name

@@ -1,7 +1,8 @@
-"""What a build did, and why subjects failed."""
+"""What a build did, and what a verification found."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from dask.utils import format_bytes
 
 from gz3d_zarr.errors import plural, status_counts
+from gz3d_zarr.pipeline.store_checks import Check
 
 MAX_LISTED = 50
 """Failures that the text lists; JSON lists all."""
@@ -117,4 +119,65 @@ class BuildReport:
             ]
             if len(self.failures) > MAX_LISTED:
                 lines.append(f"  and {len(self.failures) - MAX_LISTED} more; --json lists all")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Result of `verify`.
+
+    Attributes
+    ----------
+    store : str
+        Absolute path or URL.
+    state : {'sound', 'damaged', 'stale', 'incomplete', 'differs'}
+        Stale: only the consolidated metadata is out of date; incomplete: the build is unfinished;
+        differs: sound in itself, but the source has other files now.
+    checks : tuple of Check
+        All checks.
+    subjects, not_ok, compared : int
+        Rows of the store, how many of them failed, and how many were compared with their files.
+    """
+
+    store: str
+    state: str
+    checks: tuple[Check, ...]
+    subjects: int = 0
+    not_ok: int = 0
+    compared: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """Checks that failed."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    def summary(self) -> dict[str, Any]:
+        """What ``gz3d-zarr verify --json`` prints."""
+        return {**asdict(self), "passed": self.passed}
+
+    def to_text(self) -> str:
+        """What ``gz3d-zarr verify`` prints."""
+        counted = Counter(check.test for check in self.checks)
+        failed = Counter(check.test for check in self.failures)
+        lines = [f"{'test':<12} {'checks':>7} {'failed':>7}"]
+        lines += [f"{test:<12} {n:>7} {failed[test]:>7}" for test, n in counted.items()]
+        lines += [f"  {c.test}  {c.target}: {c.detail}" for c in self.failures[:MAX_LISTED]]
+        if len(self.failures) > MAX_LISTED:
+            lines.append(f"  and {len(self.failures) - MAX_LISTED} more; --json lists all")
+        if any(check.test == "shard" for check in self.failures):
+            lines.append(
+                "To repair a damaged shard, delete its object and run build --resume with the "
+                "same source: it reads the shard again."
+            )
+        words = "sound, but differs from its source" if self.state == "differs" else self.state
+        counts = (
+            f": {plural(self.subjects, 'subject')}, {self.not_ok} failed, "
+            f"{self.compared} compared with their files"
+        )
+        lines.append(f"{self.store} is {words}{counts if self.subjects else ''}.")
         return "\n".join(lines)

@@ -54,7 +54,6 @@ def run_shards(
             store,
             fetch,
             semaphore,
-            dict(fetch.source_options or {}),
             policy.is_strict,
             work.previous_receipts.get(shard),
             work.retry_failed,

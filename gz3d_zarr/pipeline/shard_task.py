@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from distributed import Semaphore
@@ -41,7 +40,7 @@ class ShardTask:
         Metadata documents of the big arrays, from `array_documents`.
     store : ObjectStore
         Where the shard is written.
-    fetch_options : FetchOptions
+    fetch : FetchOptions
         How files at URLs are fetched.
     semaphore : distributed.Semaphore, optional
         Limits the connections over all workers.
@@ -59,9 +58,8 @@ class ShardTask:
     files: tuple[tuple[str, str | None], ...]
     documents: Mapping[str, bytes]
     store: ObjectStore
-    fetch_options: FetchOptions = field(default_factory=FetchOptions)
+    fetch: FetchOptions = field(default_factory=FetchOptions)
     semaphore: Semaphore | None = None
-    source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     strict: bool = False
     previous: Receipt | None = None
     retry_failed: bool = False
@@ -85,7 +83,7 @@ def build_shard(task: ShardTask) -> Receipt:
     wanted = [i for i in range(len(task.files)) if i not in outcomes]
     files = [task.files[i] for i in wanted]
     bodies = read_files(
-        files, task.source_options, task.fetch_options, limit_by_semaphore(task.semaphore)
+        files, task.fetch.source_options, task.fetch, limit_by_semaphore(task.semaphore)
     )
     with contextlib.closing(bodies):
         for i, (path, sha1), body in zip(wanted, files, bodies, strict=True):

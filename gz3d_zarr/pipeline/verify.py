@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,12 +19,13 @@ from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.options import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS
-from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message, plural
+from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message
 from gz3d_zarr.pipeline import store_checks as checks
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
 from gz3d_zarr.pipeline.dask_tasks import run_tasks, share_connections
 from gz3d_zarr.pipeline.plan import parse_memory
 from gz3d_zarr.pipeline.receipt_checks import check_values
+from gz3d_zarr.pipeline.report import VerifyReport
 from gz3d_zarr.pipeline.shard_task import limit_by_semaphore
 from gz3d_zarr.pipeline.store_checks import Check, check_that
 from gz3d_zarr.progress import Progress
@@ -41,71 +41,6 @@ from gz3d_zarr.storage.shards import array_documents, decode_shard
 
 if TYPE_CHECKING:
     from distributed import Client
-
-
-MAX_LISTED = 50
-"""Failed checks that the text lists; JSON lists all."""
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """Result of `verify`.
-
-    Attributes
-    ----------
-    store : str
-        Absolute path or URL.
-    state : {'sound', 'damaged', 'stale', 'incomplete', 'differs'}
-        Stale: only the consolidated metadata is out of date; incomplete: the build is unfinished;
-        differs: sound in itself, but the source has other files now.
-    checks : tuple of Check
-        All checks.
-    subjects, not_ok, compared : int
-        Rows of the store, how many of them failed, and how many were compared with their files.
-    """
-
-    store: str
-    state: str
-    checks: tuple[Check, ...]
-    subjects: int = 0
-    not_ok: int = 0
-    compared: int = 0
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check passed."""
-        return all(check.passed for check in self.checks)
-
-    @property
-    def failures(self) -> tuple[Check, ...]:
-        """Checks that failed."""
-        return tuple(check for check in self.checks if not check.passed)
-
-    def summary(self) -> dict[str, Any]:
-        """What ``gz3d-zarr verify --json`` prints."""
-        return {**asdict(self), "passed": self.passed}
-
-    def to_text(self) -> str:
-        """What ``gz3d-zarr verify`` prints."""
-        counted = Counter(check.test for check in self.checks)
-        failed = Counter(check.test for check in self.failures)
-        lines = [f"{'test':<12} {'checks':>7} {'failed':>7}"]
-        lines += [f"{test:<12} {n:>7} {failed[test]:>7}" for test, n in counted.items()]
-        lines += [f"  {c.test}  {c.target}: {c.detail}" for c in self.failures[:MAX_LISTED]]
-        if len(self.failures) > MAX_LISTED:
-            lines.append(f"  and {len(self.failures) - MAX_LISTED} more; --json lists all")
-        if any(check.test == "shard" for check in self.failures):
-            lines.append(
-                "To repair a damaged shard, delete its object and run build --resume with the "
-                "same source: it reads the shard again."
-            )
-        words = "sound, but differs from its source" if self.state == "differs" else self.state
-        counts = (
-            f": {plural(self.subjects, 'subject')}, {self.not_ok} failed, "
-            f"{self.compared} compared with their files"
-        )
-        lines.append(f"{self.store} is {words}{counts if self.subjects else ''}.")
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from stores import StopHereError, stop_after
 import gz3d_zarr
 from gz3d_zarr import SourceError, StoreError
 from gz3d_zarr.cli import main
-from gz3d_zarr.pipeline.verify import VerifyReport
+from gz3d_zarr.pipeline.report import VerifyReport
 
 
 @pytest.fixture
