@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from gz3d_zarr.datamodel.layout import LayoutOptions
-from gz3d_zarr.datamodel.options import OptionSpec, option_specs
+from gz3d_zarr.datamodel.option_fields import OptionSpec, option_specs
 from gz3d_zarr.pipeline.failure_policy import FailurePolicy
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 

@@ -24,7 +24,7 @@ import gz3d_zarr
 from gz3d_zarr.cli import main
 from gz3d_zarr.cli_options import nest
 from gz3d_zarr.datamodel.layout import LayoutOptions
-from gz3d_zarr.datamodel.options import option_specs
+from gz3d_zarr.datamodel.option_fields import option_specs
 from gz3d_zarr.pipeline.failure_policy import FailurePolicy
 from gz3d_zarr.progress import Progress, show_progress
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions

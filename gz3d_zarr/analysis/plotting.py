@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from gz3d_zarr.analysis.indexing import with_subject_dim
 from gz3d_zarr.analysis.masks import VOLUNTEERS, check_class, whole_threshold
 from gz3d_zarr.analysis.selection import select_any
-from gz3d_zarr.analysis.validation import keep_ok, status_label
-from gz3d_zarr.analysis.wcs import (
+from gz3d_zarr.analysis.sky_grids import (
     WCS_VARIABLES,
     bundle_hexagon,
     load_variables,
     require_scale,
     subject_wcs,
 )
+from gz3d_zarr.analysis.validation import keep_ok, status_label
 from gz3d_zarr.datamodel.subject import THRESHOLD
 from gz3d_zarr.errors import Status, UsageError, missing_extra_error
 

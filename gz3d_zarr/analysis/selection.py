@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.indexing import compute_variables, isel_subjects, with_subject_dim
 from gz3d_zarr.analysis.validation import validate_dataset
+from gz3d_zarr.datamodel.healpix import healpix_pixels
 from gz3d_zarr.datamodel.ids import find_rows
-from gz3d_zarr.datamodel.positions import healpix_pixels
 from gz3d_zarr.errors import UsageError
 
 FloatArray = NDArray[np.float64]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gz3d_zarr.backends.assemble import assemble, define_variables
 from gz3d_zarr.datamodel.layout import Layout, LayoutOptions, make_layout
 from gz3d_zarr.datamodel.manifest import Entry
-from gz3d_zarr.datamodel.options import check_options, take_options
+from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import SubjectOutcome
 from gz3d_zarr.datamodel.schema import (
     BIG_ARRAYS,
@@ -28,8 +28,8 @@ from gz3d_zarr.datamodel.subject import Subject
 from gz3d_zarr.errors import Status, SubjectError
 from gz3d_zarr.sources.download import FileBody, decode_body, read_file
 from gz3d_zarr.sources.listing import Source
-from gz3d_zarr.sources.manifest import read_manifest
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
+from gz3d_zarr.sources.select_subjects import read_manifest
 
 
 def open_source(

@@ -16,7 +16,7 @@ from gz3d_zarr.backends.assemble import assemble, text_array
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.backends.lazy_arrays import lazy_variable
 from gz3d_zarr.backends.partial_store import open_partial_store
-from gz3d_zarr.datamodel.layout import SHARD_SIZE
+from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, LABELS, SCHEMA, SCHEMA_VERSION
 from gz3d_zarr.errors import (
     IncompleteStoreError,
@@ -243,7 +243,7 @@ def _root_dataset(store: ObjectStore, root: zarr.Group, chunks: str | None) -> x
     if missing:
         raise StoreError(f"{store.url} lacks {', '.join(missing)}: another program changed it")
     # A copy that xarray wrote may have no shards.
-    default = (dataset.attrs.get("shard_size", SHARD_SIZE),)
+    default = (dataset.attrs.get("shard_size", DEFAULT_SHARD_SIZE),)
     size = (dataset["image"].encoding.get("shards") or default)[0]
     reader = ChunkReader(store) if chunks is None else None
     variables: dict[str, Any] = {str(n): v for n, v in dataset.variables.items()}

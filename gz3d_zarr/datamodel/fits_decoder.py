@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.fits_header import HDU, scan
-from gz3d_zarr.datamodel.subject import CLASSES, CRPIX, SIDE, Subject, SubjectMetadata
+from gz3d_zarr.datamodel.subject import CLASSES, SIDE, Subject, SubjectMetadata
+from gz3d_zarr.datamodel.wcs import read_scale
 from gz3d_zarr.errors import Status, SubjectError
 
 HDU_COUNT = 11
@@ -27,7 +28,6 @@ MAX_MEMBERS = 16
 _DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _CELLS = {"B": ">B", "I": ">h", "J": ">i", "K": ">q", "E": ">f", "D": ">d"}
 _GZIP_MAGIC = b"\x1f\x8b"
-_POSITION_TOLERANCE = 1e-9
 
 
 def decode(data: bytes) -> Subject:
@@ -177,7 +177,7 @@ def _metadata(raw: bytes | bytearray, hdus: tuple[HDU, ...]) -> SubjectMetadata:
         iauname=row.text("IAUNAME"),
         ra=ra,
         dec=dec,
-        scale=_scale(hdus[:5], ra, dec),
+        scale=read_scale(hdus[:5], ra, dec),
         ifu_design_size=row.whole("IFUDESIGNSIZE", 16),
         manga_tile_id=row.whole("MANGA_TILEID", nan=-1),
         nsa_id=row.whole("nsa_id", 64, nan=-1),
@@ -189,63 +189,6 @@ def _metadata(raw: bytes | bytearray, hdus: tuple[HDU, ...]) -> SubjectMetadata:
         number_galaxy_centers=hdus[6].integer("NAXIS2"),
         number_foreground_stars=hdus[7].integer("NAXIS2"),
     )
-
-
-def _scale(images: tuple[HDU, ...], ra: float, dec: float) -> float:
-    """Degrees per pixel, after a check that the store can represent the WCS.
-
-    The store has ra, dec and scale per subject; the rest of the WCS is constant. Any other WCS
-    (rotated, off-center, another projection) is refused, since the store would lose it.
-    """
-    scales = set()
-    for hdu in images:
-        found = {
-            "CTYPE1": hdu.text("CTYPE1"),
-            "CTYPE2": hdu.text("CTYPE2"),
-            "CRPIX1": hdu.real("CRPIX1"),
-            "CRPIX2": hdu.real("CRPIX2"),
-            "PC1_2": hdu.real("PC1_2", 0.0),
-            "PC2_1": hdu.real("PC2_1", 0.0),
-            "CROTA2": hdu.real("CROTA2", 0.0),
-            "LONPOLE": hdu.real("LONPOLE", 180.0),
-            "CUNIT1": hdu.text("CUNIT1", "deg"),
-            "CUNIT2": hdu.text("CUNIT2", "deg"),
-            "RADESYS": hdu.text("RADESYS", "ICRS"),
-        }
-        expected = {
-            "CTYPE1": "RA---TAN",
-            "CTYPE2": "DEC--TAN",
-            "CRPIX1": CRPIX,
-            "CRPIX2": CRPIX,
-            "PC1_2": 0.0,
-            "PC2_1": 0.0,
-            "CROTA2": 0.0,
-            "LONPOLE": 180.0,
-            "CUNIT1": "deg",
-            "CUNIT2": "deg",
-            "RADESYS": "ICRS",
-        }
-        step1 = hdu.real("PC1_1", 1.0) * hdu.real("CDELT1", 1.0)
-        step2 = hdu.real("PC2_2", 1.0) * hdu.real("CDELT2", 1.0)
-        others = {name: value for name, value in found.items() if value != expected[name]}
-        if others or not (step1 == step2 and -1 < step1 < 0):
-            raise SubjectError(
-                Status.INVALID,
-                f"the WCS of HDU {hdu.index} has {others}, steps {step1!r} and {step2!r}; expected "
-                f"{ {name: expected[name] for name in others} }, equal negative steps",
-            )
-        crval = hdu.real("CRVAL1"), hdu.real("CRVAL2")
-        if not all(
-            abs(a - b) <= _POSITION_TOLERANCE for a, b in zip(crval, (ra, dec), strict=True)
-        ):
-            raise SubjectError(
-                Status.INVALID,
-                f"CRVAL in HDU {hdu.index} is {crval}, HDU 5 has ra, dec = {(ra, dec)}",
-            )
-        scales.add(-step1)
-    if len(scales) > 1:
-        raise SubjectError(Status.INVALID, f"HDUs 0 to 4 differ in scale: {sorted(scales)}")
-    return scales.pop()
 
 
 class _Row:

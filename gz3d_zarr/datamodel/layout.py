@@ -6,57 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gz3d_zarr.datamodel.options import option
+from gz3d_zarr.datamodel.codecs import CODECS
+from gz3d_zarr.datamodel.option_fields import option
 from gz3d_zarr.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from gz3d_zarr.datamodel.manifest import Manifest
 
-SHARD_SIZE = 64
-CODEC = "portable"
-NSIDE = 16
+DEFAULT_SHARD_SIZE = 64
+DEFAULT_CODEC = "portable"
 MAX_NSIDE = 2**29
+DEFAULT_NSIDE = 16
 SMALL_CHUNKS = {"subject": 32_768, "shard": 4_096}
 """Chunk size of the small arrays, which are not sharded, along these dimensions. The whole survey
 fits in one chunk, and a store can grow without a new layout."""
 SAMPLES = ("extra", "original", "stripe82_coadd_1")
 """Target samples known without a catalogue."""
-_ZSTD_CHECKED: dict[str, Any] = {"name": "zstd", "configuration": {"level": 3, "checksum": True}}
-
-
-@dataclass(frozen=True, slots=True)
-class Codec:
-    """Codecs of the image array.
-
-    Attributes
-    ----------
-    filters, compressors : tuple of dict
-        Zarr 3 codecs as JSON.
-    picture_ratio : float
-        Stored bytes of an image over bytes of its source file, measured on the reference files;
-        for estimates only.
-    """
-
-    filters: tuple[dict[str, Any], ...]
-    compressors: tuple[dict[str, Any], ...]
-    picture_ratio: float
-
-
-CODECS: Mapping[str, Codec] = {
-    # Only codecs of the Zarr 3 specification.
-    "portable": Codec((), (_ZSTD_CHECKED,), 0.986),
-    # Differences along x, channel by channel; numcodecs comes with zarr-python.
-    "compact": Codec(
-        (
-            {"name": "transpose", "configuration": {"order": [0, 1, 3, 2]}},
-            {"name": "numcodecs.delta", "configuration": {"dtype": "|u1"}},
-        ),
-        ({"name": "zstd", "configuration": {"level": 1, "checksum": True}},),
-        0.736,
-    ),
-}
-_MASKS = Codec((), ({"name": "zstd", "configuration": {"level": 1, "checksum": True}},), 0.004)
-SMALL_COMPRESSORS = (_ZSTD_CHECKED,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +43,9 @@ class Layout:
     """
 
     subjects: int
-    shard_size: int = SHARD_SIZE
-    codec: str = CODEC
-    nside: int = NSIDE
+    shard_size: int = DEFAULT_SHARD_SIZE
+    codec: str = DEFAULT_CODEC
+    nside: int = DEFAULT_NSIDE
     samples: tuple[str, ...] = SAMPLES
 
     @property
@@ -99,19 +64,19 @@ class LayoutOptions:
 
     shard_size: int | None = option(
         None,
-        f"Subjects per shard. [default: {SHARD_SIZE}, or fewer if memory is small]",
+        f"Subjects per shard. [default: {DEFAULT_SHARD_SIZE}, or fewer if memory is small]",
         int,
         "N",
     )
     codec: str | None = option(
         None,
         "portable: any Zarr 3 library can read it; compact: a quarter smaller, for zarr-python. "
-        f"[default: {CODEC}]",
+        f"[default: {DEFAULT_CODEC}]",
         choices=tuple(CODECS),
     )
     nside: int | None = option(
         None,
-        f"HEALPix resolution of the coordinate healpix, a power of two. [default: {NSIDE}]",
+        f"HEALPix resolution of the coordinate healpix, a power of two. [default: {DEFAULT_NSIDE}]",
         int,
         "N",
     )
@@ -141,15 +106,10 @@ def make_layout(manifest: Manifest, options: LayoutOptions, shard_size: int) -> 
     return Layout(
         len(manifest.entries),
         shard_size,
-        options.codec or CODEC,
-        options.nside or NSIDE,
+        options.codec or DEFAULT_CODEC,
+        options.nside or DEFAULT_NSIDE,
         tuple(sorted({*SAMPLES, *manifest.samples})),
     )
-
-
-def array_codec(name: str, layout: Layout) -> Codec:
-    """Codec of one of `BIG_ARRAYS`: that of the layout for the image, a fixed one for masks."""
-    return CODECS[layout.codec] if name == "image" else _MASKS
 
 
 def read_layout(attrs: Mapping[str, Any]) -> Layout:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gz3d_zarr.datamodel.healpix import healpix_pixels
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.manifest import Entry
-from gz3d_zarr.datamodel.positions import WCS_ATTRS, healpix_pixels
 from gz3d_zarr.datamodel.receipts import SubjectOutcome
 from gz3d_zarr.datamodel.subject import CHANNELS, CLASSES, SIDE, SubjectMetadata
+from gz3d_zarr.datamodel.wcs import WCS_ATTRS
 from gz3d_zarr.errors import Status
 
 SCHEMA = "gz3d"

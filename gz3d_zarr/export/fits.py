@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.datamodel.file_names import base_name
-from gz3d_zarr.datamodel.positions import image_wcs
+from gz3d_zarr.datamodel.wcs import image_wcs
 from gz3d_zarr.export.runner import (
     ExportReport,
     Runner,

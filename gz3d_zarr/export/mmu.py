@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
-from gz3d_zarr.datamodel.positions import healpix_pixels
+from gz3d_zarr.datamodel.healpix import healpix_pixels
 from gz3d_zarr.datamodel.subject import CLASSES, SIDE
 from gz3d_zarr.errors import missing_extra_error
 from gz3d_zarr.export.runner import (

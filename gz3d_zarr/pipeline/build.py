@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import gz3d_zarr
 from gz3d_zarr.datamodel.layout import LayoutOptions
-from gz3d_zarr.datamodel.options import check_options, take_options
+from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, Provenance, SubjectRecord
 from gz3d_zarr.errors import Status, StoreError, plural

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gz3d_zarr.datamodel.options import option
+from gz3d_zarr.datamodel.option_fields import option
 from gz3d_zarr.errors import BuildError, Status, UsageError, plural
 
 if TYPE_CHECKING:

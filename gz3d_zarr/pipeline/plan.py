@@ -9,15 +9,16 @@ from typing import Any
 
 from dask.utils import format_bytes, parse_bytes
 
+from gz3d_zarr.datamodel.codecs import CODECS
 from gz3d_zarr.datamodel.fits_decoder import MAX_UNPACKED
-from gz3d_zarr.datamodel.layout import CODECS, SHARD_SIZE, Layout, LayoutOptions, make_layout
+from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE, Layout, LayoutOptions, make_layout
 from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, CATALOGUE_TEXT, LABELS, SCHEMA_VERSION, VARIABLES
 from gz3d_zarr.datamodel.subject import IMAGE_BYTES, SEGMENTATION_BYTES
 from gz3d_zarr.errors import PlanError, UsageError, plural
 from gz3d_zarr.sources.listing import Source
-from gz3d_zarr.sources.manifest import read_manifest
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
+from gz3d_zarr.sources.select_subjects import read_manifest
 from gz3d_zarr.storage.object_store import ObjectStore
 
 WORKER_BYTES = 200 * 10**6
@@ -143,7 +144,10 @@ class Plan:
                 f"the store needs about {format_bytes(self.stored_bytes)}, the disk has "
                 f"{format_bytes(self.free_bytes)} free"
             )
-        if self.layout.shard_size < SHARD_SIZE and self.layout.subjects > self.layout.shard_size:
+        if (
+            self.layout.shard_size < DEFAULT_SHARD_SIZE
+            and self.layout.subjects > self.layout.shard_size
+        ):
             subjects = plural(self.layout.shard_size, "subject")
             notes.append(f"shards of {subjects} make more and smaller objects")
         return tuple(notes)
@@ -257,7 +261,7 @@ def make_plan(
 
 def _fit(wanted: int | None, resources: Resources) -> int:
     """Shard size that fits the workers: as requested, or the default, halved as needed."""
-    size = wanted or SHARD_SIZE
+    size = wanted or DEFAULT_SHARD_SIZE
     while not count_slots(size, resources.threads, resources.memory) and size > 1:
         size = -(-size // 2)
     memory = format_bytes(resources.memory or 0)

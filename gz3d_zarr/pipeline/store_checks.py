@@ -13,8 +13,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.file_names import parse_name
+from gz3d_zarr.datamodel.healpix import healpix_pixels
 from gz3d_zarr.datamodel.layout import Layout
-from gz3d_zarr.datamodel.positions import healpix_pixels
 from gz3d_zarr.datamodel.schema import (
     BIG_ARRAYS,
     CATALOGUE_TEXT,

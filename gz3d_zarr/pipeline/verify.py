@@ -16,7 +16,7 @@ from distributed import Semaphore
 from gz3d_zarr.backends.store import READ_ERRORS, read_small_arrays, read_store
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.manifest import Manifest
-from gz3d_zarr.datamodel.options import check_options, take_options
+from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS
 from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message
@@ -31,9 +31,9 @@ from gz3d_zarr.pipeline.store_checks import Check, check_that
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources.download import decode_body
 from gz3d_zarr.sources.listing import Source
-from gz3d_zarr.sources.manifest import read_manifest
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 from gz3d_zarr.sources.prefetch import read_files
+from gz3d_zarr.sources.select_subjects import read_manifest
 from gz3d_zarr.storage.build_record import ROOT_KEY
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.published_receipts import read_published_receipts

@@ -13,8 +13,8 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from gz3d_zarr.datamodel.positions import image_wcs
 from gz3d_zarr.datamodel.subject import SubjectMetadata
+from gz3d_zarr.datamodel.wcs import image_wcs
 from gz3d_zarr.simulation.volunteers import Cluster, FloatArray, Paths, Points, mark_mask, path_mask
 
 

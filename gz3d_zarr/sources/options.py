@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gz3d_zarr.datamodel.options import option
+from gz3d_zarr.datamodel.option_fields import option
 from gz3d_zarr.errors import UsageError
 from gz3d_zarr.locations import absolute
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from zarr.buffer import cpu
 from zarr.storage import MemoryStore
 
-from gz3d_zarr.datamodel.layout import Layout, array_codec
+from gz3d_zarr.datamodel.codecs import array_codec
+from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS
 from gz3d_zarr.errors import StoreError, error_message
 from gz3d_zarr.storage.build_record import ROOT_KEY
@@ -45,7 +46,7 @@ def array_documents(layout: Layout) -> dict[str, bytes]:
     """
     documents: dict[str, Any] = {}
     for name, array in BIG_ARRAYS.items():
-        codec = array_codec(name, layout)
+        codec = array_codec(name, layout.codec)
         with ignore_zarr_spec_warnings():
             zarr.create_array(
                 MemoryStore(documents),

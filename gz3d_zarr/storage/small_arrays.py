@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from zarr.buffer import cpu
 from zarr.storage import MemoryStore
 
-from gz3d_zarr.datamodel.layout import SMALL_CHUNKS, SMALL_COMPRESSORS, Layout
+from gz3d_zarr.datamodel.codecs import SMALL_COMPRESSORS
+from gz3d_zarr.datamodel.layout import SMALL_CHUNKS, Layout
 from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import (
     BIG_ARRAYS,

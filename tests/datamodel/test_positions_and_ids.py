@@ -7,8 +7,9 @@ import pytest
 from astropy_healpix import healpy
 
 from gz3d_zarr import UsageError
+from gz3d_zarr.datamodel.healpix import healpix_pixels
 from gz3d_zarr.datamodel.ids import find_rows, parse_id
-from gz3d_zarr.datamodel.positions import WCS_ATTRS, healpix_pixels, image_wcs
+from gz3d_zarr.datamodel.wcs import WCS_ATTRS, image_wcs
 
 
 def test_unknown_positions_have_no_pixel() -> None:

@@ -13,7 +13,7 @@ from distributed import Client
 import gz3d_zarr
 from gz3d_zarr import BuildError, PlanError, UsageError
 from gz3d_zarr.datamodel.layout import LayoutOptions
-from gz3d_zarr.datamodel.options import take_options
+from gz3d_zarr.datamodel.option_fields import take_options
 from gz3d_zarr.datamodel.subject import SEGMENTATION_BYTES
 from gz3d_zarr.pipeline import dask_client
 from gz3d_zarr.pipeline.plan import (

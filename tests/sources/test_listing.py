@@ -16,7 +16,7 @@ from gz3d_zarr.datamodel.file_names import parse_name
 from gz3d_zarr.sources.catalogue import read_catalogue, read_sha1_list
 from gz3d_zarr.sources.download import MAX_FILE, read_local
 from gz3d_zarr.sources.listing import list_source
-from gz3d_zarr.sources.manifest import make_manifest
+from gz3d_zarr.sources.select_subjects import make_manifest
 
 
 def test_names_are_read_in_both_spellings() -> None:

@@ -18,8 +18,8 @@ from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
 
 from gz3d_zarr.analysis.indexing import as_shard_chunks, compute_variables
 from gz3d_zarr.analysis.validation import status_label, validate_dataset
-from gz3d_zarr.datamodel.positions import image_wcs, tangent_wcs
 from gz3d_zarr.datamodel.subject import BUNDLE_ARCSEC, CRPIX, SIDE
+from gz3d_zarr.datamodel.wcs import image_wcs, tangent_wcs
 from gz3d_zarr.errors import StoreError, UsageError, missing_extra_error
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 
 from gz3d_zarr import UsageError
 from gz3d_zarr.datamodel.layout import LayoutOptions
-from gz3d_zarr.datamodel.options import check_options, option, option_specs, take_options
+from gz3d_zarr.datamodel.option_fields import check_options, option, option_specs, take_options
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, parse_catalogue_name
+from gz3d_zarr.datamodel.healpix import UNKNOWN_PIXEL, healpix_pixels
 from gz3d_zarr.datamodel.ids import find_rows, parse_id
+from gz3d_zarr.datamodel.layout import MAX_NSIDE
 from gz3d_zarr.datamodel.manifest import CatalogueRow, Entry, Manifest
-from gz3d_zarr.datamodel.positions import MAX_NSIDE, UNKNOWN_PIXEL, healpix_pixels
 from gz3d_zarr.errors import UsageError, plural
 from gz3d_zarr.locations import absolute, is_url, origin
 from gz3d_zarr.sources.archive import is_archive, list_archive
