@@ -50,7 +50,8 @@ from gz3d_zarr.cli import main
 from gz3d_zarr.datamodel import fits_decoder
 from gz3d_zarr.sources import download, http, prefetch
 from gz3d_zarr.sources.archive import RELEASES, list_archive
-from gz3d_zarr.sources.download import FetchOptions, FileBody, decode_body, read_file
+from gz3d_zarr.sources.download import FileBody, decode_body, read_file
+from gz3d_zarr.sources.options import FetchOptions
 from gz3d_zarr.sources.prefetch import read_files
 
 
@@ -383,7 +384,7 @@ def test_damaged_bodies_are_fetched_again_in_their_turn(
         if i % 4 == 0:
             (cache / path.name).write_bytes(path.read_bytes()[:-1000])
     server.faults[names(server)[1]] = [flipped_byte]
-    rules = FetchOptions(connections, str(cache))
+    rules = FetchOptions(cache=str(cache), connections=connections)
     bodies = list(read_files(files, rules=rules, limiter=one_at_a_time()))
     for i, (path, body) in enumerate(zip(subject_files(server.folder), bodies, strict=True)):
         assert isinstance(body, FileBody)
