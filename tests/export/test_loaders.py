@@ -355,7 +355,7 @@ def test_loader_arguments_that_cannot_be(loaders: Any, store: Path, holed: Path)
         ({"rank": 1}, "give both rank and world_size"),
         ({"rank": 2, "world_size": 2}, "rank is 2 of 2"),
         ({"rows": []}, "no subject is selected"),
-        ({"rows": [99]}, "rows go from 99"),
+        ({"rows": [99]}, "rows range from 99"),
     ):
         with pytest.raises(UsageError, match=message):
             loaders.GZ3DIterableDataset(store, **wrong)
