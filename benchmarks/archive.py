@@ -1,11 +1,11 @@
-"""Measure ``gz3d-zarr build`` from an HTTP server beside a local folder, in one run.
+"""Compare ``gz3d-zarr build`` from an HTTP server and from a local folder, in one run.
 
     python benchmarks/archive.py [--count 1024] [--source DIR] [--workers 2] [--delay 0.05]
 
-The server is a process of its own on loopback, on the same cores as the build; it serves the
-folder, its index page, catalogue and sha1 list, once as fast as it can and once with a delay
-before every answer. Subjects and what is measured are as in ``build.py``; each way is built
-`--rounds` times in turn and the best is told. Prints a Markdown table.
+The server is a separate process on loopback, on the same cores as the build. It serves the folder,
+its index page, catalogue and sha1 list, once as fast as it can and once with a delay before every
+answer. Subjects and measurements are the same as in ``build.py``. Each source is built
+``--rounds`` times in turn, and the best build is reported. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def sign(folder: Path) -> None:
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder, late."""
+    """Serves a folder with a delay."""
 
     protocol_version = "HTTP/1.1"
 
@@ -119,7 +119,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 def run_server(folder: Path, delay: float, port: Any) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process ends."""
     handler = functools.partial(Handler, delay=delay, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         port.put(server.server_address[1])
@@ -128,7 +128,7 @@ def run_server(folder: Path, delay: float, port: Any) -> None:
 
 @contextmanager
 def serve(folder: Path, delay: float) -> Iterator[str]:
-    """URL of a server of its own process."""
+    """URL of a server in a separate process."""
     context = multiprocessing.get_context("spawn")
     port: Any = context.SimpleQueue()
     process = context.Process(target=run_server, args=(folder, delay, port), daemon=True)

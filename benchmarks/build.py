@@ -1,11 +1,11 @@
-"""Measure ``gz3d-zarr build`` beside a hand-written dask and xarray script, in one run.
+"""Compare ``gz3d-zarr build`` with a hand-written dask and xarray script, in one run.
 
     python benchmarks/build.py [--counts 64 256 1024] [--source DIR] [--workers 2]
 
-Subjects are hard links of the reference files (or of simulated ones, where those are not there)
-under names of their own. Seconds are those of the whole process, start to end, imports and
-workers included; memory is the peak of the sum over all its processes, sampled twice a second,
-with shared pages counted once (PSS). Prints a Markdown table.
+Subjects are hard links to the reference files (or to simulated files, if there are none), each
+with its own name. Seconds are those of the whole process, including imports and the start of the
+workers. Memory is the peak of the sum over all its processes, sampled twice a second, with shared
+pages counted once (PSS). Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from measuring import Measured, describe_machine, find_originals, link, run
 HANDWRITTEN = Path(__file__).with_name("handwritten.py")
 OPEN = """
 import json, sys, time
-import xarray, zarr, dask.array, gz3d_zarr.opening
-began = time.perf_counter()
+import xarray, zarr, dask.array, gz3d_zarr.backends.store
+start = time.perf_counter()
 dataset = gz3d_zarr.open_store(sys.argv[1])
 opened = time.perf_counter()
 row = dataset.isel(subject=dataset.sizes["subject"] // 2)
 row["image"].variable.to_numpy(), row["segmentation"].variable.to_numpy()
 through_dask = time.perf_counter()
 plain = xarray.open_zarr(sys.argv[1], chunks=None).isel(subject=dataset.sizes["subject"] // 3)
-began_read = time.perf_counter()
+start_read = time.perf_counter()
 plain["image"].values, plain["segmentation"].values
 read = time.perf_counter()
-print(json.dumps([opened - began, read - began_read, through_dask - opened]))
+print(json.dumps([opened - start, read - start_read, through_dask - opened]))
 """
 
 

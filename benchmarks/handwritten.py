@@ -1,7 +1,7 @@
-"""What a careful person writes in an afternoon: dask, astropy and xarray, a task a subject.
+"""What a careful person writes in an afternoon: dask, astropy and xarray, one task per subject.
 
-The thing that ``gz3d-zarr build`` is compared with. It writes the picture, the masks and the
-votes of every file to one Zarr store with the same chunks and shards; it checks nothing.
+``gz3d-zarr build`` is compared with this script. It writes the image, the masks and the votes of
+every file to one Zarr store with the same chunks and shards. It checks nothing.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def gather(examples: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Put examples side by side; PyTorch's own way cannot take texts in arrays of numpy."""
+    """Combine examples; PyTorch's default cannot combine text in numpy arrays."""
     return {name: [example[name] for example in examples] for name in examples[0]}
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: run a command, watch its memory, make sources, name the machine."""
+"""Shared by the benchmarks: run a command, watch its memory, make sources, name the machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Measured:
 
 def run(command: Sequence[str]) -> tuple[Measured, str]:
     """Run a command to its end and watch the memory of all its processes."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         cwd=tempfile.gettempdir(),
@@ -38,7 +38,7 @@ def run(command: Sequence[str]) -> tuple[Measured, str]:
     watcher = threading.Thread(target=watch, args=(process.pid, peak, done))
     watcher.start()
     output, errors = process.communicate()
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     done.set()
     watcher.join()
     if process.returncode:
@@ -63,10 +63,10 @@ def watch(pid: int, peak: list[int], done: threading.Event) -> None:
 
 
 def find_originals(source: Path | None, scratch: Path) -> list[Path]:
-    """Copy the subject files to link from, onto the file system of the links."""
+    """Copy the subject files to the file system of the links that will be made."""
     folder = source or REFERENCE
     if not folder.is_dir():
-        from gz3d_zarr.simulation.archive import simulate_archive
+        from gz3d_zarr.simulation import simulate_archive
 
         return simulate_archive(64, scratch / "simulated")
     copies = scratch / folder.name
@@ -78,7 +78,7 @@ def find_originals(source: Path | None, scratch: Path) -> list[Path]:
 
 
 def link(originals: Sequence[Path], folder: Path, count: int) -> Path:
-    """Make `count` files of different names; each name's ids are its own."""
+    """Make `count` files with different names and ids."""
     folder.mkdir()
     for i in range(count):
         bundle = originals[i % len(originals)].name.split("_")[2]
@@ -88,7 +88,7 @@ def link(originals: Sequence[Path], folder: Path, count: int) -> Path:
 
 
 def describe_machine() -> str:
-    """Cores, processor and versions, in a line."""
+    """Cores, processor and versions, in one line."""
     import dask
     import xarray
     import zarr

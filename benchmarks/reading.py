@@ -1,11 +1,11 @@
-"""Measure how one subject, picture and masks, is read: store, HDF5 and FITS in one run.
+"""Measure reads of one subject, image and masks: store, HDF5 and FITS, in one run.
 
     python benchmarks/reading.py [--count 256] [--rounds 3] [--source DIR]
 
-The HDF5 file is that of ``gz3d-zarr export mmu`` (uncompressed, a dataset a mask) with all subjects
-in one file, held open; the FITS files are the source's, each read by astropy from HDUs 0 to 4. All
-ways read the same subjects in the same random order, one after the other and in turns, so that all
-feel the same load; files are in the page cache. Medians of milliseconds.
+The HDF5 file has the layout of ``gz3d-zarr export mmu`` (uncompressed, one dataset per mask), with
+all subjects in one open file. astropy reads HDUs 0 to 4 of each FITS file of the source. All
+methods read the same subjects in the same random order and take turns, so that they run under the
+same load. Files are in the page cache. Reports medians in milliseconds.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def make_hdf5(store: Path, path: Path) -> Path:
 
 
 def make_ways(folder: Path, file: h5py.File) -> dict[str, Read]:
-    """Name of each way to read a subject, and a function of its row."""
+    """Name of each method to read a subject, and its function of a row."""
     store = folder / "portable.zarr"
     files = [
         folder / "source" / str(name)
@@ -87,8 +87,8 @@ def make_ways(folder: Path, file: h5py.File) -> dict[str, Read]:
 
         return read
 
-    def by_reader(place: Path) -> Read:
-        reader = ChunkReader(open_object_store(place, None))
+    def by_reader(path: Path) -> Read:
+        reader = ChunkReader(open_object_store(path, None))
         return lambda row: (reader.read("image", row), reader.read("segmentation", row))
 
     group = zarr.open_group(store, mode="r")
@@ -109,7 +109,7 @@ def make_ways(folder: Path, file: h5py.File) -> dict[str, Read]:
 
 
 def check(ways: dict[str, Read]) -> None:
-    """All ways give the same values."""
+    """Check that all methods give the same values."""
     expected = ways["FITS by astropy"](7)
     for name, read in ways.items():
         image, *masks = read(7)
@@ -118,22 +118,22 @@ def check(ways: dict[str, Read]) -> None:
 
 
 def measure(ways: dict[str, Read], count: int, rounds: int) -> dict[str, float]:
-    """Median milliseconds of each way."""
+    """Median milliseconds of each method."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     order = random.Random(0)
     for _ in range(rounds):
         rows = order.sample(range(count), min(count, 100))
         for name, read in ways.items():
             for row in rows:
-                began = time.perf_counter()
+                start = time.perf_counter()
                 read(row)
-                times[name].append(1e3 * (time.perf_counter() - began))
+                times[name].append(1e3 * (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def print_table(medians: dict[str, float]) -> None:
     """Print milliseconds, and how they compare to HDF5 and astropy."""
-    print("| way | ms a subject | of HDF5's time | times faster than astropy |")
+    print("| method | ms per subject | relative to HDF5 | times faster than astropy |")
     print("|" + " --- |" * 4)
     hdf5, astropy = medians["HDF5, uncompressed"], medians["FITS by astropy"]
     for name, median in medians.items():

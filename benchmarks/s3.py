@@ -1,11 +1,11 @@
-"""Measure builds to S3 on loopback beside builds to disk, and s3fs beside obstore, in one run.
+"""Compare builds to S3 on loopback with builds to disk, and s3fs with obstore, in one run.
 
     python benchmarks/s3.py [--count 1024] [--delay 0.05] [--rounds 2] [--source DIR]
 
-The S3 server (moto, which keeps objects in memory) and a proxy that delays every answer are a
-process of their own, on the same cores as the build. Each way is built in turn and the best is
-told. Then the shards of one build are put again by one process, with s3fs and with obstore, four at
-a time, through the delaying proxy. Needs the extra ``test``, and obstore. Prints Markdown.
+The S3 server (moto, which keeps objects in memory) and a proxy that delays every answer run in a
+separate process, on the same cores as the build. Each target is built in turn, and the best build
+is reported. Then one process puts the shards of one build again, with s3fs and with obstore, four
+at a time, directly and through the delaying proxy. Needs the extra ``test``. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
             "S3, obstore": (direct, "obstore"), f"{slow}, obstore": (delayed, "obstore"),
         }  # fmt: skip
         print(f"{describe_machine()}; {options.count} subjects\n")
-        print("| store | seconds | subjects/s | of the disk's | inside the build | peak MB |")
+        print("| store | seconds | subjects/s | relative to disk | inside the build | peak MB |")
         print("|" + " --- |" * 6)
         best: dict[str, tuple[float, float, int]] = {}
         for _ in range(options.rounds):
@@ -73,36 +73,36 @@ def main() -> None:
 
 
 def build(
-    source: Path, place: Path, endpoint: str | None, backend: str, options: argparse.Namespace
+    source: Path, path: Path, endpoint: str | None, backend: str, options: argparse.Namespace
 ) -> tuple[float, float, int]:
     """Build once and delete it: seconds of the command, its own rate, peak bytes."""
     command = [sys.executable, "-m", "gz3d_zarr", "build", str(source)]
-    there = [str(place)]
+    target = [str(path)]
     if endpoint is not None:
-        there = ["s3://gz3d/g.zarr", "--endpoint-url", endpoint, "--store-backend", backend]
-    measured, output = run([*command, *there, "--workers", str(options.workers), "--json"])
+        target = ["s3://gz3d/g.zarr", "--endpoint-url", endpoint, "--store-backend", backend]
+    measured, output = run([*command, *target, "--workers", str(options.workers), "--json"])
     report = json.loads(output)
     if report["ok"] != options.count:
         raise SystemExit(f"{report['failures']}")
     if endpoint is None:
-        shutil.rmtree(place)
+        shutil.rmtree(path)
     else:
         file_system(endpoint).rm("gz3d/g.zarr", recursive=True)
     return measured.seconds, report["subjects_per_second"], measured.peak_bytes
 
 
 def compare_clients(
-    source: Path, place: Path, direct: str, delayed: str, options: argparse.Namespace
+    source: Path, path: Path, direct: str, delayed: str, options: argparse.Namespace
 ) -> None:
     """Put the same shards with s3fs and with obstore."""
     from obstore.store import S3Store
 
-    build_arguments = [str(source), str(place), "--workers", str(options.workers)]
+    build_arguments = [str(source), str(path), "--workers", str(options.workers)]
     run([sys.executable, "-m", "gz3d_zarr", "build", *build_arguments])
-    shards = [path.read_bytes() for path in sorted(place.glob("image/c/*/0/0/0"))]
+    shards = [path.read_bytes() for path in sorted(path.glob("image/c/*/0/0/0"))]
     megabytes = sum(map(len, shards)) / 1e6
     print(f"\n{len(shards)} shards of pictures, {megabytes:.0f} MB, four at a time\n")
-    print("| client | endpoint | seconds | MB/s | seconds of processor |")
+    print("| client | endpoint | seconds | MB/s | CPU seconds |")
     print("|" + " --- |" * 5)
     for where, endpoint in (("S3", direct), ("S3, delayed", delayed)):
         fs = file_system(endpoint)
@@ -117,11 +117,11 @@ def compare_clients(
         for name, put in puts.items():
             times = []
             for _ in range(options.rounds):
-                began, used = time.perf_counter(), time.process_time()
+                start, used = time.perf_counter(), time.process_time()
                 with ThreadPoolExecutor(4) as executor:
                     keys = [f"{name}/{i}" for i in range(len(shards))]
                     list(executor.map(put, keys, shards))
-                times.append((time.perf_counter() - began, time.process_time() - used))
+                times.append((time.perf_counter() - start, time.process_time() - used))
                 fs.rm(f"gz3d/{name}", recursive=True)
             seconds, used = min(times)
             print(f"| {name} | {where} | {seconds:.2f} | {megabytes / seconds:.0f} | {used:.2f} |")
@@ -136,7 +136,7 @@ def file_system(endpoint: str) -> Any:
 
 @contextmanager
 def servers(delay: float) -> Iterator[tuple[str, str]]:
-    """Endpoints of a server, and of the same with a delay, in a process of their own."""
+    """Endpoints of a server, direct and with a delay, in a separate process."""
     process = subprocess.Popen(
         [sys.executable, __file__, "--serve", "--delay", str(delay)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

@@ -1,12 +1,13 @@
-"""Build the whole survey on this machine: 29,813 subjects, and how it grows up to that.
+"""Build the whole survey on this machine: up to 29,813 subjects.
 
     python benchmarks/survey.py [--counts 1000 4000 29813] [--codec portable] [--workers 2]
 
-The archive is made of hard links of simulated files (as many as ``--originals``) under names of
-their own, with a catalogue of as many rows. Tells, for each count: seconds of the whole command,
-subjects a second, peak memory of all its processes, objects and bytes of the store; then, in a
-process of its own, the time to open it, to read one subject, and to reduce all masks over dask (the
-mean spiral mask) with the largest memory of a worker over its limit. Prints a Markdown table.
+The archive consists of hard links to simulated files (``--originals`` of them), each with its own
+name, and a catalogue with a row for each. Reports, for each count: seconds of the whole command,
+subjects per second, peak memory of all its processes, objects and bytes of the store; then, in a
+separate process, the time to open the store, to read one subject, and to reduce all masks with dask
+(the mean spiral mask), with the largest ratio of a worker's memory to its limit. Prints a Markdown
+table.
 """
 
 from __future__ import annotations
@@ -27,32 +28,32 @@ from measuring import describe_machine, run
 READ = """
 import json, sys, time
 import numpy as np
-import gz3d_zarr, gz3d_zarr.opening
+import gz3d_zarr, gz3d_zarr.backends.store
 from distributed import Client, LocalCluster
 
 if __name__ == "__main__":
-    began = time.perf_counter()
+    start = time.perf_counter()
     dataset = gz3d_zarr.open_store(sys.argv[1], chunks=None)
-    opened = time.perf_counter() - began
+    opened = time.perf_counter() - start
     row = dataset.isel(subject=dataset.sizes["subject"] // 3)
-    began = time.perf_counter()
+    start = time.perf_counter()
     row["image"].values, row["segmentation"].values
-    read = time.perf_counter() - began
+    read = time.perf_counter() - start
     with LocalCluster(n_workers=int(sys.argv[2]), threads_per_worker=1,
                       dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
         masks = gz3d_zarr.open_store(sys.argv[1])["segmentation"].sel({"class": "spiral"})
         mean = masks.mean("subject", dtype="float64")
         tasks = len(mean.__dask_graph__())
-        began = time.perf_counter()
+        start = time.perf_counter()
         future = client.compute(mean)
-        most = 0.0
+        largest = 0.0
         while not future.done():
             time.sleep(0.2)
             workers = client.scheduler_info(n_workers=-1)["workers"].values()
-            most = max(most, *(w["metrics"]["memory"] / w["memory_limit"] for w in workers))
+            largest = max(largest, *(w["metrics"]["memory"] / w["memory_limit"] for w in workers))
         value = float(future.result().max())
-        reduced = time.perf_counter() - began
-    print(json.dumps([opened, read, reduced, tasks, most, value]))
+        reduced = time.perf_counter() - start
+    print(json.dumps([opened, read, reduced, tasks, largest, value]))
 """
 
 
@@ -66,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gz3d-benchmark-") as scratch:
         folder = Path(scratch)
-        from gz3d_zarr.simulation.archive import simulate_archive
+        from gz3d_zarr.simulation import simulate_archive
 
         originals = simulate_archive(options.originals, folder / "originals")
         print(f"{describe_machine()}; {options.codec}, {options.workers} workers\n")
@@ -82,7 +83,7 @@ def main() -> None:
 
 
 def make_archive(originals: list[Path], folder: Path, count: int) -> Path:
-    """So many subjects, all over the sky, with a catalogue."""
+    """Make an archive of so many subjects, all over the sky, with a catalogue."""
     folder.mkdir()
     rows = Table.read(originals[0].parent / "gz3d_metadata.fits")
     order = {str(name): i for i, name in enumerate(rows["file_name"])}
@@ -113,14 +114,14 @@ def print_row(source: Path, store: Path, count: int, options: argparse.Namespace
         [sys.executable, "-W", "ignore", "-c", READ, str(store), str(options.workers)],
         check=True, capture_output=True, text=True, cwd=tempfile.gettempdir(),
     )  # fmt: skip
-    opened, read, reduced, tasks, most, _ = json.loads(done.stdout)
+    opened, read, reduced, tasks, largest, _ = json.loads(done.stdout)
     objects = [path.stat().st_size for path in store.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in source.glob("*.fits.gz"))
     print(
         f"| {count} | {measured.seconds:.0f} | {count / measured.seconds:.0f} "
         f"| {measured.peak_bytes / 1e6:.0f} | {len(objects)} | {sum(objects) / 1e6:.0f} "
         f"| {sum(objects) / size:.3f} | {1e3 * opened:.0f} | {1e3 * read:.1f} | {reduced:.1f} "
-        f"| {tasks} | {most:.0%} |",
+        f"| {tasks} | {largest:.0%} |",
         flush=True,
     )
     shutil.rmtree(store)

@@ -1,44 +1,181 @@
-"""Options of the command line, each declared once."""
+"""Options of the command line, and help pages that show them in sections.
+
+Options that Python functions take too are fields of `SelectionOptions`, `LayoutOptions`,
+`FetchOptions` and `FailurePolicy`, which give their names, types, defaults and help.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
+from gz3d_zarr.datamodel.layout import LayoutOptions
+from gz3d_zarr.datamodel.option_fields import OptionSpec, option_specs
+from gz3d_zarr.pipeline.failure_policy import FailurePolicy
+from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
+
 Command = Callable[..., Any]
+SECTIONS = (
+    "Picture",
+    "Selection",
+    "Layout",
+    "Source",
+    "Store and S3",
+    "Workers",
+    "Recovery",
+    "Other",
+)
 _TEXT = frozenset({"key", "secret", "token", "password", "username"})
-"""Options that are text, even where they have digits only."""
+"""Options that are text, even if they have only digits."""
+EXAMPLES: Mapping[str, tuple[str, ...]] = {
+    "build": (
+        "gz3d-zarr build dr17 gz3d.zarr --cache files",
+        "gz3d-zarr build files gz3d.zarr --resume",
+        "gz3d-zarr build 'files/*_127_*' s3://bucket/gz3d.zarr --profile me",
+    ),
+    "plan": (
+        "gz3d-zarr plan dr17 gz3d.zarr",
+        "gz3d-zarr plan files gz3d.zarr --min-vote-fraction 0.5 --codec compact",
+        "gz3d-zarr plan files s3://bucket/gz3d.zarr --update --json",
+    ),
+    "verify": (
+        "gz3d-zarr verify gz3d.zarr",
+        "gz3d-zarr verify gz3d.zarr --source files",
+        "gz3d-zarr verify s3://bucket/gz3d.zarr --anon --json",
+    ),
+    "copy": (
+        "gz3d-zarr copy gz3d.zarr /backup/gz3d.zarr",
+        "gz3d-zarr copy gz3d.zarr s3://bucket/gz3d.zarr --profile me",
+        "gz3d-zarr copy gz3d.zarr s3://bucket/gz3d.zarr --profile me --resume",
+    ),
+    "info": (
+        "gz3d-zarr info gz3d.zarr",
+        "gz3d-zarr info gz3d.zarr --json",
+        "gz3d-zarr info s3://bucket/gz3d.zarr --anon",
+    ),
+    "fits": (
+        "gz3d-zarr export fits gz3d.zarr files",
+        "gz3d-zarr export fits gz3d.zarr files --ids my_galaxies.txt",
+        "gz3d-zarr export fits gz3d.zarr files --cone 233.23,43.53,600",
+    ),
+    "mmu": (
+        "gz3d-zarr export mmu gz3d.zarr mmu",
+        "gz3d-zarr export mmu gz3d.zarr mmu --ids my_galaxies.txt",
+        "gz3d-zarr export mmu gz3d.zarr mmu --overwrite --workers 4",
+    ),
+    "plot": (
+        "gz3d-zarr plot gz3d.zarr 1-150042 -o galaxy.png",
+        "gz3d-zarr plot gz3d.zarr 1-150042 14760036 -o sheet.pdf",
+        "gz3d-zarr plot gz3d.zarr 1-150042 -o galaxy.png --threshold 5",
+    ),
+    "simulate": (
+        "gz3d-zarr simulate 64 archive",
+        "gz3d-zarr simulate 64 archive --seed 1",
+        "gz3d-zarr simulate 1000 archive && gz3d-zarr build archive gz3d.zarr",
+    ),
+    "demo": (
+        "gz3d-zarr demo",
+        "gz3d-zarr demo my-demo",
+        "gz3d-zarr demo ~/gz3d",
+    ),
+}
+"""Examples at the end of each help page, by command."""
+
+
+class SectionOption(click.Option):
+    """An option that a help page lists under the title of its section."""
+
+    def __init__(self, *args: Any, section: str = "Other", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class SectionCommand(click.Command):
+    """A command with a help page of titled sections, and examples at its end."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Explain what to do if the shell has expanded a glob to many names."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if type(error) is not click.UsageError or "extra arg" not in error.message:
+                raise
+            hint = "(put quotes around a glob, so that the shell does not expand it)"
+            raise click.UsageError(f"{error.message} {hint}", ctx) from None
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write options section by section."""
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in SECTIONS}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if isinstance(parameter, click.Option) and record is not None:
+                sections[getattr(parameter, "section", "Other")].append(record)
+        filled = {title: records for title, records in sections.items() if records}
+        for title, records in filled.items():
+            with formatter.section("Options" if len(filled) == 1 else title):
+                formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, each on a line of its own."""
+        with formatter.section("Examples"):
+            for example in EXAMPLES[self.name or ""]:
+                formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+        super().format_epilog(ctx, formatter)
+
+
+class SectionGroup(click.Group):
+    """A group of such commands."""
+
+    command_class = SectionCommand
 
 
 def nest(_: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
-    """KEY=VALUE pairs to a mapping; dots in the key nest, and the value is JSON where it can be."""
+    """KEY=VALUE pairs to a mapping; dots in KEY nest, and VALUE is parsed as JSON if it can be."""
     options: dict[str, Any] = {}
     for pair in pairs:
         key, separator, text = pair.partition("=")
         *parents, last = key.split(".")
-        place = options
+        inner = options
         if not separator or not all((*parents, last)):
-            shown = re.split(r"[^\w.]", pair, maxsplit=1)[0]  # behind that may be a secret
+            shown = re.split(r"[^\w.]", pair, maxsplit=1)[0]  # the rest may be a secret
             more = "" if shown == pair else "..."
             raise click.BadParameter(f"{shown!r}{more} is not KEY=VALUE", param=param)
         for i, parent in enumerate(parents, 1):
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
                 raise click.BadParameter(
-                    f"{key!r} nests in {'.'.join(parents[:i])!r}, which has a value already",
+                    f"{key!r} nests in {'.'.join(parents[:i])!r}, which already has a value",
                     param=param,
                 )
         is_text = last.lower() in _TEXT or "headers" in parents
-        place[last] = _value(text, is_text=is_text)
+        inner[last] = _parse_value(text, is_text=is_text)
     return options
 
 
-def _value(text: str, *, is_text: bool) -> Any:
-    """JSON where it is; of a text, only a quoted one and an object (gcsfs takes such tokens)."""
+def parse_cone(
+    _: click.Context, param: click.Parameter, text: str | None
+) -> tuple[float, float, float] | None:
+    """RA,DEC,RADIUS to three numbers."""
+    if text is None:
+        return None
+    try:
+        ra, dec, radius = (float(part) for part in text.split(","))
+    except ValueError:
+        ra = dec = radius = math.nan
+    if not (math.isfinite(ra) and -90 <= dec <= 90 and 0 < radius <= 180 * 3600):
+        raise click.BadParameter(
+            f"{text!r} is not RA,DEC,RADIUS: degrees, degrees, arcseconds", param=param
+        )
+    return ra, dec, radius
+
+
+def _parse_value(text: str, *, is_text: bool) -> Any:
+    """JSON if it is; for text, only a quoted string or an object (gcsfs takes such tokens)."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -46,8 +183,8 @@ def _value(text: str, *, is_text: bool) -> Any:
     return text if is_text and not isinstance(value, str | dict) else value
 
 
-def all_of(options: list[Command]) -> Callable[[Command], Command]:
-    """One decorator of several."""
+def all_of(*options: Command) -> Callable[[Command], Command]:
+    """Make one decorator of several."""
 
     def decorate(command: Command) -> Command:
         for option in reversed(options):
@@ -57,126 +194,131 @@ def all_of(options: list[Command]) -> Callable[[Command], Command]:
     return decorate
 
 
-store_options = all_of(
-    [
-        click.option("--endpoint-url", metavar="URL", help="S3 endpoint of the store."),
-        click.option("--profile", metavar="NAME", help="Profile in the AWS credential files."),
-        click.option("--region", metavar="NAME", help="Region of the bucket."),
-        click.option(
-            "--store-backend",
-            "backend",
-            type=click.Choice(["s3fs", "obstore"]),
-            help="Client that writes to S3; obstore is quicker. [default: s3fs]",
-        ),
-        click.option("--anon", is_flag=True, help="No credentials: for public buckets."),
-        click.option(
-            "--storage-option",
-            "storage_options",
-            metavar="KEY=VALUE",
-            multiple=True,
-            callback=nest,
-            help="More for the store's file system; a dotted KEY nests. Repeatable.",
-        ),
-    ]
+def in_section(section: str, *names: str, **attributes: Any) -> Command:
+    """Declare an option that belongs to a section."""
+    return click.option(*names, cls=SectionOption, section=section, **attributes)
+
+
+def declare_options(
+    group: type, section: str, *names: str, hidden: Sequence[str] = ()
+) -> Callable[[Command], Command]:
+    """Options for fields of a group, for all or for some of them."""
+    specs = option_specs(group)
+    return all_of(
+        *(
+            in_section(section, *_names(name, specs[name][0]), hidden=name in hidden, **kwargs)
+            for name in names or specs
+            for kwargs in [_click_arguments(*specs[name])]
+        )
+    )
+
+
+def _names(name: str, spec: OptionSpec) -> tuple[str, str]:
+    flag = name.removesuffix("s") if spec.type is dict else name
+    return f"--{flag.replace('_', '-')}", name
+
+
+def _click_arguments(spec: OptionSpec, default: Any) -> dict[str, Any]:
+    shared = {"help": spec.help, "metavar": spec.metavar or None}
+    if spec.type is bool:
+        return {"help": spec.help, "is_flag": True}
+    if spec.type is dict:
+        return {**shared, "multiple": True, "callback": nest}
+    kind: Any = click.File("r") if spec.type is list else spec.type
+    kind = click.Choice(spec.choices) if spec.choices else kind
+    return {**shared, "type": kind, "default": default, "show_default": default is not None}
+
+
+selection_options = declare_options(
+    SelectionOptions, "Selection", "limit", "tiny", "ids", "min_vote_fraction", "order"
 )
-destination_option = click.option(
+ids_option = declare_options(SelectionOptions, "Selection", "ids")
+layout_options = declare_options(LayoutOptions, "Layout")
+catalogue_option = declare_options(SelectionOptions, "Source", "catalogue")
+source_options = all_of(catalogue_option, declare_options(FetchOptions, "Source"))
+plan_source_options = all_of(
+    catalogue_option, declare_options(FetchOptions, "Source", hidden=("cache", "connections"))
+)
+store_options = all_of(
+    in_section("Store and S3", "--endpoint-url", metavar="URL", help="S3 endpoint of the store."),
+    in_section("Store and S3", "--profile", metavar="NAME", help="Profile of AWS credentials."),
+    in_section("Store and S3", "--region", metavar="NAME", help="Region of the bucket."),
+    in_section(
+        "Store and S3",
+        "--store-backend",
+        "backend",
+        type=click.Choice(["s3fs", "obstore"]),
+        help="S3 client. [default: s3fs; obstore is faster]",
+    ),
+    in_section(
+        "Store and S3", "--anon", is_flag=True, help="Use no credentials, for public buckets."
+    ),
+    in_section(
+        "Store and S3",
+        "--storage-option",
+        "storage_options",
+        metavar="KEY=VALUE",
+        multiple=True,
+        callback=nest,
+        help="Option for the store's file system; dots in KEY nest. Repeatable.",
+    ),
+)
+destination_option = in_section(
+    "Store and S3",
     "--destination-option",
     "destination_options",
     metavar="KEY=VALUE",
     multiple=True,
     callback=nest,
-    help="As --storage-option, and for the destination only. Repeatable.",
+    help="Like --storage-option, for the destination only. Repeatable.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-worker_options = [
-    click.option("--workers", type=int, metavar="N", help="Local processes. [default: cores]"),
-    click.option(
-        "--scheduler", metavar="ADDRESS", help="Run on this dask scheduler: tcp://host:8786."
+worker_options = all_of(
+    in_section(
+        "Workers", "--workers", type=int, metavar="N", help="Local processes. [default: cores]"
     ),
-]
-source_options = [
-    click.option(
-        "--catalogue",
+    in_section(
+        "Workers", "--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786."
+    ),
+)
+memory_option = in_section(
+    "Workers",
+    "--max-memory",
+    metavar="SIZE",
+    help="Memory that each worker may use, such as 2GB.",
+)
+mode_options = all_of(
+    in_section(
+        "Recovery", "--resume", is_flag=True, help="Resume an unfinished build, or start a new one."
+    ),
+    in_section("Recovery", "--overwrite", is_flag=True, help="Replace the existing store."),
+    in_section("Recovery", "--update", is_flag=True, help="Add new subjects to a complete store."),
+    in_section("Recovery", "--retry-failed", is_flag=True, help="Read the failed subjects again."),
+)
+failure_options = declare_options(FailurePolicy, "Recovery")
+cone_option = in_section(
+    "Selection",
+    "--cone",
+    metavar="RA,DEC,RADIUS",
+    callback=parse_cone,
+    help="Only subjects within RADIUS arcseconds of a position in degrees.",
+)
+picture_options = all_of(
+    in_section(
+        "Picture",
+        "-o",
+        "--output",
         metavar="FILE",
-        help="gz3d_metadata.fits, if not beside the files; 'none': do without.",
+        required=True,
+        help="Image file: .png, .pdf, .svg or .jpg.",
     ),
-    click.option("--cache", metavar="DIR", help="Keep the files that are fetched in DIR."),
-    click.option(
-        "--connections",
-        type=int,
+    in_section(
+        "Picture",
+        "--threshold",
+        type=float,
         metavar="N",
-        default=8,
+        default=3,
         show_default=True,
-        help="To the source's server at the most, over all workers.",
+        help="Outline pixels that more than N volunteers marked.",
     ),
-    click.option(
-        "--source-option",
-        "source_options",
-        metavar="KEY=VALUE",
-        multiple=True,
-        callback=nest,
-        help="For the source's file system; a dotted KEY nests. Repeatable.",
-    ),
-]
-ids_option = click.option(
-    "--ids",
-    type=click.File("r"),
-    metavar="FILE",
-    help="Only these MaNGA or Zooniverse ids, one a line; - for standard input.",
 )
-plan_options = all_of(
-    [
-        click.option("--limit", type=int, metavar="N", help="Only the first N subjects."),
-        click.option("--tiny", is_flag=True, help="Only the first 5 subjects."),
-        ids_option,
-        click.option(
-            "--min-vote-fraction",
-            type=float,
-            metavar="F",
-            help="Only subjects whose spiral or bar fraction reaches F.",
-        ),
-        click.option(
-            "--order",
-            type=click.Choice(["healpix", "name"]),
-            help="Order of subjects. [default: healpix where positions are known]",
-        ),
-        click.option("--shard-size", type=int, metavar="N", help="Subjects a shard. [default: 64]"),
-        click.option(
-            "--codec",
-            type=click.Choice(["portable", "compact"]),
-            help="portable: any Zarr 3 library reads it; compact: a quarter smaller. "
-            "[default: portable]",
-        ),
-        click.option(
-            "--nside",
-            type=int,
-            metavar="N",
-            help="HEALPix resolution of the coordinate healpix. [default: 16]",
-        ),
-        *worker_options,
-        *source_options,
-        click.option("--max-memory", metavar="SIZE", help="Of each worker, such as 2GB."),
-        store_options,
-        click.option("--resume", is_flag=True, help="Go on with a build that has not ended."),
-        click.option("--overwrite", is_flag=True, help="Replace the store that stands there."),
-        click.option("--update", is_flag=True, help="Add new subjects to a complete store."),
-        click.option(
-            "--retry-failed", is_flag=True, help="Read again the subjects that are not ok."
-        ),
-        json_option,
-    ]
-)
-rule_options = all_of(
-    [
-        click.option(
-            "--on-error",
-            type=click.Choice(["skip", "raise"]),
-            default="skip",
-            show_default=True,
-            help="skip: flag a subject that cannot be read; raise: stop at it.",
-        ),
-        click.option(
-            "--max-failures", type=int, metavar="N", help="Stop after more bad subjects than N."
-        ),
-    ]
-)
+json_option = in_section("Other", "--json", "as_json", is_flag=True, help="Print JSON.")

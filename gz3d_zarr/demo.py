@@ -1,4 +1,4 @@
-"""The whole way in one command and without a network: archive, store, Dataset, picture."""
+"""The whole workflow in one command, without a network: archive, store, Dataset, picture."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from dask.utils import format_bytes
 
 from gz3d_zarr.analysis.plotting import plot_sheet
 from gz3d_zarr.backends.store import open_store
+from gz3d_zarr.errors import plural
 from gz3d_zarr.pipeline.build import build
 from gz3d_zarr.pipeline.report import BuildReport
 from gz3d_zarr.progress import show_progress
-from gz3d_zarr.simulation.archive import simulate_archive
+from gz3d_zarr.simulation import simulate_archive
 
-SUBJECTS = 24
-SHOWN = 4
+DEFAULT_SUBJECTS = 24
+PLOTTED_SUBJECTS = 4
 
 
-def run_demo(folder: Path, say: Callable[[str], None], *, subjects: int = SUBJECTS) -> BuildReport:
-    """Simulate an archive, build a store from it, open that lazily, and save a picture.
+def run_demo(
+    folder: Path, say: Callable[[str], None], *, subjects: int = DEFAULT_SUBJECTS
+) -> BuildReport:
+    """Simulate an archive, build a store from it, open the store lazily, and save a picture.
 
     Parameters
     ----------
     folder : Path
-        Gets ``archive/``, ``gz3d.zarr/`` and ``gz3d.png``; a store of an earlier demo there is
-        replaced.
+        Where to write ``archive/``, ``gz3d.zarr/`` and ``gz3d.png``; the store of an earlier demo
+        is replaced.
     say : callable
-        Takes each line for the reader.
+        Called with each line of output.
     subjects : int
         How many to simulate.
 
@@ -39,28 +42,30 @@ def run_demo(folder: Path, say: Callable[[str], None], *, subjects: int = SUBJEC
         As `simulate_archive` and `build`.
     """
     archive, store, picture = folder / "archive", folder / "gz3d.zarr", folder / "gz3d.png"
-    began = time.monotonic()
+    start = time.monotonic()
     with show_progress(sys.stderr) as progress:
         simulate_archive(subjects, archive, progress=progress)
-    say(f"Simulated {subjects} subject files in {archive} ({time.monotonic() - began:.1f} s).")
+    seconds = time.monotonic() - start
+    say(f"Simulated {plural(subjects, 'subject file')} in {archive} ({seconds:.1f} s).")
     with show_progress(sys.stderr) as progress:
         report = build(archive, store, shard_size=8, overwrite=True, progress=progress)
     say(report.to_text())
-    began = time.monotonic()
+    start = time.monotonic()
     dataset = open_store(store)
-    opened = time.monotonic() - began
+    opened = time.monotonic() - start
     say(f"\n>>> gz3d_zarr.open_store({str(store)!r})\n{dataset}\n")
     arms = dataset["vote_fraction"].sel({"class": "spiral"}).values
-    best = dataset.isel(subject=(-arms).argsort()[:SHOWN])
-    began = time.monotonic()
-    best.isel(subject=0)["image"].values  # noqa: B018 - read for its time
-    read = time.monotonic() - began
-    plot_sheet(best, title="The most voted spirals of a simulated archive").savefig(picture)
+    best = dataset.isel(subject=(-arms).argsort()[:PLOTTED_SUBJECTS])
+    start = time.monotonic()
+    best.isel(subject=0)["image"].values  # noqa: B018 - to measure the read
+    read = time.monotonic() - start
+    plot_sheet(best, title="Spirals with most votes in a simulated archive").savefig(picture)
     stored = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
     source = sum(path.stat().st_size for path in archive.glob("*.fits.gz"))
     say(
-        f"{subjects} subjects: {format_bytes(source)} of files, {format_bytes(stored)} of store; "
-        f"opened in {opened * 1e3:.0f} ms, first picture read in {read * 1e3:.0f} ms.\n"
+        f"{plural(subjects, 'subject')}: {format_bytes(source)} of files, "
+        f"{format_bytes(stored)} of store; opened in {opened * 1e3:.0f} ms, first picture read in "
+        f"{read * 1e3:.0f} ms.\n"
         f"Picture: {picture}"
     )
     return report

@@ -1,4 +1,4 @@
-"""The one family of errors, and the status that a subject can have."""
+"""Exceptions, the status of a subject, and helpers that word messages."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """What became of one subject; stored as the CF flag variable ``status``."""
+    """The outcome for one subject; stored as the CF flag variable ``status``."""
 
     OK = 0
     MISSING = 1
-    """There is no such file."""
+    """The file does not exist."""
     UNREACHABLE = 2
-    """The file is there, or may be, but its bytes could not be had."""
+    """The file exists, or may exist, but it cannot be read."""
     CORRUPT = 3
-    """The bytes are not the producer's: gzip, CRC, sha1, or not FITS."""
+    """The bytes are damaged: wrong gzip, CRC or sha1, or not FITS."""
     INVALID = 4
-    """Sound FITS, but HDUs, shapes, columns or values are wrong."""
+    """Valid FITS with wrong HDUs, shapes, columns or values."""
 
     @property
     def label(self) -> str:
-        """Name of the flag as the store spells it."""
+        """Name of the flag in the store."""
         return self.name.lower()
 
 
@@ -36,11 +36,11 @@ class UsageError(GZ3DError):
 
 
 class SourceError(GZ3DError):
-    """The source as a whole cannot be used: not there, empty, contradictory."""
+    """The source as a whole cannot be used: it is missing, empty or contradictory."""
 
 
 class PlanError(GZ3DError):
-    """The build cannot fit the workers that it would run on."""
+    """The build does not fit in the memory of its workers."""
 
 
 class StoreError(GZ3DError):
@@ -48,30 +48,30 @@ class StoreError(GZ3DError):
 
 
 class IncompleteStoreError(StoreError):
-    """A build of this store has begun and not ended."""
+    """A build of this store started and has not finished."""
 
 
 class BuildError(GZ3DError):
-    """A build was stopped before its end."""
+    """A build stopped before it finished."""
 
 
 class LeftOutWarning(UserWarning):
-    """Rows whose status is not ok, or columns that cannot be joined, were left out."""
+    """Rows whose status is not ok, or columns that cannot be joined, are left out."""
 
 
 class SubjectError(GZ3DError):
-    """One subject file cannot be turned into a record.
+    """One subject file cannot be read or decoded.
 
     Parameters
     ----------
     status : Status
-        The flag that the subject gets in the store.
+        Status of the subject in the store.
     reason : str
         What was found, where, and what was expected.
     """
 
     def __init__(self, status: Status, reason: str) -> None:
-        super().__init__(status, reason)  # both, so that it survives pickling
+        super().__init__(status, reason)  # both, so that pickling works
         self.status = status
         self.reason = reason
 
@@ -80,9 +80,9 @@ class SubjectError(GZ3DError):
 
 
 def access_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
-    """Exceptions by which a file system says that it cannot be reached or used, and `more`.
+    """Exceptions of a file system that cannot be reached or used, and `more`.
 
-    OSError, and what botocore and aiohttp raise beside it, where s3fs or fsspec has loaded them.
+    OSError, and the base classes of botocore and aiohttp if s3fs or fsspec has imported them.
     """
     found: list[type[Exception]] = [OSError, *more]
     for module, name in (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError")):
@@ -93,20 +93,26 @@ def access_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
 
 
 def error_message(error: Exception) -> str:
-    """What an exception of a file system says, in one line."""
+    """Message of an exception of a file system, in one line."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    if isinstance(error, ImportError):  # fsspec's, of a package that a URL needs
+    if isinstance(error, ImportError):  # raised by fsspec: a URL needs another package
         package = getattr(error.__cause__, "name", None) or error.name
         words = f"{words}: python3 -m pip install {package.partition('.')[0]}" if package else words
     return " ".join(str(words).split())
 
 
+def missing_extra_error(what: str, error: ImportError, extra: str) -> UsageError:
+    """The error to raise where a package of an extra is not installed."""
+    package = (error.name or extra).partition(".")[0]
+    return UsageError(f"{what} needs {package}: python3 -m pip install 'gz3d-zarr[{extra}]'")
+
+
 def plural(number: int, noun: str) -> str:
-    """Number and noun, as English has them."""
+    """Number and noun: ``1 subject``, ``2 subjects``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def status_counts(ok: int, others: Iterable[str]) -> dict[str, int]:
-    """Number of subjects for every status, zero included."""
+    """Number of subjects with each status, including zeros."""
     found = Counter(others)
     return {s.label: ok if s is Status.OK else found[s.label] for s in Status}

@@ -1,27 +1,30 @@
-"""Paths and URLs: what they name, and whether they hold a secret."""
+"""Paths and URLs: what they name, whether they hold a secret; files written whole."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import uuid
 import weakref
-from collections.abc import Callable, MutableSet
+from collections.abc import Callable, Iterator, MutableSet
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gz3d_zarr.errors import (
-    UsageError,
-)
+from gz3d_zarr.errors import UsageError
 
+PARTIAL_SUFFIX = ".partial"
+"""Ending of a local file that is still being written; never a name in a store."""
 S3_SCHEMES = ("s3://", "s3a://")
 FIRST_ANSWER_SECONDS = 18
 """How long a server may take for its first answer; s3fs would wait for six minutes.
 
-Where a connection is refused, botocore tries for up to 15, and can then say so.
+If a connection is refused, botocore tries for up to 15 seconds and can then say so.
 """
 _OWN_LIMITS = frozenset({"connect_timeout", "read_timeout", "retries"})
 _answered: MutableSet[Any] = weakref.WeakSet()
-"""File systems whose server has answered in this process: it is slow at times, not dead."""
+"""File systems whose server has answered in this process: it may be slow, but it is not dead."""
 _HALF_URL = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")
 _SECRET = re.compile(r"://[^/@]*:[^/@]*@|https?://[^/@]*@|https?://[^?]*\?")
 """User and password, a token in their place, or a query, which may be a signature."""
@@ -33,21 +36,21 @@ def is_url(path: str) -> bool:
 
 
 def origin(url: str) -> str:
-    """Scheme and host of a URL: whom a header or a limit is for."""
+    """Scheme and host of a URL: the server that a header or a limit applies to."""
     parts = urlsplit(url.rpartition("::")[2])
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def holds_secret(url: str) -> bool:
-    """Whether a URL has a password, a token or a query in it, and is not to be shown."""
+    """Whether a URL contains a password, a token or a query, and must not be shown."""
     return _SECRET.search(url) is not None
 
 
 def ask(fs: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a method of a file system; up to the server's first answer, only for so long.
+    """Call a method of a file system, with a time limit until its server has answered once.
 
-    The limits of each request stay as they are: a server that has answered once may be slow, or
-    away for minutes, in a build of hours. A user who gives limits of his own is left to them.
+    The limits of later requests stay as they are: in a build of hours, a server that has answered
+    may be slow or away for minutes. Limits that the user gives replace this one.
 
     Raises
     ------
@@ -72,19 +75,19 @@ def ask(fs: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def absolute(path: str, folder: str = "") -> str:
-    """The path made absolute (relative to `folder`, if given), or the URL as it is.
+    """Return the absolute path (relative to `folder`, if given), or the URL unchanged.
 
     Raises
     ------
     UsageError
-        Where it looks like a URL that lacks a slash, and would make a folder named ``s3:``; or
-        holds a password or a token, which would be written down with it.
+        If it looks like a URL that lacks a slash, which would create a folder named ``s3:``; or
+        contains a password or a token, which would be stored with it.
     """
     if is_url(path):
         if holds_secret(path):
             raise UsageError(
                 f"a URL of {path.partition('://')[0]} holds a password, a token or a query, which "
-                "would stand in the store and in messages: leave it out, and give it by "
+                "would appear in the store and in messages: leave it out, and give it by "
                 "--source-option or --storage-option, by the environment, or in a profile"
             )
         return path
@@ -94,5 +97,43 @@ def absolute(path: str, folder: str = "") -> str:
 
 
 def is_http(path: str) -> bool:
-    """Whether a path is fetched here."""
+    """Whether a path is a web address."""
     return path.startswith(("http://", "https://"))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it, so that it is never seen in part."""
+    with _partial_file(path, data) as partial:
+        partial.replace(path)
+
+
+def create_atomically(path: Path, data: bytes) -> bool:
+    """Write a file whole unless it exists; False if it does."""
+    with _partial_file(path, data) as partial, contextlib.suppress(FileExistsError):
+        if not _link(partial, path):  # a reader may see part of the file
+            with path.open("xb") as file:
+                file.write(data)
+        return True
+    return False
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Create a hard link; False on a file system that has none."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _partial_file(path: Path, data: bytes) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    try:
+        partial.write_bytes(data)
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)

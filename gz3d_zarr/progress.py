@@ -1,4 +1,4 @@
-"""How far a build is, on a terminal or in plain lines."""
+"""Progress of a build, as a bar on a terminal or as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ LINE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a build is: at its start, and after every shard.
+    """Progress of a build: one at its start, and one after every shard.
 
     Attributes
     ----------
     done, total : int
-        Subjects; those that were built before this run count as done.
+        Subjects; those that an earlier run built count as done.
     new : int
         Subjects in the shard that has just been built; 0 at the start.
     failed : int
-        Subjects that are not ok so far.
+        Subjects that have failed so far.
     """
 
     done: int
@@ -36,7 +36,7 @@ class Progress:
 
 @contextmanager
 def show_progress(stream: TextIO, things: str = "subjects") -> Iterator[Callable[[Progress], None]]:
-    """Show progress of `things` on a stream: a bar on a terminal, plain lines elsewhere."""
+    """Show progress of `things` on a stream."""
     if not stream.isatty():
         yield _Lines(stream, things)
         return
@@ -44,7 +44,7 @@ def show_progress(stream: TextIO, things: str = "subjects") -> Iterator[Callable
 
     def update(progress: Progress) -> None:
         nonlocal bar
-        if bar is None:  # only now is it known where a resumed build begins
+        if bar is None:  # the first event says where a resumed build starts
             bar = tqdm(
                 total=progress.total,
                 initial=progress.done - progress.new,
@@ -53,7 +53,7 @@ def show_progress(stream: TextIO, things: str = "subjects") -> Iterator[Callable
                 smoothing=0,  # the mean rate: shards come in bursts
             )
         if progress.failed:
-            bar.set_postfix_str(f"{progress.failed} not ok", refresh=False)
+            bar.set_postfix_str(f"{progress.failed} failed", refresh=False)
         bar.update(progress.new)
 
     try:
@@ -64,28 +64,29 @@ def show_progress(stream: TextIO, things: str = "subjects") -> Iterator[Callable
 
 
 class _Lines:
-    """One line now and then, and one at the end."""
+    """Print a line every `LINE_SECONDS`, and one at the end."""
 
     def __init__(self, stream: TextIO, things: str) -> None:
         self._stream = stream
         self._things = things
-        self._began = self._told = time.monotonic()
+        self._start = self._last_line = time.monotonic()
         self._new = 0
 
     def __call__(self, progress: Progress) -> None:
         self._new += progress.new
         now = time.monotonic()
         if self._new == 0:
-            self._began = now
+            self._start = now
             return
-        if progress.done < progress.total and now - self._told < LINE_SECONDS:
+        if progress.done < progress.total and now - self._last_line < LINE_SECONDS:
             return
-        self._told = now
-        rate = self._new / max(now - self._began, 1e-9)
-        left = (progress.total - progress.done) / rate
-        failed = f", {progress.failed} not ok" if progress.failed else ""
+        self._last_line = now
+        rate = self._new / max(now - self._start, 1e-9)
+        remaining = progress.total - progress.done
+        left = f", {remaining / rate:.0f} s left" if remaining else ""
+        failed = f", {progress.failed} failed" if progress.failed else ""
         self._stream.write(
-            f"{progress.done} of {progress.total} {self._things}, {rate:.0f} a second, "
-            f"{left:.0f} s left{failed}\n"
+            f"{progress.done} of {progress.total} {self._things}, "
+            f"{rate:.{0 if rate >= 10 else 1}f} per second{left}{failed}\n"
         )
         self._stream.flush()

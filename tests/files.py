@@ -18,7 +18,7 @@ def subject_files(folder: Path) -> list[Path]:
 
 
 def link_many(folder: Path, target: Path, count: int) -> Path:
-    """So many subject files, hard links under names of their own."""
+    """Link `count` subject files under different names."""
     target.mkdir()
     files = subject_files(folder)
     for i in range(count):
@@ -27,7 +27,7 @@ def link_many(folder: Path, target: Path, count: int) -> Path:
 
 
 def edited(data: bytes, edit: Callable[[fits.HDUList], Any]) -> bytes:
-    """The file after `edit` has changed its HDUs in place."""
+    """The file after `edit` changed its HDUs in place."""
     with fits.open(io.BytesIO(gzip.decompress(data)), mode="update") as hdus:
         hdus = fits.HDUList([hdu.copy() for hdu in hdus])
         edit(hdus)
@@ -73,7 +73,7 @@ def with_card(data: bytes, hdu: int, keyword: str, value: Any) -> bytes:
 
 
 def truth(path: Path) -> dict[str, Any]:
-    """What astropy reads in a subject file."""
+    """Values that astropy reads from a subject file."""
     with fits.open(path) as hdus:
         row = hdus[5].data[0]
         return {

@@ -20,6 +20,7 @@ import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -355,12 +356,14 @@ def _wait_for_swift(server: S3Server, ports: dict[str, int]) -> None:
 
 
 class Fault(StrEnum):
-    """What the proxy does instead of passing a request on."""
+    """What the proxy does instead of passing a request on as it is."""
 
     SLOW_DOWN = "503 SlowDown, as S3 says it"
     RESET = "the connection is reset"
     HALF_PUT = "half of the body is read, then the connection is reset"
     LOST_ANSWER = "the request is passed on, and the connection reset instead of an answer"
+    NO_CONDITION = "the request is passed on without its condition, as an old server reads it"
+    NOT_IMPLEMENTED = "501 NotImplemented to a request with a condition"
 
 
 Faults = Callable[[str, str, int], Fault | None]
@@ -391,6 +394,8 @@ class Proxy:
         The upstream, by way of the proxy.
     delay : float
         Seconds before each answer.
+    hold : callable, optional
+        Of method and key: seconds before a request is passed on.
     faults : callable, optional
     requests : list of Request
         All of them so far, in order.
@@ -398,10 +403,13 @@ class Proxy:
 
     server: S3Server
     delay: float = 0.0
+    hold: Callable[[str, str], float] | None = None
     faults: Faults | None = None
     requests: list[Request] = field(default_factory=list)
     asked: Counter[tuple[str, str]] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    conditions: threading.Lock = field(default_factory=threading.Lock)
+    """Of conditional requests: moto looks first and writes then, where S3 does both at once."""
 
     def count(self) -> Counter[tuple[str, str]]:
         """How often each key was asked for with each method."""
@@ -420,9 +428,8 @@ class Proxy:
             return self.asked[request.method, request.key]
 
 
-_SLOW_DOWN = (
-    b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>SlowDown</Code>'
-    b"<Message>Please reduce your request rate.</Message></Error>"
+_ERROR = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{}</Code><Message>{}</Message></Error>'
 )
 _HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"}
 _FRAMING = {"transfer-encoding", "expect"}  # made anew: "expect" is answered by this server
@@ -470,9 +477,18 @@ class _Handler(BaseHTTPRequestHandler):
             for _ in self.body(length):
                 pass
             time.sleep(self.proxy.delay)
-            self.say_slow_down()
+            self.refuse(503, "SlowDown", "Please reduce your request rate.")
+        elif fault is Fault.NOT_IMPLEMENTED and self.headers.get("If-None-Match"):
+            for _ in self.body(length):
+                pass
+            self.refuse(501, "NotImplemented", "A header implies what is not implemented.")
         else:
-            self.pass_on(length, lost=fault is Fault.LOST_ANSWER)
+            if fault is Fault.NO_CONDITION:
+                del self.headers["If-None-Match"]
+            if self.proxy.hold:
+                time.sleep(self.proxy.hold(self.command, key))
+            with self.proxy.conditions if self.headers.get("If-None-Match") else nullcontext():
+                self.pass_on(length, lost=fault is Fault.LOST_ANSWER)
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer  # noqa: N815 - named by http.server
 
@@ -544,13 +560,14 @@ class _Handler(BaseHTTPRequestHandler):
             length -= size
             yield self.buffer[:size]
 
-    def say_slow_down(self) -> None:
-        self.send_response_only(503, "Slow Down")
+    def refuse(self, status: int, code: str, message: str) -> None:
+        body = _ERROR.format(code, message).encode()
+        self.send_response_only(status, code)
         self.send_header("Content-Type", "application/xml")
-        self.send_header("Content-Length", str(len(_SLOW_DOWN)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(_SLOW_DOWN)
+            self.wfile.write(body)
 
     def reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -14,12 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 Answer = Callable[["Handler", bytes, int], bool]
-"""Answers a request for a file (its bytes, how often it was asked for); False: as usual."""
+"""Answers a request for a file (its bytes, number of requests so far); False: answer normally."""
 
 
 @dataclass
 class ArchiveServer:
-    """What a test sees of the server."""
+    """State of the server, for tests to set and check."""
 
     url: str = ""
     folder: Path = Path()
@@ -104,14 +104,14 @@ class Handler(BaseHTTPRequestHandler):
         if body:
             self.end_headers()
             self.wfile.write(body[:-1])
-            self.leave()  # before the last byte: nobody is to see it counted longer
+            self.leave()  # before the last byte, so that no client sees it counted longer
             self.wfile.write(body[-1:])
         else:
             self.leave()
             self.end_headers()
 
     def reset(self) -> None:
-        """Break the connection off, with a RST."""
+        """Reset the connection."""
         self.wfile.flush()
         linger = struct.pack("ii", 1, 0)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -155,7 +155,7 @@ def apache_index(names: list[str]) -> str:
 
 
 def only_first(fault: Answer, times: int = 1) -> Answer:
-    """The fault on the first request or so, and good answers afterwards."""
+    """The fault on the first requests, and good answers afterwards."""
     return lambda handler, body, asked: asked <= times and fault(handler, body, asked)
 
 
@@ -213,7 +213,7 @@ def stall(seconds: float) -> Answer:
 
 
 def wait_for_others(count: int) -> Answer:
-    """Hold an answer back until so many requests have come to wait here, each file's first."""
+    """Delay the first answer for each file until `count` requests wait."""
     barrier = threading.Barrier(count)
 
     def fault(_: Handler, __: bytes, asked: int) -> bool:
@@ -231,6 +231,6 @@ def redirected(handler: Handler, _: bytes, __: int) -> bool:
     return True
 
 
-def redirected_for_ever(handler: Handler, _: bytes, __: int) -> bool:
+def redirected_forever(handler: Handler, _: bytes, __: int) -> bool:
     handler.answer(302, b"", Location=handler.path)
     return True

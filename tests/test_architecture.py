@@ -26,7 +26,7 @@ ALLOWED = {
 }
 """What each part of the package may import; entry points may import everything."""
 ENTRY_POINTS = {"__init__", "__main__", "cli", "cli_options", "demo"}
-MOST_LINES = 402
+MOST_LINES = 400
 MOST_FLOORS = 6
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +23,13 @@ from files import link_many, subject_files
 import gz3d_zarr
 from gz3d_zarr.cli import main
 from gz3d_zarr.cli_options import nest
+from gz3d_zarr.datamodel.layout import LayoutOptions
+from gz3d_zarr.datamodel.option_fields import option_specs
+from gz3d_zarr.pipeline.failure_policy import FailurePolicy
 from gz3d_zarr.progress import Progress, show_progress
+from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
+
+INTERRUPTED = "Interrupted. To continue, run the same command with --resume."
 
 
 def run(*args: object, input: str | None = None) -> Result:  # noqa: A002 - click's name
@@ -157,7 +164,7 @@ def test_options_that_are_text_stay_text() -> None:
 
 def test_option_that_nests_in_a_value_is_named() -> None:
     for pairs in (("a=1", "a.b.c=2"), ("a=1", "a.b=2"), ("a.b=x", "a.b.c.d=2")):
-        with pytest.raises(click.BadParameter, match="nests in .* which has a value already"):
+        with pytest.raises(click.BadParameter, match="nests in .* which already has a value"):
             options_of(*pairs)
 
 
@@ -214,6 +221,11 @@ def test_simulate_says_where(tmp_path: Path) -> None:
         (["build", "SOURCE", "g.zarr", "--scheduler", "x:1"], 2, "scheduler is 'x:1', expected"),
         (["build", "SOURCE", "abc://g.zarr"], 2, "the store abc://g.zarr cannot be reached"),
         (["simulate", "0", "a"], 2, "0 is not in the range"),
+        (["build", "a.fits.gz", "b.fits.gz", "g.zarr"], 2, "put quotes around a glob"),
+        (["plan", "SOURCE", "g.zarr", "--on-error", "skip"], 2, "No such option"),
+        (["plan", "SOURCE", "g.zarr", "--max-failures", "3"], 2, "No such option"),
+        (["plan", "SOURCE", "g.zarr", "--connections", "0"], 2, "connections is 0"),
+        (["verify", "STORE", "--limit", "2"], 2, "No such option"),
     ],
 )
 def test_errors_are_one_line_with_their_status(
@@ -271,7 +283,7 @@ def test_interrupt_ends_cleanly_and_says_how_to_go_on(
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert out == ""
-    assert errors.strip().splitlines()[-1] == "Interrupted; the same command with --resume goes on."
+    assert errors.strip().splitlines()[-1] == INTERRUPTED
     assert "Traceback" not in errors
     assert list(scratch.iterdir()) == []
     done = len(list(receipts.glob("0*.json")))
@@ -301,7 +313,7 @@ def test_interrupt_while_workers_start_is_not_lost(archive: Path, tmp_path: Path
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert out == ""
-    assert errors.strip().splitlines()[-1] == "Interrupted; the same command with --resume goes on."
+    assert errors.strip().splitlines()[-1] == INTERRUPTED
     assert "Traceback" not in errors
 
 
@@ -322,9 +334,63 @@ def test_help_is_complete() -> None:
         text = run(name, "--help").stdout
         assert subcommand.help is not None
         for parameter in subcommand.params:
-            if parameter.param_type_name == "option":
+            if parameter.param_type_name == "option" and not parameter.hidden:
                 assert parameter.opts[0] in text
     assert gz3d_zarr.__version__ in run("--version").stdout
+
+
+def leaf_commands() -> dict[str, click.Command]:
+    commands = dict(main.commands)
+    export = commands.pop("export")
+    assert isinstance(export, click.Group)
+    return commands | {f"export {name}": command for name, command in export.commands.items()}
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+@pytest.mark.parametrize("name", leaf_commands())
+def test_help_fits_a_terminal_and_ends_with_examples(name: str, columns: int) -> None:
+    result = CliRunner().invoke(main, [*name.split(), "--help"], terminal_width=columns)
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    examples = lines[lines.index("Examples:") + 1 :]
+    assert len(examples) == 3
+    for example in examples:
+        words = shlex.split(example)
+        assert words[: 1 + len(name.split())] == ["gz3d-zarr", *name.split()]
+        arguments = words[1 + len(name.split()) :]
+        arguments = arguments[: arguments.index("&&")] if "&&" in arguments else arguments
+        context = click.Context(main)
+        if "--ids" not in arguments:  # a file that is opened
+            leaf_commands()[name].make_context(name, arguments, parent=context)
+
+
+def test_help_lists_options_in_sections() -> None:
+    text = run("build", "--help").stdout
+    titles = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
+    assert titles == [
+        "Selection:", "Layout:", "Source:", "Store and S3:", "Workers:", "Recovery:", "Other:",
+        "Examples:",
+    ]  # fmt: skip
+    _, _, planned = run("plan", "--help").stdout.partition("Selection:")
+    for option in ("--on-error", "--max-failures", "--cache ", "--connections "):
+        assert f"  {option}" in text
+        assert f"  {option}" not in planned
+    for option in ("--resume", "--overwrite", "--update", "--retry-failed", "--max-memory"):
+        assert f"  {option}" in planned
+
+
+def test_options_are_declared_once() -> None:
+    groups = (SelectionOptions, LayoutOptions, FetchOptions, FailurePolicy)
+    declared = {name: spec for group in groups for name, spec in option_specs(group).items()}
+    for command in leaf_commands().values():
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and parameter.name in declared:
+                spec, default = declared[parameter.name]
+                assert parameter.help == spec.help
+                if default:
+                    assert parameter.default == default
+    build = {parameter.name for parameter in main.commands["build"].params}
+    assert build >= set(declared)
 
 
 def test_demo_goes_the_whole_way(tmp_path: Path, here: Client) -> None:
@@ -372,14 +438,15 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
             for state in states:
                 show(state)
     assert "10/10" in bar.text
-    assert "1 not ok" in bar.text
+    assert "1 failed" in bar.text
     assert "\r" in bar.text
     assert lines.text.count("\n") == 1
     assert lines.text.startswith("10 of 10 subjects, ")
-    assert "0 s left, 1 not ok" in lines.text
+    assert lines.text.endswith(" per second, 1 failed\n")
     monkeypatch.setattr("gz3d_zarr.progress.LINE_SECONDS", 0.0)
     often = Terminal(False)
     with show_progress(often) as show:  # type: ignore[arg-type]
         for state in states:
             show(state)
     assert often.text.count("\n") == 3
+    assert " s left, 1 failed\n" in often.text

@@ -44,9 +44,9 @@ class SkyMethods:
         UsageError
             The id is unknown; or the file was not read, so that its scale is unknown.
         """
-        from gz3d_zarr.analysis import wcs
+        from gz3d_zarr.analysis import sky_grids
 
-        return wcs.subject_wcs(self._one(subject))
+        return sky_grids.subject_wcs(self._one(subject))
 
     def sky(self, subject: str | int | None = None) -> xr.Dataset:
         """Add the sky position of every pixel of a subject.
@@ -70,9 +70,9 @@ class SkyMethods:
         >>> ra, dec = xr.Variable("point", [41.317, 41.318]), xr.Variable("point", [15.285, 15.286])
         >>> ds.gz3d.sky("1-150061")["image"].sel(ra=ra, dec=dec, method="nearest")
         """
-        from gz3d_zarr.analysis import wcs
+        from gz3d_zarr.analysis import sky_grids
 
-        return wcs.with_sky(self._one(subject))
+        return sky_grids.with_sky(self._one(subject))
 
     def reproject(
         self,
@@ -111,9 +111,9 @@ class SkyMethods:
             ``reproject`` is not installed (extra ``sky``); the target has no shape or is not a WCS
             of the sky; or `method` has another value.
         """
-        from gz3d_zarr.analysis import wcs
+        from gz3d_zarr.analysis import sky_grids
 
-        return wcs.reprojected(self._one(subject), target, shape, method)
+        return sky_grids.reprojected(self._one(subject), target, shape, method)
 
     def to_spaxels(
         self, subject: str | int | None = None, ifu_size: int | None = None
@@ -154,9 +154,9 @@ class SkyMethods:
         0.35 arcsec west and 0.15 arcsec north of this one. If a cube is not centered on `ra` and
         `dec`, use `reproject` with the WCS of the cube.
         """
-        from gz3d_zarr.analysis import wcs
+        from gz3d_zarr.analysis import sky_grids
 
-        return wcs.spaxels(self._one(subject), ifu_size)
+        return sky_grids.spaxels(self._one(subject), ifu_size)
 
     def plot(
         self,

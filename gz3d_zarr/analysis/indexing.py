@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gz3d_zarr.datamodel.layout import SHARD_SIZE
+from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, VARIABLES
 from gz3d_zarr.errors import StoreError, plural
 
@@ -120,7 +120,7 @@ def as_shard_chunks(array: xr.DataArray) -> xr.DataArray:
     if array.chunks is not None:
         _warn_of_many_chunks(array)
         return array
-    shards = array.encoding.get("shards") or (SHARD_SIZE,)
+    shards = array.encoding.get("shards") or (DEFAULT_SHARD_SIZE,)
     return chunk_values(array, {"subject": shards[0]} if "subject" in array.dims else {})
 
 

@@ -17,8 +17,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.indexing import as_shard_chunks, chunk_values
+from gz3d_zarr.analysis.sky_grids import require_scale
 from gz3d_zarr.analysis.validation import validate_dataset
-from gz3d_zarr.analysis.wcs import require_scale
 from gz3d_zarr.datamodel.subject import CLASSES
 from gz3d_zarr.errors import Status, UsageError
 

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from gz3d_zarr.analysis.indexing import with_subject_dim
 from gz3d_zarr.analysis.masks import VOLUNTEERS, check_class, whole_threshold
 from gz3d_zarr.analysis.selection import select_any
-from gz3d_zarr.analysis.validation import keep_ok, status_label
-from gz3d_zarr.analysis.wcs import (
+from gz3d_zarr.analysis.sky_grids import (
     WCS_VARIABLES,
     bundle_hexagon,
     load_variables,
     require_scale,
     subject_wcs,
 )
+from gz3d_zarr.analysis.validation import keep_ok, status_label
 from gz3d_zarr.datamodel.subject import THRESHOLD
-from gz3d_zarr.errors import Status, UsageError
+from gz3d_zarr.errors import Status, UsageError, missing_extra_error
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -191,9 +191,7 @@ def _need_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401 - only to name the extra
     except ImportError as error:
-        raise UsageError(
-            f"plotting needs {error.name}: python3 -m pip install 'gz3d-zarr[plot]'"
-        ) from error
+        raise missing_extra_error("plotting", error, "plot") from error
 
 
 def _classes(dataset: xr.Dataset, classes: str | Sequence[str] | None) -> list[str]:

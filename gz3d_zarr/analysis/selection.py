@@ -6,7 +6,6 @@ computed later reads only the shards of the selected rows.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,10 +16,11 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.indexing import compute_variables, isel_subjects, with_subject_dim
 from gz3d_zarr.analysis.validation import validate_dataset
+from gz3d_zarr.datamodel.healpix import healpix_pixels
+from gz3d_zarr.datamodel.ids import find_rows
 from gz3d_zarr.errors import UsageError
 
 FloatArray = NDArray[np.float64]
-_NEAR = 3
 _MAX_RADIUS_ARCSEC = 180 * 3600.0
 
 
@@ -30,10 +30,10 @@ def select_ids(dataset: xr.Dataset, object_id: Any, zooniverse_subject_id: Any) 
     dataset = with_subject_dim(dataset)
     wanted: list[list[int]] = []
     if object_id is not None:
-        wanted.append(_lookup(dataset, [_manga_id(i) for i in as_list(object_id)]))
+        wanted.append(_find_rows(dataset, [_manga_id(i) for i in as_list(object_id)]))
     if zooniverse_subject_id is not None:
         ids = [_zooniverse_id(i) for i in as_list(zooniverse_subject_id)]
-        wanted.append(_lookup(dataset, ids))
+        wanted.append(_find_rows(dataset, ids))
     if not wanted:
         raise UsageError("sel needs object_id or zooniverse_subject_id")
     both = set(wanted[-1])
@@ -62,7 +62,7 @@ def select_any(dataset: xr.Dataset, subjects: Any) -> xr.Dataset:
         else _zooniverse_id(subject)
         for subject in as_list(subjects)
     ]
-    return isel_subjects(dataset, _lookup(dataset, ids))
+    return isel_subjects(dataset, _find_rows(dataset, ids))
 
 
 def one_subject(dataset: xr.Dataset, subject: str | int | None) -> xr.Dataset:
@@ -145,13 +145,8 @@ def _pixels(dataset: xr.Dataset, nside: int, own: int | None) -> NDArray[np.int6
         shift = 2 * (int(own).bit_length() - nside.bit_length())
         coarser: NDArray[np.int64] = stored.astype(np.int64) >> shift  # -1 stays -1
         return coarser
-    from astropy_healpix import healpy  # slow to import
-
     ra, dec = compute_variables(dataset, "ra", "dec")
-    pixels = np.full(len(ra), -1, np.int64)
-    known = np.isfinite(ra) & np.isfinite(dec)
-    pixels[known] = healpy.ang2pix(nside, ra[known], dec[known], nest=True, lonlat=True)
-    return pixels
+    return healpix_pixels(ra, dec, nside)
 
 
 def select_votes(dataset: xr.Dataset, fractions: Mapping[str, float | None]) -> xr.Dataset:
@@ -251,34 +246,5 @@ def _zooniverse_id(value: Any) -> int:
     return int(text)
 
 
-def _lookup(dataset: xr.Dataset, wanted: Sequence[str | int]) -> list[int]:
-    """Positions of ids, each once, in the order asked for: text is a MaNGA id."""
-    if not wanted:
-        raise UsageError("no subject was asked for: there is no id in the list")
-    found: dict[str | int, list[int]] = {label: [] for label in wanted}
-    for name, kind in (("subject", str), ("zooniverse_subject_id", int)):
-        asked = [label for label in found if isinstance(label, kind)]
-        values = dataset[name].values
-        if len(asked) == 1:  # quicker than to walk
-            found[asked[0]] = np.flatnonzero(values == asked[0]).tolist()
-        elif asked:
-            for row, label in enumerate(values.tolist()):
-                if label in found:
-                    found[label].append(row)
-    unknown = [label for label in found if not found[label]]
-    if unknown:
-        raise UsageError(_unknown(dataset, unknown))
-    return list(dict.fromkeys(row for label in wanted for row in found[label]))
-
-
-def _unknown(dataset: xr.Dataset, unknown: Sequence[str | int]) -> str:
-    """Say that an id is not there, and which are near it."""
-    first = str(unknown[0])
-    manga = isinstance(unknown[0], str)
-    labels = dataset["subject" if manga else "zooniverse_subject_id"].values.tolist()
-    near = difflib.get_close_matches(first, [str(label) for label in dict.fromkeys(labels)], _NEAR)
-    return (
-        f"there is no subject with the {'MaNGA id' if manga else 'Zooniverse subject id'} {first!r}"
-        + (f", nor with {len(unknown) - 1} more of those asked for" if unknown[1:] else "")
-        + (f"; near matches: {', '.join(near)}" if near else "; nor is there one like it")
-    )
+def _find_rows(dataset: xr.Dataset, ids: Sequence[str | int]) -> list[int]:
+    return find_rows(ids, dataset["subject"].values, dataset["zooniverse_subject_id"].values)

@@ -27,7 +27,7 @@ from gz3d_zarr.errors import StoreError, access_errors, error_message
 from gz3d_zarr.locations import is_url
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import (
-    ABSENT,
+    ABSENT_CHUNK,
     Sharding,
     cut_chunk,
     decode_chunk,
@@ -152,7 +152,7 @@ class ChunkReader:
                 file.seek(-min(index_size(sharding.size), os.fstat(file.fileno()).st_size), 2)
                 index = indices[name, shard] = read_index(file.read(), sharding.size)
             offset, size = (int(number) for number in index[position])
-            if offset == ABSENT:
+            if offset == ABSENT_CHUNK:
                 return b""
             return whole_chunk(os.pread(file.fileno(), size, offset), size)
 

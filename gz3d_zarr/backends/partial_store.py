@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,12 +13,11 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.backends.assemble import assemble, define_variables
 from gz3d_zarr.datamodel.file_names import parse_name
-from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.manifest import Entry
 from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, SubjectRecord, dataset_attrs, variable_values
 from gz3d_zarr.errors import StoreError
-from gz3d_zarr.storage.build_record import FILES_KEY, PLAN_KEY, RECEIPTS_PREFIX
+from gz3d_zarr.storage.build_record import FILES_KEY, RECEIPTS_PREFIX, RECORD_KEY, BuildRecord
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import array_documents, decode_shard, shard_key
 
@@ -38,10 +36,10 @@ def open_partial_store(store: ObjectStore) -> xr.Dataset:
     StoreError
         No build was started there, or no shard is written yet.
     """
-    plan = store.get(PLAN_KEY)
-    if plan is None:
-        raise StoreError(f"no build was started at {store.url}")
-    layout = read_plan_layout(plan)
+    record = read_unfinished_record(store)
+    layout = record.layout
+    if layout is None:
+        raise StoreError(f"a copy to {store.url} has not ended; no shards can be opened until then")
     files = [parse_name(name) for name in (store.get(FILES_KEY) or b"").decode().split("\n")]
     keys = [key for key in sorted(store.list_sizes(RECEIPTS_PREFIX)) if key.endswith(".json")]
     receipts = [Receipt.from_json(store.get(key) or b"", key) for key in keys]
@@ -75,14 +73,18 @@ def open_partial_store(store: ObjectStore) -> xr.Dataset:
     return assemble(define_variables(entries, layout, read), attrs)
 
 
-def read_plan_layout(plan: bytes) -> Layout:
-    """Layout in the plan of an unfinished build; StoreError if the plan is damaged."""
-    try:
-        return read_layout(json.loads(plan))
-    except ValueError as error:
-        raise StoreError(
-            f"{PLAN_KEY} cannot be read ({error}); rebuild the store with --overwrite"
-        ) from None
+def read_unfinished_record(store: ObjectStore) -> BuildRecord:
+    """Read the record of a build or copy that has not ended.
+
+    Raises
+    ------
+    StoreError
+        There is none, or it is damaged.
+    """
+    data = store.get(RECORD_KEY)
+    if data is None:
+        raise StoreError(f"no build was started at {store.url}")
+    return BuildRecord.from_json(data)
 
 
 def _read_shard(

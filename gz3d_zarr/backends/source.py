@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -12,8 +13,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.assemble import assemble, define_variables
-from gz3d_zarr.datamodel.layout import Layout
+from gz3d_zarr.datamodel.layout import Layout, LayoutOptions, make_layout
 from gz3d_zarr.datamodel.manifest import Entry
+from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import SubjectOutcome
 from gz3d_zarr.datamodel.schema import (
     BIG_ARRAYS,
@@ -24,12 +26,20 @@ from gz3d_zarr.datamodel.schema import (
 )
 from gz3d_zarr.datamodel.subject import Subject
 from gz3d_zarr.errors import Status, SubjectError
-from gz3d_zarr.sources.download import decode_body, read_file
+from gz3d_zarr.sources.download import FileBody, decode_body, read_file
 from gz3d_zarr.sources.listing import Source
-from gz3d_zarr.sources.manifest import PlanOptions, make_layout, read_manifest
+from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
+from gz3d_zarr.sources.select_subjects import read_manifest
 
 
-def open_source(source: Source, **options: Any) -> xr.Dataset:
+def open_source(
+    source: Source,
+    *,
+    nside: int | None = None,
+    cache: str | Path | None = None,
+    source_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> xr.Dataset:
     """Open subject files as the Dataset that a store built from them would give.
 
     Only the listing and the catalogue are read. Each subject is one dask chunk, and its file is
@@ -39,9 +49,11 @@ def open_source(source: Source, **options: Any) -> xr.Dataset:
     ----------
     source : str, Path or sequence of them
         As for `build`.
+    nside, cache, source_options
+        As for `build`.
     **options
-        Fields of `PlanOptions` that select and order subjects: ``limit, tiny, ids,
-        min_vote_fraction, catalogue, order, nside, source_options, cache``.
+        Fields of `SelectionOptions`: ``limit, tiny, ids, min_vote_fraction, catalogue, order``, as
+        for `build`.
 
     Returns
     -------
@@ -54,15 +66,18 @@ def open_source(source: Source, **options: Any) -> xr.Dataset:
     SourceError, UsageError
         As for `build`, before anything is computed.
     """
-    chosen = PlanOptions.of(options)
-    manifest = read_manifest(source, chosen)
-    layout = make_layout(manifest, chosen, 1)
+    check_options(open_source, options, SelectionOptions)
+    selection = take_options(SelectionOptions, options)
+    layout_options = LayoutOptions(nside=nside)
+    fetch = FetchOptions(cache=None if cache is None else str(cache), source_options=source_options)
+    manifest = read_manifest(source, selection, fetch)
+    layout = make_layout(manifest, layout_options, 1)
     entries = np.empty(len(manifest.entries), object)
     entries[:] = manifest.entries
     records = da.from_array(entries, chunks=1).map_blocks(
         _read,
-        source_options=dict(chosen.source_options or {}),
-        cache=chosen.rules.cache,
+        source_options=dict(source_options or {}),
+        cache=fetch.cache,
         dtype=object,
         meta=np.empty(0, object),
     )
@@ -110,7 +125,7 @@ def _read(
 def _read_one(
     entry: Entry, source_options: Mapping[str, Any], cache: str | None
 ) -> tuple[SubjectRecord, Subject | None]:
-    body: bytes | SubjectError
+    body: FileBody | SubjectError
     try:
         body = read_file(entry.file.path, entry.sha1, source_options, cache)
     except SubjectError as error:

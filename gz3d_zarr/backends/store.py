@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 import zarr
 from xarray.backends import ZarrStore
-from zarr.storage import FsspecStore, LocalStore, StorePath
+from zarr.storage import StorePath
 
 from gz3d_zarr.backends.assemble import assemble, text_array
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.backends.lazy_arrays import lazy_variable
-from gz3d_zarr.backends.partial_store import open_partial_store, read_plan_layout
-from gz3d_zarr.datamodel.layout import SHARD_SIZE
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS, LABELS, SCHEMA
+from gz3d_zarr.backends.partial_store import open_partial_store
+from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE
+from gz3d_zarr.datamodel.schema import BIG_ARRAYS, LABELS, SCHEMA, SCHEMA_VERSION
 from gz3d_zarr.errors import (
     IncompleteStoreError,
     StoreError,
@@ -27,7 +26,8 @@ from gz3d_zarr.errors import (
     error_message,
     plural,
 )
-from gz3d_zarr.storage.build_record import PLAN_KEY, RECEIPTS_PREFIX, ROOT_KEY
+from gz3d_zarr.locations import S3_SCHEMES
+from gz3d_zarr.storage.build_record import RECEIPTS_PREFIX, RECORD_KEY, ROOT_KEY, BuildRecord
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 from gz3d_zarr.storage.small_arrays import CATALOGUE_GROUP
@@ -85,10 +85,10 @@ def open_store(
     StoreError
         There is no store, it cannot be read, or it is not a store of Galaxy Zoo: 3D.
     """
-    opened = open_object_store(store, storage_options)
-    if anon and opened.url.startswith("s3"):
-        opened = replace(opened, storage_options={**opened.storage_options, "anon": True})
-    return open_dataset(opened, chunks=chunks, incomplete=incomplete)
+    options = dict(storage_options or {})
+    if anon and str(store).startswith(S3_SCHEMES):
+        options["anon"] = True
+    return open_dataset(open_object_store(store, options), chunks=chunks, incomplete=incomplete)
 
 
 def open_dataset(
@@ -184,7 +184,9 @@ def open_root(store: ObjectStore) -> zarr.Group:
         document = json.loads(data)
         if document.get("consolidated_metadata"):
             with ignore_zarr_spec_warnings():
-                return zarr.Group(zarr.AsyncGroup.from_dict(_zarr_path(store), document))
+                return zarr.Group(
+                    zarr.AsyncGroup.from_dict(StorePath(store.zarr_store()), document)
+                )
     except access_errors(*READ_ERRORS) as error:
         raise StoreError(
             f"{store.url} cannot be opened as a Zarr 3 store: {error_message(error)}"
@@ -195,19 +197,18 @@ def open_root(store: ObjectStore) -> zarr.Group:
     )
 
 
-def _zarr_path(store: ObjectStore) -> StorePath:
-    if store.is_local:
-        return StorePath(LocalStore(store.url, read_only=True))
-    options = dict(store.storage_options)
-    return StorePath(FsspecStore.from_url(store.url, options, read_only=True))
-
-
 def _missing_root(store: ObjectStore) -> StoreError:
     """The error for a store without a root: its build is unfinished, or nothing is there."""
-    plan = store.get(PLAN_KEY)
-    if plan is None:
+    data = store.get(RECORD_KEY)
+    if data is None:
         return StoreError(f"there is no Zarr 3 store at {store.url}")
-    shards = f"of {plural(read_plan_layout(plan).shards, 'shard')}"
+    layout = BuildRecord.from_json(data).layout
+    if layout is None:
+        return IncompleteStoreError(
+            f"the store {store.url} is not complete: a copy to it has not ended; resume with "
+            "gz3d-zarr copy --resume"
+        )
+    shards = f"of {plural(layout.shards, 'shard')}"
     if not store.is_link:
         shards = f"{len(store.list_sizes(RECEIPTS_PREFIX))} {shards}"
     return IncompleteStoreError(
@@ -232,11 +233,17 @@ def _root_dataset(store: ObjectStore, root: zarr.Group, chunks: str | None) -> x
         ) from error
     if dataset.attrs.get("schema") != SCHEMA:
         raise StoreError(f"{store.url} is a Zarr store, but not of Galaxy Zoo: 3D")
+    version = dataset.attrs.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{store.url} has version {version} of the schema, and this gz3d-zarr reads version "
+            f"{SCHEMA_VERSION}: build the store anew, or use the gz3d-zarr that built it"
+        )
     missing = [name for name in (*BIG_ARRAYS, "subject") if name not in dataset.variables]
     if missing:
         raise StoreError(f"{store.url} lacks {', '.join(missing)}: another program changed it")
     # A copy that xarray wrote may have no shards.
-    default = (dataset.attrs.get("shard_size", SHARD_SIZE),)
+    default = (dataset.attrs.get("shard_size", DEFAULT_SHARD_SIZE),)
     size = (dataset["image"].encoding.get("shards") or default)[0]
     reader = ChunkReader(store) if chunks is None else None
     variables: dict[str, Any] = {str(n): v for n, v in dataset.variables.items()}

@@ -1,1 +1,1 @@
-"""What a subject and a store are: constants, records, schema. Pure, no I/O."""
+"""Constants, records and schema of a subject and of a store. Pure: no I/O."""

@@ -12,14 +12,14 @@ _SUBJECT_FILE = re.compile(r"(?:gz3d_)?([A-Za-z0-9.+-]+)_(\d{1,5})_(\d{1,18})\.f
 
 @dataclass(frozen=True, slots=True)
 class SubjectFile:
-    """One file that is named like a subject file.
+    """One file with the name of a subject file.
 
     Attributes
     ----------
     path : str
         Absolute path or full URL.
     size : int or None
-        Bytes as stored (gzipped), where the listing tells.
+        Size in bytes (gzipped), if the listing has it.
     """
 
     path: str
@@ -35,13 +35,13 @@ class SubjectFile:
 
 
 def base_name(path: str) -> str:
-    """Last part of a path or URL; of the file itself where URLs are chained (``zip://a::b``)."""
+    """Last part of a path or URL; for chained URLs (``zip://a::b``), of the file inside."""
     head, _, rest = path.partition("::")
     return (head if "://" in head or not rest else rest).rstrip("/").rpartition("/")[2]
 
 
 def parse_name(path: str, size: int | None = None) -> SubjectFile | None:
-    """Read MaNGA id, bundle size and Zooniverse id from a file's name; None if it has none."""
+    """Read MaNGA id, bundle size and Zooniverse id from a file name; None if it has none."""
     match = _SUBJECT_FILE.fullmatch(base_name(path))
     if match is None:
         return None
@@ -49,9 +49,9 @@ def parse_name(path: str, size: int | None = None) -> SubjectFile | None:
 
 
 def parse_catalogue_name(name: str) -> tuple[str, int, int]:
-    """What both spellings of a file name share: with and without ``gz3d_`` and ``.gz``."""
+    """Ids in a file name with or without ``gz3d_`` and ``.gz``; ValueError if it has none."""
     stem = name.strip().removesuffix(".gz").removesuffix(".fits")
     file = parse_name(f"{stem}.fits.gz") if "/" not in stem else None
-    if file is None:  # a path, too: no name may lead out of its folder
+    if file is None:  # also a path: a name must not lead out of its folder
         raise ValueError("its file_name is not MANGAID_IFUDESIGNSIZE_SUBJECTID.fits")
     return file.manga_id, file.ifu_design_size, file.zooniverse_subject_id

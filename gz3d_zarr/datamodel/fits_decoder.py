@@ -1,7 +1,7 @@
-"""Bytes of one ``.fits.gz`` to a typed record: pure, no I/O, every value checked.
+"""Decode one ``.fits.gz`` to a typed record. Pure: no I/O; every value is checked.
 
 The layout is that of the SDSS DR17 value-added catalogue MANGA_MORPHOLOGY/galaxyzoo3d
-(Masters et al. 2021, MNRAS 507, 3923): eleven HDUs, of which 0 is the picture, 1 to 4 are the
+(Masters et al. 2021, MNRAS 507, 3923): eleven HDUs, of which 0 is the image, 1 to 4 are the
 masks, 5 is one row of metadata, 6 and 7 are the clusters, 8 to 10 the volunteers' raw marks.
 """
 
@@ -16,18 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.fits_header import HDU, scan
-from gz3d_zarr.datamodel.subject import CLASSES, CRPIX, SIDE, Subject, SubjectMetadata
+from gz3d_zarr.datamodel.subject import CLASSES, SIDE, Subject, SubjectMetadata
+from gz3d_zarr.datamodel.wcs import read_scale
 from gz3d_zarr.errors import Status, SubjectError
 
 HDU_COUNT = 11
 MAX_UNPACKED = 32 * 2**20
-"""Bytes beyond which a file is refused, not unpacked; real ones have 9.7 to 9.9 MB."""
+"""Largest unpacked file that is accepted, in bytes; real ones have 9.7 to 9.9 MB."""
 MAX_MEMBERS = 16
-"""Parts that a gzip file may be put together from; real ones have one."""
+"""Members that a gzip file may have; real ones have one."""
 _DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _CELLS = {"B": ">B", "I": ">h", "J": ">i", "K": ">q", "E": ">f", "D": ">d"}
 _GZIP_MAGIC = b"\x1f\x8b"
-_POSITION_TOLERANCE = 1e-9
 
 
 def decode(data: bytes) -> Subject:
@@ -45,16 +45,20 @@ def decode(data: bytes) -> Subject:
     Raises
     ------
     SubjectError
-        With status corrupt where the bytes are damaged (gzip, CRC, not FITS, cut short);
-        invalid where the FITS is sound and an HDU, shape, column or value is wrong.
+        Status corrupt: the bytes are damaged (gzip, CRC, not FITS, truncated). Status invalid:
+        valid FITS with a wrong HDU, shape, column or value.
     """
-    raw = unpack(data)
+    return decode_fits(unpack(data))
+
+
+def decode_fits(raw: bytes | bytearray) -> Subject:
+    """Decode an unpacked subject file, as `decode` documents; the image is a view of `raw`."""
     hdus = scan(raw, HDU_COUNT)
     if len(hdus) < HDU_COUNT:
         raise SubjectError(Status.INVALID, f"it has {len(hdus)} HDUs, expected {HDU_COUNT}")
     image = _pixels(raw, hdus[0], "uint8", (SIDE, SIDE, 3))
     if hdus[0].integer("BITPIX") != 8:
-        raise SubjectError(Status.INVALID, "the picture in HDU 0 is not uint8 (BITPIX 8)")
+        raise SubjectError(Status.INVALID, "the image in HDU 0 is not uint8 (BITPIX 8)")
     segmentation = np.empty((len(CLASSES), SIDE, SIDE), np.uint8)
     for hdu, name, out in zip(hdus[1:5], CLASSES, segmentation, strict=True):
         _counts(_pixels(raw, hdu, "counts", (SIDE, SIDE)), f"{name} mask in HDU {hdu.index}", out)
@@ -64,27 +68,26 @@ def decode(data: bytes) -> Subject:
 def unpack(data: bytes, limit: int = MAX_UNPACKED) -> bytes | bytearray:
     """Gunzip, never to more than `limit` bytes; the CRC is checked.
 
-    libdeflate does the work where the size in the gzip trailer is sane and true. Whatever it
-    does not take (several members, padding, damage) goes through zlib, piece by piece, which
-    also knows what is wrong.
+    libdeflate unpacks files whose gzip trailer has the right size. Files that it does not accept
+    (several members, padding, damage) go through zlib, which also reports what is wrong.
 
     Raises
     ------
     SubjectError
-        Corrupt: not gzip, cut short, damaged, or larger than `limit` once unpacked.
+        Corrupt: not gzip, truncated, damaged, or larger than `limit` when unpacked.
     """
     if data[:2] != _GZIP_MAGIC:
         what = "it is empty" if not data else f"it begins with {data[:16]!r}"
         hint = " (a web page?)" if data[:64].lstrip().startswith(b"<") else ""
         raise SubjectError(Status.CORRUPT, f"not a gzip file: {what}{hint}")
-    crc, told = struct.unpack("<II", data[-8:]) if len(data) >= 18 else (0, 0)
-    if 0 < told <= limit:
+    crc, size = struct.unpack("<II", data[-8:]) if len(data) >= 18 else (0, 0)
+    if 0 < size <= limit:
         try:
             raw = deflate.gzip_decompress(data)
         except (deflate.DeflateError, ValueError):
             pass
         else:
-            if len(raw) == told and deflate.crc32(raw) == crc:  # nothing follows the first member
+            if len(raw) == size and deflate.crc32(raw) == crc:  # nothing follows the first member
                 return raw
     return _unpack_slowly(data, limit)
 
@@ -93,7 +96,7 @@ def _unpack_slowly(data: bytes, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     rest = data
-    while rest.strip(b"\0"):  # members follow one another; zero padding may end them
+    while rest.strip(b"\0"):  # zero padding may follow the last member
         if len(parts) == MAX_MEMBERS:
             raise SubjectError(Status.CORRUPT, f"gzip has more than {MAX_MEMBERS} members")
         member = zlib.decompressobj(wbits=31)
@@ -119,7 +122,7 @@ def _unpack_slowly(data: bytes, limit: int) -> bytes:
 def _pixels(
     raw: bytes | bytearray, hdu: HDU, kind: str, shape: tuple[int, ...]
 ) -> NDArray[np.generic]:
-    """View of an image HDU's data, its shape checked and no scaling cards allowed."""
+    """View of the data of an image HDU, after a check of its shape; scaling is refused."""
     if hdu.is_table or hdu.shape != shape:
         found = "a table" if hdu.is_table else f"shape {hdu.shape}"
         raise SubjectError(
@@ -132,14 +135,14 @@ def _pixels(
 
 
 def _counts(values: NDArray[np.generic], where: str, out: NDArray[np.uint8]) -> None:
-    """Copy whole numbers from 0 to 255 to `out`, exactly or not at all."""
+    """Copy whole numbers from 0 to 255 to `out`; SubjectError if any value is another."""
     out[...] = 0
     rows = np.flatnonzero(_nonzero_rows(values))
     if rows.size == 0:
         return
     top, bottom = rows[0], rows[-1] + 1
     part, target = values[top:bottom], out[top:bottom]
-    with np.errstate(invalid="ignore"):  # a cast that loses something is found below
+    with np.errstate(invalid="ignore"):  # lossy casts are found below
         np.copyto(target, part, casting="unsafe")
     wrong = target != part
     if wrong.any():
@@ -152,7 +155,7 @@ def _counts(values: NDArray[np.generic], where: str, out: NDArray[np.uint8]) -> 
 
 
 def _nonzero_rows(values: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Which rows of a mask have any bit set: most have none, and are not worth a cast."""
+    """Rows of a mask with any bit set; most have none, so casting only these is faster."""
     bits = values.view(f"u{values.dtype.itemsize}")
     rows: NDArray[np.bool_] = np.bitwise_or.reduce(bits, axis=1) != 0
     return rows
@@ -162,7 +165,7 @@ def _metadata(raw: bytes | bytearray, hdus: tuple[HDU, ...]) -> SubjectMetadata:
     row = _Row(raw, hdus[5])
     for hdu in hdus[6:]:
         if not hdu.is_table:
-            raise SubjectError(Status.INVALID, f"HDU {hdu.index} is no table, expected one")
+            raise SubjectError(Status.INVALID, f"HDU {hdu.index} is not a table")
     ra, dec = row.number("ra"), row.number("dec")
     if not (0 <= ra <= 360 and -90 <= dec <= 90):
         raise SubjectError(
@@ -174,7 +177,7 @@ def _metadata(raw: bytes | bytearray, hdus: tuple[HDU, ...]) -> SubjectMetadata:
         iauname=row.text("IAUNAME"),
         ra=ra,
         dec=dec,
-        scale=_scale(hdus[:5], ra, dec),
+        scale=read_scale(hdus[:5], ra, dec),
         ifu_design_size=row.whole("IFUDESIGNSIZE", 16),
         manga_tile_id=row.whole("MANGA_TILEID", nan=-1),
         nsa_id=row.whole("nsa_id", 64, nan=-1),
@@ -188,69 +191,12 @@ def _metadata(raw: bytes | bytearray, hdus: tuple[HDU, ...]) -> SubjectMetadata:
     )
 
 
-def _scale(images: tuple[HDU, ...], ra: float, dec: float) -> float:
-    """Degrees a pixel, from WCS cards that must be what the store can give back.
-
-    The store keeps ra, dec and scale a subject and the rest as constants, so any other WCS
-    (rotated, off-centre, another projection) would be lost: it is refused instead.
-    """
-    scales = set()
-    for hdu in images:
-        found = {
-            "CTYPE1": hdu.text("CTYPE1"),
-            "CTYPE2": hdu.text("CTYPE2"),
-            "CRPIX1": hdu.real("CRPIX1"),
-            "CRPIX2": hdu.real("CRPIX2"),
-            "PC1_2": hdu.real("PC1_2", 0.0),
-            "PC2_1": hdu.real("PC2_1", 0.0),
-            "CROTA2": hdu.real("CROTA2", 0.0),
-            "LONPOLE": hdu.real("LONPOLE", 180.0),
-            "CUNIT1": hdu.text("CUNIT1", "deg"),
-            "CUNIT2": hdu.text("CUNIT2", "deg"),
-            "RADESYS": hdu.text("RADESYS", "ICRS"),
-        }
-        expected = {
-            "CTYPE1": "RA---TAN",
-            "CTYPE2": "DEC--TAN",
-            "CRPIX1": CRPIX,
-            "CRPIX2": CRPIX,
-            "PC1_2": 0.0,
-            "PC2_1": 0.0,
-            "CROTA2": 0.0,
-            "LONPOLE": 180.0,
-            "CUNIT1": "deg",
-            "CUNIT2": "deg",
-            "RADESYS": "ICRS",
-        }
-        step1 = hdu.real("PC1_1", 1.0) * hdu.real("CDELT1", 1.0)
-        step2 = hdu.real("PC2_2", 1.0) * hdu.real("CDELT2", 1.0)
-        others = {name: value for name, value in found.items() if value != expected[name]}
-        if others or not (step1 == step2 and -1 < step1 < 0):
-            raise SubjectError(
-                Status.INVALID,
-                f"the WCS of HDU {hdu.index} has {others}, steps {step1!r} and {step2!r}; expected "
-                f"{ {name: expected[name] for name in others} }, equal negative steps",
-            )
-        crval = hdu.real("CRVAL1"), hdu.real("CRVAL2")
-        if not all(
-            abs(a - b) <= _POSITION_TOLERANCE for a, b in zip(crval, (ra, dec), strict=True)
-        ):
-            raise SubjectError(
-                Status.INVALID,
-                f"CRVAL in HDU {hdu.index} is {crval}, HDU 5 has ra, dec = {(ra, dec)}",
-            )
-        scales.add(-step1)
-    if len(scales) > 1:
-        raise SubjectError(Status.INVALID, f"HDUs 0 to 4 differ in scale: {sorted(scales)}")
-    return scales.pop()
-
-
 class _Row:
     """The single row of HDU 5, read by column name."""
 
     def __init__(self, raw: bytes | bytearray, hdu: HDU) -> None:
         if not hdu.is_table or len(hdu.shape) != 2 or hdu.shape[0] != 1:
-            found = f"shape {hdu.shape}" if hdu.is_table else "no table"
+            found = f"shape {hdu.shape}" if hdu.is_table else "not a table"
             raise SubjectError(Status.INVALID, f"HDU 5 is {found}, expected a table of one row")
         self._cells = bytes(raw[hdu.start : hdu.start + hdu.shape[1]])
         self._columns = hdu.columns()

@@ -3,87 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gz3d_zarr.errors import StoreError
+from gz3d_zarr.datamodel.codecs import CODECS
+from gz3d_zarr.datamodel.option_fields import option
+from gz3d_zarr.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    pass
+    from gz3d_zarr.datamodel.manifest import Manifest
 
-SHARD_SIZE = 64
-CODEC = "portable"
-NSIDE = 16
+DEFAULT_SHARD_SIZE = 64
+DEFAULT_CODEC = "portable"
+MAX_NSIDE = 2**29
+DEFAULT_NSIDE = 16
 SMALL_CHUNKS = {"subject": 32_768, "shard": 4_096}
-"""Chunk of arrays that are not sharded, along these dimensions: the whole survey in one object,
-and room to grow without changing how what is there is laid out."""
+"""Chunk size of the small arrays, which are not sharded, along these dimensions. The whole survey
+fits in one chunk, and a store can grow without a new layout."""
 SAMPLES = ("extra", "original", "stripe82_coadd_1")
-"""Target samples that are known without a catalogue."""
-_ZSTD_CHECKED: dict[str, Any] = {"name": "zstd", "configuration": {"level": 3, "checksum": True}}
-
-
-@dataclass(frozen=True, slots=True)
-class Codec:
-    """How the pictures are stored.
-
-    Attributes
-    ----------
-    filters, compressors : tuple of dict
-        Zarr 3 codecs as their JSON says.
-    picture_ratio : float
-        Stored bytes of a picture over the bytes of its source file, measured on the reference
-        files; for estimates only.
-    """
-
-    filters: tuple[dict[str, Any], ...]
-    compressors: tuple[dict[str, Any], ...]
-    picture_ratio: float
-
-
-CODECS: Mapping[str, Codec] = {
-    # Only what any Zarr 3 library has.
-    "portable": Codec((), (_ZSTD_CHECKED,), 0.986),
-    # Differences along x of one channel after another; numcodecs comes with zarr-python.
-    "compact": Codec(
-        (
-            {"name": "transpose", "configuration": {"order": [0, 1, 3, 2]}},
-            {"name": "numcodecs.delta", "configuration": {"dtype": "|u1"}},
-        ),
-        ({"name": "zstd", "configuration": {"level": 1, "checksum": True}},),
-        0.736,
-    ),
-}
-_MASKS = Codec((), ({"name": "zstd", "configuration": {"level": 1, "checksum": True}},), 0.004)
-SMALL_COMPRESSORS = (_ZSTD_CHECKED,)
+"""Target samples known without a catalogue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The choices that decide a store's bytes, beside its subjects.
+    """The choices that, with its subjects, determine the bytes of a store.
 
     Attributes
     ----------
     subjects : int
         Length of the dimension ``subject``.
     shard_size : int
-        Subjects in a shard.
+        Subjects per shard.
     codec : str
         A key of `CODECS`.
     nside : int
         HEALPix resolution of the coordinate ``healpix``.
     samples : tuple of str
-        Names behind the flags of ``sample``, from flag 2 on.
+        Names of the flags of ``sample``, from flag 2 on.
     """
 
     subjects: int
-    shard_size: int = SHARD_SIZE
-    codec: str = CODEC
-    nside: int = NSIDE
+    shard_size: int = DEFAULT_SHARD_SIZE
+    codec: str = DEFAULT_CODEC
+    nside: int = DEFAULT_NSIDE
     samples: tuple[str, ...] = SAMPLES
 
     @property
     def shards(self) -> int:
-        """How many shards each big array has."""
+        """Number of shards of each big array."""
         return -(-self.subjects // self.shard_size)
 
     def rows(self, shard: int) -> slice:
@@ -91,18 +58,67 @@ class Layout:
         return slice(shard * self.shard_size, min(self.subjects, (shard + 1) * self.shard_size))
 
 
-def array_codec(name: str, layout: Layout) -> Codec:
-    """Codec of one of `BIG_ARRAYS`: the layout's for pictures, always the same for masks."""
-    return CODECS[layout.codec] if name == "image" else _MASKS
+@dataclass(frozen=True, slots=True)
+class LayoutOptions:
+    """How subjects are stored; what is None gets a default."""
+
+    shard_size: int | None = option(
+        None,
+        f"Subjects per shard. [default: {DEFAULT_SHARD_SIZE}, or fewer if memory is small]",
+        int,
+        "N",
+    )
+    codec: str | None = option(
+        None,
+        "portable: any Zarr 3 library can read it; compact: a quarter smaller, for zarr-python. "
+        f"[default: {DEFAULT_CODEC}]",
+        choices=tuple(CODECS),
+    )
+    nside: int | None = option(
+        None,
+        f"HEALPix resolution of the coordinate healpix, a power of two. [default: {DEFAULT_NSIDE}]",
+        int,
+        "N",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used, before any work."""
+        if self.codec is not None and self.codec not in CODECS:
+            raise UsageError(f"codec is {self.codec!r}, expected one of {', '.join(CODECS)}")
+        nside = self.nside
+        if nside is not None and (not 1 <= nside <= MAX_NSIDE or nside & (nside - 1)):
+            raise UsageError(f"nside is {nside}, expected a power of two from 1 to 2^29")
+        if self.shard_size is not None and self.shard_size < 1:
+            raise UsageError(f"shard_size is {self.shard_size}, expected at least 1")
+
+    def adopt(self, record: Mapping[str, Any]) -> LayoutOptions:
+        """Fill in what is not given from the record of a store or of an unfinished build."""
+        return replace(
+            self,
+            shard_size=record.get("shard_size") if self.shard_size is None else self.shard_size,
+            codec=self.codec or record.get("codec"),
+            nside=self.nside or record.get("nside"),
+        )
+
+
+def make_layout(manifest: Manifest, options: LayoutOptions, shard_size: int) -> Layout:
+    """Layout of a store of these subjects, in shards of a size that fits the workers."""
+    return Layout(
+        len(manifest.entries),
+        shard_size,
+        options.codec or DEFAULT_CODEC,
+        options.nside or DEFAULT_NSIDE,
+        tuple(sorted({*SAMPLES, *manifest.samples})),
+    )
 
 
 def read_layout(attrs: Mapping[str, Any]) -> Layout:
-    """The layout of a complete store, from the attributes of its root.
+    """Read the layout of a complete store from the attributes of its root.
 
     Raises
     ------
     StoreError
-        Where they do not tell it.
+        An attribute is missing or wrong.
     """
     try:
         return Layout(
@@ -114,6 +130,6 @@ def read_layout(attrs: Mapping[str, Any]) -> Layout:
         )
     except (KeyError, TypeError) as error:
         raise StoreError(
-            f"the store does not say how it was laid out ({error}): it was changed since, or made "
-            "by another version; build it anew with --overwrite"
+            f"the attributes of the store lack its layout ({error}): it was modified, or written "
+            "by another version; build it again with --overwrite"
         ) from None

@@ -1,4 +1,4 @@
-"""Which subjects a store holds, in which order."""
+"""The manifest: which subjects a store holds, in which order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CatalogueRow:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One subject of a manifest: its file, its digest and its row where they are known."""
+    """One subject of a manifest: its file, and its sha1 and catalogue row if known."""
 
     file: SubjectFile
     sha1: str | None = None
@@ -34,19 +34,19 @@ class Manifest:
     Attributes
     ----------
     location : str
-        The source that they come from.
+        The source of the subject files.
     entries : tuple of Entry
         In the order of the store.
     order : {'healpix', 'name'}
-        How they were ordered.
+        How the subjects are ordered.
     catalogue : str or None
         Path of the catalogue that was used.
     samples : tuple of str
         Names of target samples in the catalogue, sorted.
     notes : tuple of str
-        What a person should be told.
+        Remarks for the user.
     release : str
-        Release of the catalogue, where the source is a named one.
+        Release of the catalogue, if the source is a named release.
     """
 
     location: str
@@ -59,12 +59,12 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Hexadecimal SHA-256 over file names, sha1 digests and sizes, in order."""
+        """Hexadecimal SHA-256 of file names, sha1 digests and sizes, in order."""
         lines = [[e.file.name, e.sha1, e.file.size] for e in self.entries]
         return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
     @property
     def source_bytes(self) -> int | None:
-        """Bytes of all files, or None where a listing does not tell."""
+        """Total size of the files in bytes; None if the listing lacks a size."""
         sizes = [entry.file.size for entry in self.entries]
         return None if None in sizes else sum(size for size in sizes if size is not None)

@@ -1,11 +1,9 @@
-"""SubjectOutcome of each subject, and proof of each shard."""
+"""Receipts: the outcome of each subject of a shard, and digests of the stored objects."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +13,7 @@ from gz3d_zarr.errors import Status, StoreError
 
 @dataclass(frozen=True, slots=True)
 class SubjectOutcome:
-    """What became of one subject.
+    """The outcome of reading one subject file.
 
     Attributes
     ----------
@@ -23,13 +21,13 @@ class SubjectOutcome:
         Base name of the subject file.
     status : Status
     reason : str
-        Why it is not ok; empty where it is.
+        Why the status is not ok; empty if it is.
     sha1 : str
-        Digest of the bytes that were read; empty where there were none.
+        Digest of the bytes that were read; empty if none were.
     size : int
-        How many bytes were read; -1 where none could be.
+        Number of bytes that were read; -1 if none could be.
     metadata : SubjectMetadata or None
-        What the file says; None where it could not be decoded.
+        Values in the file; None if it could not be decoded.
     """
 
     file_name: str
@@ -42,7 +40,7 @@ class SubjectOutcome:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One object as written."""
+    """Key, size in bytes and digest of one object as written."""
 
     key: str
     size: int
@@ -51,7 +49,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Proof that a shard has been written, and all that finalise needs to know of it."""
+    """Proof that a shard has been written, and all that publishing needs to know about it."""
 
     shard: int
     fingerprint: str
@@ -63,48 +61,39 @@ class Receipt:
         """Whether all its subjects are ok."""
         return all(outcome.status is Status.OK for outcome in self.outcomes)
 
-    def to_json(self) -> bytes:
-        """Serialise; floats survive exactly, NaN becomes null."""
-        record = asdict(self)
-        for outcome in record["outcomes"]:
+    def to_dict(self) -> dict[str, Any]:
+        """Content for JSON; floats survive exactly, NaN becomes null."""
+        content = asdict(self)
+        for outcome in content["outcomes"]:
             metadata = outcome["metadata"]
             if metadata is not None and math.isnan(metadata["scale"]):
                 metadata["scale"] = None
-        return json.dumps(record, allow_nan=False).encode()
+        return content
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Receipt:
+        """Rebuild a receipt; KeyError, TypeError or ValueError where `content` is none."""
+        return cls(
+            int(content["shard"]),
+            content["fingerprint"],
+            tuple(_outcome(outcome) for outcome in content["outcomes"]),
+            tuple(StoredObject(**stored) for stored in content["objects"]),
+        )
+
+    def to_json(self) -> bytes:
+        """Serialize."""
+        return json.dumps(self.to_dict(), allow_nan=False).encode()
 
     @classmethod
     def from_json(cls, data: bytes, key: str) -> Receipt:
-        """Parse; StoreError where `data` is no receipt."""
+        """Parse; StoreError if `data` is not a receipt."""
         try:
-            record = json.loads(data)
-            return cls(
-                record["shard"],
-                record["fingerprint"],
-                tuple(_outcome(outcome) for outcome in record["outcomes"]),
-                tuple(StoredObject(**stored) for stored in record["objects"]),
-            )
+            return cls.from_dict(json.loads(data))
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
-                f"the receipt {key} cannot be read ({error}); delete it and resume, and its shard "
-                "is built again"
+                f"the receipt {key} cannot be read ({error}); delete it and resume: its shard is "
+                "then built again"
             ) from None
-
-
-def pack_receipts(receipts: Sequence[Receipt]) -> bytes:
-    """Serialise many receipts to one gzipped document."""
-    documents = [receipt.to_json().decode() for receipt in receipts]
-    return gzip.compress(json.dumps(documents).encode(), 1, mtime=0)
-
-
-def unpack_receipts(data: bytes, key: str) -> list[Receipt]:
-    """Parse what `pack_receipts` gives; StoreError where `data` is none."""
-    try:
-        documents = json.loads(gzip.decompress(data))
-        return [Receipt.from_json(document.encode(), key) for document in documents]
-    except (OSError, EOFError, ValueError, AttributeError, TypeError) as error:
-        raise StoreError(
-            f"{key} cannot be read ({error}); build the store anew with --overwrite"
-        ) from None
 
 
 def _outcome(record: dict[str, Any]) -> SubjectOutcome:

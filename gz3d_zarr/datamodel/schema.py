@@ -1,4 +1,4 @@
-"""The store's variables, dimensions, attributes, chunks, shards and codecs: one place.
+"""Variables, dimensions and attributes of a store.
 
 The names ``total_classifications, healpix, ra, dec, image, scale, segmentation, class,
 vote_fraction`` and the flags -1.0 and -0.5 in ``vote_fraction`` are those of the published data
@@ -9,32 +9,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gz3d_zarr.datamodel.healpix import healpix_pixels
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.manifest import Entry
 from gz3d_zarr.datamodel.receipts import SubjectOutcome
-from gz3d_zarr.datamodel.subject import CHANNELS, CLASSES, CRPIX, SIDE, SubjectMetadata
+from gz3d_zarr.datamodel.subject import CHANNELS, CLASSES, SIDE, SubjectMetadata
+from gz3d_zarr.datamodel.wcs import WCS_ATTRS
 from gz3d_zarr.errors import Status
 
-if TYPE_CHECKING:
-    pass
-
 SCHEMA = "gz3d"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+RECEIPTS_ATTR = "receipts_sha256"
+"""Attribute of the root: digest of the receipts, by which their object is named."""
 NO_VOTE = -1.0
-"""Vote fraction of a class that nobody votes on."""
+"""Vote fraction of a class without votes."""
 NO_CLASSIFICATION = -0.5
-"""Vote fraction where there were no classifications."""
+"""Vote fraction of a subject without classifications."""
 
 
 @dataclass(frozen=True, slots=True)
 class BigArray:
-    """A sharded array: one inner chunk a subject."""
+    """A sharded array with one inner chunk per subject."""
 
     dims: tuple[str, ...]
     shape: tuple[int, ...]
@@ -42,13 +43,13 @@ class BigArray:
 
     @property
     def dtype(self) -> np.dtype[np.uint8]:
-        """Both big arrays are uint8."""
+        """uint8 for all."""
         return np.dtype("uint8")
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """An array with one value, or one a class, for each subject."""
+    """An array with one value per subject, or one per subject and class."""
 
     dtype: str
     attrs: Mapping[str, Any]
@@ -60,36 +61,27 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class SubjectRecord:
-    """One subject on its way into the store: what was asked for, and what came of it."""
+    """One subject to be stored: its entry in the manifest and the outcome of reading it."""
 
     entry: Entry
     outcome: SubjectOutcome
 
     @property
     def metadata(self) -> SubjectMetadata | None:
-        """What the file says; where it cannot be read, what the catalogue says, or None."""
+        """Metadata in the file; if it cannot be read, in the catalogue; otherwise None."""
         if self.outcome.metadata is not None:
             return self.outcome.metadata
         return self.entry.row.metadata if self.entry.row is not None else None
 
 
-_WCS: Mapping[str, Any] = {
-    "wcs_ctype": ["RA---TAN", "DEC--TAN"],
-    "wcs_crpix": [CRPIX, CRPIX],
-    "wcs_cdelt": [1.0, 1.0],
-    "wcs_cunit": ["deg", "deg"],
-    "wcs_pc": "PC1_1 = PC2_2 = -scale, PC1_2 = PC2_1 = 0",
-    "wcs_crval": "ra dec",
-    "wcs_radesys": "ICRS",
-}
 BIG_ARRAYS: Mapping[str, BigArray] = {
     "image": BigArray(
         ("subject", "y", "x", "channel"),
         (SIDE, SIDE, 3),
         {
-            "long_name": "gri picture that the volunteers saw, with the outline of the bundle",
-            "comment": "row 0 is at the top: north is up, east to the left",
-            **_WCS,
+            "long_name": "gri image that the volunteers saw, with the outline of the bundle",
+            "comment": "row 0 is at the top: north is up, east is left",
+            **WCS_ATTRS,
         },
     ),
     "segmentation": BigArray(
@@ -100,7 +92,7 @@ BIG_ARRAYS: Mapping[str, BigArray] = {
             "comment": "center and star: marks in the cluster, as 2-sigma ellipses; spiral and "
             "bar: polygons that enclose the pixel. Counts above 15 occur",
             "units": "1",
-            **_WCS,
+            **WCS_ATTRS,
         },
     ),
 }
@@ -110,23 +102,19 @@ def _zooniverse_subject_id(rows: Sequence[SubjectRecord], _: Layout) -> list[int
     return [row.entry.file.zooniverse_subject_id for row in rows]
 
 
-def _told(name: str, fill: float) -> Callable[[Sequence[SubjectRecord], Layout], Any]:
-    """Values of one metadata field, `fill` where neither file nor catalogue tells."""
+def _field(name: str, fill: float) -> Callable[[Sequence[SubjectRecord], Layout], Any]:
+    """Values of one metadata field, `fill` where neither the file nor the catalogue has it."""
     return lambda rows, _: [
         fill if row.metadata is None else getattr(row.metadata, name) for row in rows
     ]
 
 
 def _healpix(rows: Sequence[SubjectRecord], layout: Layout) -> NDArray[np.int64]:
-    from astropy_healpix import healpy  # slow to import, and workers never place subjects
-
-    pixels = np.full(len(rows), -1, np.int64)
-    known = [i for i, row in enumerate(rows) if row.metadata is not None]
-    positions = [(m.ra, m.dec) for row in rows if (m := row.metadata) is not None]
-    if known:
-        ra, dec = np.array(positions).T
-        pixels[known] = healpy.ang2pix(layout.nside, ra, dec, nest=True, lonlat=True)
-    return pixels
+    return healpix_pixels(
+        _field("ra", math.nan)(rows, layout),
+        _field("dec", math.nan)(rows, layout),
+        layout.nside,
+    )
 
 
 def _vote_fraction(rows: Sequence[SubjectRecord], _: Layout) -> list[tuple[float, ...]]:
@@ -144,7 +132,7 @@ def _vote_fraction(rows: Sequence[SubjectRecord], _: Layout) -> list[tuple[float
 
 
 def _share(metadata: SubjectMetadata, votes: int) -> float:
-    """Votes over classifications; NaN where the catalogue does not know one of them (-1)."""
+    """Votes over classifications; NaN if the catalogue lacks one of them (-1)."""
     known = metadata.total_classifications > 0 and votes >= 0
     return votes / metadata.total_classifications if known else math.nan
 
@@ -178,13 +166,13 @@ VARIABLES: Mapping[str, Variable] = {
     "ra": Variable(
         "float64",
         {"long_name": "right ascension, ICRS", "units": "deg"},
-        _told("ra", math.nan),
+        _field("ra", math.nan),
         is_coordinate=True,
     ),
     "dec": Variable(
         "float64",
         {"long_name": "declination, ICRS", "units": "deg"},
-        _told("dec", math.nan),
+        _field("dec", math.nan),
         is_coordinate=True,
     ),
     "healpix": Variable(
@@ -195,15 +183,15 @@ VARIABLES: Mapping[str, Variable] = {
     ),
     "scale": Variable(
         "float64",
-        {"long_name": "scale of picture and masks", "units": "deg", "comment": "degrees a pixel"},
-        _told("scale", math.nan),
+        {"long_name": "scale of image and masks", "units": "deg", "comment": "degrees per pixel"},
+        _field("scale", math.nan),
         is_coordinate=True,
     ),
     "vote_fraction": Variable(
         "float32",
         {
-            "long_name": "share of classifications that saw this structure",
-            "comment": "-1.0: nobody votes on this class; -0.5: no classifications; NaN: unknown",
+            "long_name": "fraction of classifications that saw this structure",
+            "comment": "-1.0: class without votes; -0.5: no classifications; NaN: unknown",
         },
         _vote_fraction,
         dims=("subject", "class"),
@@ -211,39 +199,41 @@ VARIABLES: Mapping[str, Variable] = {
     "total_classifications": Variable(
         "int32",
         {"long_name": "Galaxy Zoo classifications, -1 where unknown"},
-        _told("total_classifications", -1),
+        _field("total_classifications", -1),
     ),
     "spiral_votes": Variable(
-        "int32", {"long_name": "votes for spiral arms, -1 where unknown"}, _told("spiral_votes", -1)
+        "int32",
+        {"long_name": "votes for spiral arms, -1 where unknown"},
+        _field("spiral_votes", -1),
     ),
     "bar_votes": Variable(
-        "int32", {"long_name": "votes for a bar, -1 where unknown"}, _told("bar_votes", -1)
+        "int32", {"long_name": "votes for a bar, -1 where unknown"}, _field("bar_votes", -1)
     ),
     "ifu_design_size": Variable(
-        "int16", {"long_name": "fibres in the MaNGA bundle"}, _ifu_design_size
+        "int16", {"long_name": "fibers in the MaNGA bundle"}, _ifu_design_size
     ),
     "manga_tile_id": Variable(
-        "int32", {"long_name": "MaNGA tile, -1 where unknown"}, _told("manga_tile_id", -1)
+        "int32", {"long_name": "MaNGA tile, -1 where unknown"}, _field("manga_tile_id", -1)
     ),
     "nsa_id": Variable(
-        "int64", {"long_name": "NASA-Sloan Atlas id, -1 where unknown"}, _told("nsa_id", -1)
+        "int64", {"long_name": "NASA-Sloan Atlas id, -1 where unknown"}, _field("nsa_id", -1)
     ),
     "sample": Variable("int16", {"long_name": "target sample"}, _sample),
     "number_galaxy_centers": Variable(
         "int32",
-        {"long_name": "clusters of centre marks, -1 where unknown"},
-        _told("number_galaxy_centers", -1),
+        {"long_name": "clusters of center marks, -1 where unknown"},
+        _field("number_galaxy_centers", -1),
     ),
     "number_foreground_stars": Variable(
         "int32",
         {"long_name": "clusters of star marks, -1 where unknown"},
-        _told("number_foreground_stars", -1),
+        _field("number_foreground_stars", -1),
     ),
     "observed": Variable(
         "bool",
         {
             "long_name": "observed by MaNGA",
-            "comment": "from the catalogue; false also where it has no row for the subject",
+            "comment": "from the catalogue; also false if it has no row for the subject",
         },
         _observed,
         needs_file=False,
@@ -251,11 +241,11 @@ VARIABLES: Mapping[str, Variable] = {
     "status": Variable(
         "uint8",
         {
-            "long_name": "what became of the subject's file",
+            "long_name": "outcome of reading the subject file",
             "flag_values": [int(status) for status in Status],
             "flag_meanings": " ".join(status.label for status in Status),
-            "comment": "where it is not ok, image and segmentation are 0 and the rest is what "
-            "the file name and the catalogue tell; reasons stand in the group catalogue",
+            "comment": "if not ok, image and segmentation are 0 and other values come from the "
+            "file name and the catalogue; the group catalogue has the reasons",
         },
         lambda rows, _: [int(row.outcome.status) for row in rows],
     ),
@@ -271,7 +261,7 @@ CATALOGUE_TEXT: Mapping[str, tuple[str, Callable[[SubjectRecord], str]]] = {
     "sample_name": ("name of the target sample", lambda row: _text(row, "sample")),
     "reason": ("why the status is not ok", lambda row: row.outcome.reason),
 }
-"""Text columns of the group ``catalogue``; empty where neither file nor catalogue tells."""
+"""Text columns of the group ``catalogue``; empty where neither file nor catalogue has a value."""
 
 
 def _text(row: SubjectRecord, name: str) -> str:
@@ -284,7 +274,7 @@ def variable_values(name: str, rows: Sequence[SubjectRecord], layout: Layout) ->
     Raises
     ------
     OverflowError
-        Where a value does not fit the dtype.
+        A value does not fit the dtype.
     """
     variable = VARIABLES[name]
     return np.array(variable.values(rows, layout), variable.dtype)
@@ -304,7 +294,7 @@ def variable_attrs(name: str, layout: Layout) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a store says of its making, in the attributes of its root group."""
+    """How a store was built, for the attributes of its root group."""
 
     source: str
     catalogue: str
@@ -316,15 +306,16 @@ class Provenance:
     order: str
     ok: int
     failed: int
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    receipts_sha256: str = ""
 
 
 def dataset_attrs(source: str, catalogue: str | None, release: str) -> dict[str, Any]:
-    """Attributes that a Dataset has whether it comes from a store or from the files."""
+    """Attributes that every Dataset has, from a store or from the files."""
     return {
         "title": "Galaxy Zoo: 3D",
-        "summary": "Pictures of MaNGA target galaxies, with counts of the volunteers who marked "
-        "centres, foreground stars, spiral arms and bars",
+        "summary": "Images of MaNGA target galaxies, with counts of the volunteers who marked "
+        "centers, foreground stars, spiral arms and bars",
         "Conventions": "CF-1.11",
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -336,32 +327,33 @@ def dataset_attrs(source: str, catalogue: str | None, release: str) -> dict[str,
     }
 
 
-def root_attrs(layout: Layout, made: Provenance) -> dict[str, Any]:
+def root_attrs(layout: Layout, provenance: Provenance) -> dict[str, Any]:
     """Attributes of the root group of a complete store."""
     coordinates = [name for name, variable in VARIABLES.items() if variable.is_coordinate]
     return {
-        **dataset_attrs(made.source, made.catalogue, made.release),
+        **dataset_attrs(provenance.source, provenance.catalogue, provenance.release),
         "package": "gz3d_zarr",
-        "package_version": made.package_version,
-        "created": made.created,
+        "package_version": provenance.package_version,
+        "created": provenance.created,
         "shard_size": layout.shard_size,
         "codec": layout.codec,
-        "order": made.order,
+        "order": provenance.order,
         "nside": layout.nside,
         "samples": list(layout.samples),
-        "manifest_digest": made.manifest_digest,
-        "fingerprint": made.fingerprint,
+        "manifest_digest": provenance.manifest_digest,
+        "fingerprint": provenance.fingerprint,
+        RECEIPTS_ATTR: provenance.receipts_sha256,
         "subjects": layout.subjects,
-        "subjects_ok": made.ok,
-        "subjects_failed": made.failed,
-        "notes": list(made.notes),
+        "subjects_ok": provenance.ok,
+        "subjects_failed": provenance.failed,
+        "notes": list(provenance.notes),
         "complete": True,
         "coordinates": " ".join(coordinates),  # for xarray, which removes this when it opens
     }
 
 
 def index_labels(entries: Sequence[Entry]) -> dict[str, tuple[list[str], dict[str, str]]]:
-    """Index coordinates, named as their dimensions: labels and attributes of each."""
+    """Labels and attributes of each index coordinate, by dimension."""
     manga_ids = [entry.file.manga_id for entry in entries]
     return {
         "subject": (manga_ids, {"long_name": "MaNGA id, not unique"}),

@@ -9,33 +9,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIDE = 525
-"""Pixels along each side of picture and masks."""
+"""Pixels along each side of the image and masks."""
 CLASSES = ("center", "star", "spiral", "bar")
 """Masks in the order of HDUs 1 to 4."""
 CHANNELS = ("red", "green", "blue")
 CRPIX = 262.5
-"""Reference pixel of every file's WCS, on both axes (FITS convention, first pixel is 1)."""
+"""Reference pixel of the WCS of every file, on both axes (FITS convention: the first is 1)."""
 BUNDLE_ARCSEC: Mapping[int, float] = {7: 7.5, 19: 12.5, 37: 17.5, 61: 22.5, 91: 27.5, 127: 32.5}
-"""Fibres in a MaNGA bundle, and the width of its hexagon from corner to corner in arcsec: 2.5 for
-each fibre across, of which the core that takes in light has 2.0 (Drory et al. 2015, AJ 149, 77)."""
+"""Number of fibers in a MaNGA bundle to the width of its hexagon, corner to corner, in arcsec: 2.5
+per fiber, whose light-collecting core has 2.0 (Drory et al. 2015, AJ 149, 77)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubjectMetadata:
-    """What HDUs 0 and 5 to 7, or one row of the catalogue, say about a subject.
+    """Metadata of a subject, from HDUs 0 and 5 to 7 or from one row of the catalogue.
 
     Attributes
     ----------
     ra, dec : float
         Position in degrees, ICRS.
     scale : float
-        Degrees a pixel; NaN in a row of the catalogue, which does not tell.
+        Degrees per pixel; NaN in a row of the catalogue, which lacks it.
     ifu_design_size : int
-        Fibres in the MaNGA bundle (7 to 127).
+        Fibers in the MaNGA bundle (7 to 127).
     manga_tile_id, nsa_id : int
-        -1 where the source has NaN.
+        -1 if the source has NaN.
     total_classifications, spiral_votes, bar_votes : int
-        Volunteers of Galaxy Zoo 2 or 4 who classified, and who saw arms or a bar.
+        Galaxy Zoo 2 or 4 volunteers who classified the galaxy, and who saw arms or a bar.
     """
 
     manga_id: str
@@ -62,9 +62,9 @@ class Subject:
     Attributes
     ----------
     metadata : SubjectMetadata
-        The scalars.
+        All scalar values.
     image : ndarray of uint8, shape (525, 525, 3)
-        The picture (y, x, channel), row 0 at the top.
+        The image (y, x, channel), row 0 at the top.
     segmentation : ndarray of uint8, shape (4, 525, 525)
         Volunteers' counts (class, y, x), classes in the order of `CLASSES`.
     """

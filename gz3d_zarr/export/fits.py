@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.datamodel.file_names import base_name
-from gz3d_zarr.datamodel.subject import CRPIX
+from gz3d_zarr.datamodel.wcs import image_wcs
 from gz3d_zarr.export.runner import (
     ExportReport,
     Runner,
@@ -28,7 +28,7 @@ from gz3d_zarr.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     import xarray as xr
-    from astropy.io.fits import BinTableHDU, HDUList, Header
+    from astropy.io.fits import BinTableHDU, HDUList
     from distributed import Client
 
 
@@ -167,24 +167,12 @@ def make_hdus(
     """
     from astropy.io import fits
 
-    header = _wcs_header(float(values["ra"]), float(values["dec"]), float(values["scale"]))
+    header = image_wcs(*(float(values[name]) for name in ("ra", "dec", "scale"))).to_header()
     primary = fits.PrimaryHDU(image, header)
     for line in HISTORY:
         primary.header.add_history(line)
     masks = [fits.ImageHDU(mask.astype(np.float64), header) for mask in segmentation]
     return fits.HDUList([primary, *masks, _table(values)])
-
-
-def _wcs_header(ra: float, dec: float, scale: float) -> Header:
-    from astropy.wcs import WCS
-
-    wcs = WCS(naxis=2)
-    wcs.wcs.crpix = [CRPIX, CRPIX]
-    wcs.wcs.crval = [ra, dec]
-    wcs.wcs.cd = [[-scale, 0], [0, -scale]]
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.cunit = ["deg", "deg"]
-    return wcs.to_header()
 
 
 def _table(values: Mapping[str, Any]) -> BinTableHDU:

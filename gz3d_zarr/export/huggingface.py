@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.datamodel.subject import CLASSES, SIDE
+from gz3d_zarr.errors import missing_extra_error
 from gz3d_zarr.export.partition import check_partition, partition
-from gz3d_zarr.export.runner import missing_extra_error, read_subjects
+from gz3d_zarr.export.runner import read_subjects
 from gz3d_zarr.export.subset import Selection, select_rows
 
 if TYPE_CHECKING:

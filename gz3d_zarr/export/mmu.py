@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
+from gz3d_zarr.datamodel.healpix import healpix_pixels
 from gz3d_zarr.datamodel.subject import CLASSES, SIDE
+from gz3d_zarr.errors import missing_extra_error
 from gz3d_zarr.export.runner import (
     ExportReport,
     Runner,
     WrittenFiles,
-    missing_extra_error,
     open_source_and_destination,
     read_subjects,
 )
@@ -136,12 +137,8 @@ def export_mmu(
 
 def _plan(selection: Selection, destination: ObjectStore) -> Iterator[_Task]:
     """Yield tasks of whole pixels in the order of the store; each is at least a shard long."""
-    from astropy_healpix import healpy
-
     table, texts = selection.table, read_texts(selection)
-    pixels = np.asarray(
-        healpy.ang2pix(MMU_NSIDE, table["ra"], table["dec"], nest=True, lonlat=True), np.int64
-    )
+    pixels = healpix_pixels(table["ra"], table["dec"], MMU_NSIDE)
     labels = np.array(table["subject"].tolist(), str)
     order = np.lexsort((table["zooniverse_subject_id"], labels, pixels))
     starts = np.flatnonzero(np.diff(pixels[order], prepend=-1))

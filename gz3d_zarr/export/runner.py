@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from dask.utils import format_bytes
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
-from gz3d_zarr.errors import StoreError, UsageError, plural
+from gz3d_zarr.errors import StoreError, plural
 from gz3d_zarr.export.subset import Selection, select_rows
 from gz3d_zarr.locations import is_url
 from gz3d_zarr.pipeline.dask_tasks import run_tasks
@@ -222,8 +222,3 @@ class Runner(Generic[T]):
     def _report(self, progress: Progress) -> None:
         if self.progress is not None:
             self.progress(progress)
-
-
-def missing_extra_error(what: str, error: ImportError, extra: str) -> UsageError:
-    """The error to raise where a package of an extra is not installed."""
-    return UsageError(f"{what} needs {error.name}: python3 -m pip install 'gz3d-zarr[{extra}]'")

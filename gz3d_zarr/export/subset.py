@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.selection import select_cone
 from gz3d_zarr.backends.store import open_dataset, read_store
+from gz3d_zarr.datamodel.ids import find_rows, parse_id
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, VARIABLES
 from gz3d_zarr.errors import LeftOutWarning, Status, StoreError, UsageError, plural
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
@@ -146,24 +146,9 @@ def read_texts(selection: Selection) -> dict[str, NDArray[np.object_]]:
 
 
 def find_ids(dataset: xr.Dataset, ids: Sequence[str | int]) -> NDArray[np.int64]:
-    """Rows with these MaNGA or Zooniverse ids; a MaNGA id that repeats gives all its rows.
-
-    Raises
-    ------
-    UsageError
-        An id is not there; near ones are named.
-    """
-    rows: dict[str, list[int]] = {}
-    for name in ("subject", "zooniverse_subject_id"):
-        for row, value in enumerate(dataset[name].values.tolist()):
-            rows.setdefault(str(value), []).append(row)
-    unknown = [str(i) for i in ids if str(i) not in rows]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], rows, n=3)
-        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        hint = f"; near matches are {', '.join(near)}" if near else ""
-        raise UsageError(f"no subject has the id {unknown[0]}{more}{hint}")
-    return np.unique(np.array([row for i in ids for row in rows[str(i)]], np.int64))
+    """Rows with these MaNGA or Zooniverse subject ids, ascending; `find_rows` says more."""
+    labels, numbers = dataset["subject"].values, dataset["zooniverse_subject_id"].values
+    return np.unique(np.array(find_rows([parse_id(i) for i in ids], labels, numbers), np.int64))
 
 
 def resolve_rows(

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
-from gz3d_zarr.errors import UsageError
+from gz3d_zarr.errors import UsageError, missing_extra_error
 from gz3d_zarr.export.partition import check_partition, partition
-from gz3d_zarr.export.runner import missing_extra_error
 from gz3d_zarr.export.subset import select_rows
 
 if TYPE_CHECKING:

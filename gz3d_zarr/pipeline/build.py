@@ -1,39 +1,42 @@
-"""Plan to filled store, over any dask client: what is missing is built, then published."""
+"""Plan and build a store with any dask client."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gz3d_zarr
+from gz3d_zarr.datamodel.layout import LayoutOptions
+from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.datamodel.schema import Provenance, SubjectRecord
+from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, Provenance, SubjectRecord
 from gz3d_zarr.errors import Status, StoreError, plural
-from gz3d_zarr.pipeline.build_state import (
-    Mode,
-    Work,
-    assess,
-    begin,
-    choose_mode,
-    clear_up,
-    inspect,
-    settle,
+from gz3d_zarr.pipeline.build_state import BuildRequest, Mode, choose_request, inspect_target
+from gz3d_zarr.pipeline.failure_policy import FailurePolicy
+from gz3d_zarr.pipeline.plan import Plan, make_plan, parse_memory
+from gz3d_zarr.pipeline.publish import (
+    begin_writing,
+    clean_up,
+    find_target,
+    publish,
+    reconcile_objects,
+    writing_target,
 )
-from gz3d_zarr.pipeline.dask_tasks import FailurePolicy, run_shards
-from gz3d_zarr.pipeline.plan import Plan, make_plan
-from gz3d_zarr.pipeline.publish import choose_place, clear_beside, publish, switch
 from gz3d_zarr.pipeline.report import BuildReport, Failure
+from gz3d_zarr.pipeline.resume import ResumePlan, plan_resume
+from gz3d_zarr.pipeline.shard_runner import run_shards
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources.listing import Source
-from gz3d_zarr.sources.manifest import PlanOptions
+from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 from gz3d_zarr.storage.build_record import WORK_PREFIX
 from gz3d_zarr.storage.lease import check_free, hold_lease
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
+from gz3d_zarr.storage.published_receipts import published_key, read_published_receipts
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -46,6 +49,8 @@ def plan(
     client: Client | None = None,
     scheduler: str | None = None,
     workers: int | None = None,
+    max_memory: int | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     update: bool = False,
@@ -54,32 +59,48 @@ def plan(
 ) -> Plan:
     """Say what `build` would do, with the same arguments; nothing is written.
 
+    Parameters
+    ----------
+    source, store, client, scheduler, workers, max_memory, storage_options
+        As for `build`.
+    resume, overwrite, update, retry_failed : bool
+        As for `build`.
+    **options
+        As for `build`; a `cache` is neither read nor written.
+
     Returns
     -------
     Plan
-        Print it with ``to_text()``; ``summary()`` is a dict. What stands at `store` already, and
-        would be deleted or refused, is among its notes.
+        Print it with ``to_text()``; ``summary()`` is a dict. Its notes say what exists at `store`,
+        and what would be deleted or refused.
     """
     from gz3d_zarr.pipeline.dask_client import find_resources, use_client  # slow to import
 
-    chosen = replace(PlanOptions.of(options), cache=None)  # listing an archive fills a cache
-    mode = choose_mode(resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed)
-    folder = open_object_store(store, chosen.storage_options)
+    check_options(plan, options, SelectionOptions, LayoutOptions, FetchOptions)
+    selection = take_options(SelectionOptions, options)
+    layout = take_options(LayoutOptions, options)
+    fetch = replace(take_options(FetchOptions, options), cache=None)  # a listing fills a cache
+    memory = parse_memory(max_memory)
+    request = choose_request(
+        resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed
+    )
+    target = open_object_store(store, storage_options)
+    selection, layout = _adopt_settings(target, request, selection, layout)
     with use_client(client, scheduler) as running:
-        resources = find_resources(running, workers, chosen.memory_bound)
-        made = make_plan(source, store, _adopt(chosen, folder, mode), resources)
+        resources = find_resources(running, workers, memory)
+        build_plan = make_plan(source, target, selection, layout, fetch, resources)
     try:
-        work = assess(choose_place(folder, mode), made, mode)
+        work = plan_resume(find_target(target, request), build_plan, request)
     except StoreError as error:
-        return replace(made, refusal=str(error))
-    if folder.is_writable() is False:
-        return replace(made, refusal=f"{made.store} cannot be written to")
-    if mode is Mode.OVERWRITE and folder.list_sizes():
-        return replace(made, warning=f"build would replace the store that stands at {made.store}")
-    if work.standing is None:
-        return made
-    done = made.layout.shards - len(work.missing)
-    return replace(work.made, warning=f"{done} of {made.layout.shards} shards are built already")
+        return replace(build_plan, refusal=str(error))
+    if target.is_writable() is False:
+        return replace(build_plan, refusal=f"{build_plan.store} cannot be written to")
+    if request.mode is Mode.OVERWRITE and target.list_sizes():
+        return replace(build_plan, warning=f"build would replace the store at {build_plan.store}")
+    if not work.receipts and work.target.record is None and not work.target.attrs:
+        return build_plan
+    done = f"{len(work.receipts)} of {build_plan.layout.shards} shards are built already"
+    return replace(work.plan, warning=done)
 
 
 def build(
@@ -89,6 +110,8 @@ def build(
     *,
     scheduler: str | None = None,
     workers: int | None = None,
+    max_memory: int | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     update: bool = False,
@@ -108,33 +131,61 @@ def build(
     store : str or Path
         A path, or a URL of any fsspec file system.
     client : distributed.Client, optional
-        Where to run. By default the current client of dask, if there is one; else a local
-        cluster that ends with the build (a script then needs ``if __name__ == "__main__":``).
+        Where to run. By default dask's current client, if there is one; otherwise a local cluster
+        that ends with the build (a script then needs ``if __name__ == "__main__":``).
     scheduler : str, optional
         Address of a scheduler, instead of `client`.
     workers : int, optional
-        Processes of the local cluster; by default one a core.
+        Processes of the local cluster; by default one per core.
+    max_memory : int or str, optional
+        Memory that each worker may use, such as ``"2GB"``; by default what dask gives it.
+    storage_options : mapping, optional
+        Options for the file system of the store.
     resume : bool
-        Go on with a build that has not ended; begin one where there is none.
+        Resume an unfinished build; start a new one if there is none.
     overwrite : bool
-        Replace the Galaxy Zoo: 3D store that stands there, if any. On a local disk it stays
+        Replace the existing Galaxy Zoo: 3D store, if any. On a local disk the old store is kept
         until the new one is complete.
     update : bool
-        Add the subjects of `source` that a complete store lacks, behind those that it has.
+        Add the subjects of `source` that a complete store lacks, after those that it has.
     retry_failed : bool
-        Read again the subjects that are not ok, and only those; goes on as `resume` does.
+        Read only the failed subjects again; otherwise the same as `resume`.
     on_error : {'skip', 'raise'}
-        A subject that cannot be read keeps its row and gets a status; or stops the build.
+        Whether a subject that cannot be read keeps its row and gets a status, or stops the build.
     max_failures : int, optional
-        Stop once more subjects than this are not ok.
+        Stop once more subjects than this have failed.
     progress : callable, optional
         Called with a `Progress` after every shard.
     announce : callable, optional
         Called with the `Plan` before anything is fetched or written.
     **options
-        Fields of `PlanOptions`: ``limit, tiny, ids, min_vote_fraction, catalogue, order,
-        shard_size, codec, nside, max_memory, cache, connections, storage_options,
-        source_options``.
+        Fields of `SelectionOptions`, `LayoutOptions` and `FetchOptions`:
+
+        limit : int
+            Keep the first so many subjects, in the order of the store.
+        tiny : bool
+            Keep the first five.
+        ids : iterable of str or int
+            Keep these MaNGA ids or Zooniverse subject ids.
+        min_vote_fraction : float
+            Keep subjects whose spiral or bar vote fraction is at least this; needs the catalogue.
+        catalogue : str or Path
+            By default ``gz3d_metadata.fits`` beside the files; ``"none"`` for no catalogue.
+        order : {'healpix', 'name'}
+            By default healpix if positions are known beforehand, name otherwise.
+        shard_size : int
+            Subjects per shard; by default 64, or fewer if a worker's memory is small.
+        codec : {'portable', 'compact'}
+            Portable, the default: any Zarr 3 library can read it. Compact: a quarter smaller, for
+            zarr-python.
+        nside : int
+            HEALPix resolution of the coordinate ``healpix``, a power of two; by default 16.
+        cache : str or Path
+            Folder that keeps the files that are fetched from URLs.
+        connections : int
+            Maximum connections to the source server, across all workers; by default 8.
+        source_options : mapping
+            Options for the file system of the source.
 
     Returns
     -------
@@ -144,7 +195,7 @@ def build(
     ------
     GZ3DError
         SourceError, UsageError, PlanError or StoreError before anything is written; StoreError
-        or BuildError later, with all receipts kept, so that ``resume=True`` goes on.
+        or BuildError later, with all receipts kept, so that ``resume=True`` continues.
     """
     from gz3d_zarr.pipeline.dask_client import (  # slow to import
         find_resources,
@@ -152,164 +203,152 @@ def build(
         use_workers,
     )
 
-    chosen = PlanOptions.of(options)
-    mode = choose_mode(resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed)
-    rules = FailurePolicy.of(on_error, max_failures, progress)
+    check_options(build, options, SelectionOptions, LayoutOptions, FetchOptions)
+    selection = take_options(SelectionOptions, options)
+    layout = take_options(LayoutOptions, options)
+    fetch = take_options(FetchOptions, options)
+    memory = parse_memory(max_memory)
+    request = choose_request(
+        resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed
+    )
+    policy = FailurePolicy(on_error, max_failures)
     with use_client(client, scheduler) as running:
-        resources = find_resources(running, workers, chosen.memory_bound)
-        folder = open_object_store(store, chosen.storage_options)
-        check_free(folder, wait=False)
-        made = make_plan(source, store, _adopt(chosen, folder, mode), resources)
+        resources = find_resources(running, workers, memory)
+        target = open_object_store(store, storage_options)
+        check_free(target, wait=False)
+        selection, layout = _adopt_settings(target, request, selection, layout)
+        build_plan = make_plan(source, target, selection, layout, fetch, resources)
         began = time.monotonic()
-        place = choose_place(folder, mode)
-        work = assess(place, made, mode)  # refuses before anything is written
+        beside = find_target(target, request)
+        work = plan_resume(beside, build_plan, request)  # refuses before anything is written
         if announce is not None:
-            announce(work.made)
-        if work.is_over and place is folder:
-            if folder.list_sizes(WORK_PREFIX):
-                _clear_up(folder)
-            return _finished(folder, made, time.monotonic() - began)
-        with hold_lease(folder) as lease:
-            place = choose_place(folder, mode)  # another builder may have ended just now
-            work = assess(place, made, mode)
-            rules.check([work.receipts[i] for i in sorted(work.receipts)])
-            with contextlib.ExitStack() as stack:
-                if work.missing:  # workers first: where none can be had, nothing has begun
-                    count = len(work.missing)
-                    worker = stack.enter_context(use_workers(running, made.resources, count))
-                clear_beside(folder, place, mode)
-                begin(place, work, lease.build_id)
-                began = time.monotonic()
-                receipts = work.receipts
-                if work.missing:
-                    receipts = run_shards(worker, place, work, chosen, lease.build_id, rules)
-            report = _complete(place, work, receipts, lease.build_id, began)
-            if place is not folder:
-                switch(place, folder, lease)
-        return report
+            announce(work.plan)
+        if work.is_done and beside is target:
+            _clean_up_complete(target)
+            return _report_complete(target, work, time.monotonic() - began)
+        with contextlib.ExitStack() as stack:
+            lease = stack.enter_context(hold_lease(target))
+            writing = stack.enter_context(writing_target(target, request, lease))
+            work = plan_resume(writing, build_plan, request)
+            policy.check([work.receipts[i] for i in sorted(work.receipts)])
+            receipts = dict(work.receipts)
+            if work.missing:  # workers first: without any, nothing is begun
+                workers_client = stack.enter_context(
+                    use_workers(running, build_plan.resources, len(work.missing))
+                )
+            begin_writing(writing, work, lease.build_id)
+            began = time.monotonic()
+            if work.missing:
+                receipts = run_shards(
+                    workers_client, writing, work, fetch, lease.build_id, policy, progress
+                )
+            return _complete(writing, work, receipts, lease.build_id, began)
 
 
-def _adopt(chosen: PlanOptions, folder: ObjectStore, mode: Mode) -> PlanOptions:
-    """Options that are not given come from what is gone on with."""
-    if mode in (Mode.NEW, Mode.OVERWRITE):
-        return chosen
-    there = inspect(choose_place(folder, mode))
-    if there is None:
-        return chosen
-    return chosen.adopt(there.begun or there.store or {})
+def _adopt_settings(
+    store: ObjectStore, request: BuildRequest, selection: SelectionOptions, layout: LayoutOptions
+) -> tuple[SelectionOptions, LayoutOptions]:
+    """Fill in what is not given from the build or store that is continued."""
+    if request.mode is not Mode.RESUME:
+        return selection, layout
+    settings = inspect_target(find_target(store, request)).settings
+    return selection.adopt(settings), layout.adopt(settings)
 
 
 def _complete(
-    place: ObjectStore, work: Work, receipts: dict[int, Receipt], build_id: str, began: float
+    store: ObjectStore,
+    work: ResumePlan,
+    receipts: Mapping[int, Receipt],
+    build_id: str,
+    began: float,
 ) -> BuildReport:
     """Publish what has been built, and report on it."""
-    made = work.made
-    ordered = [receipts[i] for i in range(made.layout.shards)]
-    rows = _rows(made, ordered)
-    settle(place, ordered, build_id)
-    publish(place, rows, ordered, made.layout, _provenance(made, rows), build_id)
-    clear_up(place)
-    return _report(work, rows, ordered, time.monotonic() - began)
-
-
-def _clear_up(folder: ObjectStore) -> None:
-    """Remove what a build left that was stopped when all was done, as the only builder there."""
-    with hold_lease(folder):
-        there = inspect(folder)
-        if there is not None and there.begun is None:
-            clear_up(folder)
-
-
-def _rows(made: Plan, receipts: Sequence[Receipt]) -> list[SubjectRecord]:
-    """Each subject of the manifest with its outcome."""
-    outcomes = [outcome for receipt in receipts for outcome in receipt.outcomes]
-    return [
+    plan = work.plan
+    ordered = [receipts[i] for i in range(plan.layout.shards)]
+    outcomes = [outcome for receipt in ordered for outcome in receipt.outcomes]
+    records = [
         SubjectRecord(entry, outcome)
-        for entry, outcome in zip(made.manifest.entries, outcomes, strict=True)
+        for entry, outcome in zip(plan.manifest.entries, outcomes, strict=True)
     ]
+    reconcile_objects(store, ordered, build_id)
+    publish(store, records, ordered, plan.layout, _describe_origin(plan, records), build_id)
+    notes = (*plan.manifest.notes, *_note_other_ids(records))
+    return _report(work, records, ordered, time.monotonic() - began, notes)
 
 
-def _provenance(made: Plan, rows: Sequence[SubjectRecord]) -> Provenance:
-    ok = sum(row.outcome.status is Status.OK for row in rows)
+def _clean_up_complete(store: ObjectStore) -> None:
+    """Remove what a build left that was killed after it published, as the only builder."""
+    if store.list_sizes(WORK_PREFIX):
+        with hold_lease(store):
+            target = inspect_target(store)
+            if target.attrs and target.record is None:
+                clean_up(store, keep=published_key(target.attrs[RECEIPTS_ATTR]))
+
+
+def _describe_origin(plan: Plan, records: Sequence[SubjectRecord]) -> Provenance:
+    ok = sum(record.outcome.status is Status.OK for record in records)
     return Provenance(
-        source=made.manifest.location,
-        catalogue=made.manifest.catalogue or "",
-        release=made.manifest.release,
+        source=plan.manifest.location,
+        catalogue=plan.manifest.catalogue or "",
+        release=plan.manifest.release,
         package_version=gz3d_zarr.__version__,
-        manifest_digest=made.manifest.digest,
-        fingerprint=made.fingerprint,
+        manifest_digest=plan.manifest.digest,
+        fingerprint=plan.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        order=made.manifest.order,
+        order=plan.manifest.order,
         ok=ok,
-        failed=len(rows) - ok,
-        notes=(*made.manifest.notes, *_renamed(rows)),
+        failed=len(records) - ok,
+        notes=(*plan.manifest.notes, *_note_other_ids(records)),
     )
 
 
-def _renamed(rows: Sequence[SubjectRecord]) -> list[str]:
-    """Tell of files whose name and HDU 5 disagree; the name decides the coordinate."""
+def _note_other_ids(records: Sequence[SubjectRecord]) -> list[str]:
+    """Report files whose name and HDU 5 disagree; the name decides the coordinate."""
     others = [
-        row
-        for row in rows
-        if row.outcome.metadata is not None
-        and row.outcome.metadata.manga_id != row.entry.file.manga_id
+        (record.entry.file.name, record.outcome.metadata.manga_id)
+        for record in records
+        if record.outcome.metadata is not None
+        and record.outcome.metadata.manga_id != record.entry.file.manga_id
     ]
     if not others:
         return []
-    first = others[0]
-    inside = first.outcome.metadata.manga_id if first.outcome.metadata else ""
+    name, inside = others[0]
     return [
         f"another MANGAID inside than in the name of {plural(len(others), 'file')} (first "
-        f"{first.entry.file.name}: {inside}); the coordinate subject has the name's"
+        f"{name}: {inside}); the coordinate subject has the name's"
     ]
+
+
+def _report_complete(store: ObjectStore, work: ResumePlan, seconds: float) -> BuildReport:
+    """Report on a store that was complete before."""
+    published = read_published_receipts(store, work.target.attrs)
+    notes = tuple(work.target.attrs["notes"])
+    return _report(work, published.records, published.receipts, seconds, notes)
 
 
 def _report(
-    work: Work, rows: Sequence[SubjectRecord], receipts: Sequence[Receipt], seconds: float
+    work: ResumePlan,
+    records: Sequence[SubjectRecord],
+    receipts: Sequence[Receipt],
+    seconds: float,
+    notes: tuple[str, ...],
 ) -> BuildReport:
-    made, bad = work.made, [row.outcome for row in rows if row.outcome.status is not Status.OK]
-    mine = [receipts[i] for i in work.missing]
+    failed = [r.outcome for r in records if r.outcome.status is not Status.OK]
+    built = [receipts[i] for i in work.missing]
     kept = sum(
-        outcome.status is Status.OK or not work.retry
-        for base in work.bases.values()
-        for outcome in base.outcomes
+        outcome.status is Status.OK or not work.retry_failed
+        for previous in work.previous_receipts.values()
+        for outcome in previous.outcomes
     )
     return BuildReport(
-        store=made.store,
-        subjects=len(rows),
-        ok=len(rows) - len(bad),
-        failures=tuple(Failure(o.file_name, o.status.label, o.reason) for o in bad),
-        shards=made.layout.shards,
-        shards_built=len(mine),
-        subjects_built=sum(len(receipt.outcomes) for receipt in mine) - kept,
-        stored_bytes=sum(stored.size for receipt in mine for stored in receipt.objects),
+        store=work.plan.store,
+        subjects=len(records),
+        ok=len(records) - len(failed),
+        failures=tuple(Failure(o.file_name, o.status.label, o.reason) for o in failed),
+        shards=work.plan.layout.shards,
+        shards_built=len(built),
+        subjects_built=sum(len(receipt.outcomes) for receipt in built) - kept,
+        stored_bytes=sum(stored.size for receipt in built for stored in receipt.objects),
         seconds=seconds,
-        notes=(*made.manifest.notes, *_renamed(rows)),
-    )
-
-
-def _finished(folder: ObjectStore, made: Plan, seconds: float) -> BuildReport:
-    """Report on a store that was complete before."""
-    from gz3d_zarr.backends.store import read_store  # slow to import
-
-    dataset, table = read_store(folder)
-    attrs = dataset.attrs
-    failures = [
-        Failure(str(name), Status(int(status)).label, str(reason))
-        for name, status, reason in zip(
-            table["file_name"].values, table["status"].values, table["reason"].values, strict=True
-        )
-        if status != Status.OK
-    ]
-    return BuildReport(
-        store=made.store,
-        subjects=attrs["subjects"],
-        ok=attrs["subjects_ok"],
-        failures=tuple(failures),
-        shards=made.layout.shards,
-        shards_built=0,
-        subjects_built=0,
-        stored_bytes=0,
-        seconds=seconds,
-        notes=tuple(attrs["notes"]),
+        notes=notes,
     )

@@ -1,402 +1,245 @@
-"""The place that a build writes to: what stands there, what may be touched, what is left to do."""
+"""What exists where a build writes, and which modes may continue from it.
+
+=========== ========= ============ ============ ============
+mode        EMPTY     UNFINISHED   COMPLETE     UPDATING
+=========== ========= ============ ============ ============
+NEW         write     refuse       refuse       refuse
+RESUME      write     continue     continue     continue
+OVERWRITE   write     replace      replace      replace
+=========== ========= ============ ============ ============
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from gz3d_zarr.datamodel.layout import Layout, read_layout
-from gz3d_zarr.datamodel.receipts import Receipt, pack_receipts, unpack_receipts
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, LABELS, SCHEMA, VARIABLES
 from gz3d_zarr.errors import StoreError, UsageError
-from gz3d_zarr.pipeline.plan import Plan
-from gz3d_zarr.pipeline.resume import check_grown, check_same, check_unchanged, identify
-from gz3d_zarr.storage.build_record import (
-    BASE_KEY,
-    FILES_KEY,
-    LEASE_KEY,
-    PLAN_KEY,
-    RECEIPTS_PREFIX,
-    ROOT_KEY,
-    WORK_PREFIX,
-    check_build,
-    is_published,
-    receipt_key,
-)
+from gz3d_zarr.storage.build_record import RECORD_KEY, ROOT_KEY, WORK_PREFIX, BuildRecord
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
+from gz3d_zarr.storage.published_receipts import PUBLISHED_PREFIX
 from gz3d_zarr.storage.small_arrays import CATALOGUE_GROUP
-
-_OURS = (
-    WORK_PREFIX,
-    "subject/",
-    *(f"{name}/" for name in (CATALOGUE_GROUP, *BIG_ARRAYS, *VARIABLES, *LABELS)),
-)
-_WORK_KEYS = {PLAN_KEY, FILES_KEY, BASE_KEY, LEASE_KEY}
 
 
 class Mode(StrEnum):
-    """What to do with what stands at a place."""
+    """What to do with what exists."""
 
     NEW = "new"
     RESUME = "resume"
     OVERWRITE = "overwrite"
-    UPDATE = "update"
-    RETRY_FAILED = "retry-failed"
+
+
+class TargetState(StrEnum):
+    """What exists where a build writes."""
+
+    EMPTY = "empty"
+    """Nothing, or what a build left that was killed at once."""
+    UNFINISHED = "unfinished"
+    """A build that has not ended, and no store to be kept."""
+    COMPLETE = "complete"
+    UPDATING = "updating"
+    """A complete store, and a build that adds to it or retries and has not ended."""
+
+
+class Action(StrEnum):
+    """What a build does."""
+
+    WRITE = "write"
+    CONTINUE = "continue"
+    REPLACE = "replace"
+    REFUSE = "refuse"
+
+
+ACTIONS: Mapping[tuple[Mode, TargetState], Action] = {
+    (Mode.NEW, TargetState.EMPTY): Action.WRITE,
+    (Mode.NEW, TargetState.UNFINISHED): Action.REFUSE,
+    (Mode.NEW, TargetState.COMPLETE): Action.REFUSE,
+    (Mode.NEW, TargetState.UPDATING): Action.REFUSE,
+    (Mode.RESUME, TargetState.EMPTY): Action.WRITE,
+    (Mode.RESUME, TargetState.UNFINISHED): Action.CONTINUE,
+    (Mode.RESUME, TargetState.COMPLETE): Action.CONTINUE,
+    (Mode.RESUME, TargetState.UPDATING): Action.CONTINUE,
+    (Mode.OVERWRITE, TargetState.EMPTY): Action.WRITE,
+    (Mode.OVERWRITE, TargetState.UNFINISHED): Action.REPLACE,
+    (Mode.OVERWRITE, TargetState.COMPLETE): Action.REPLACE,
+    (Mode.OVERWRITE, TargetState.UPDATING): Action.REPLACE,
+}
 
 
 @dataclass(frozen=True)
-class TargetState:
-    """What stands at a place.
+class BuildRequest:
+    """How the user wants what exists to be treated.
 
     Attributes
     ----------
-    store : dict or None
-        Attributes of the complete store; None where there is none.
-    begun : dict or None
-        Plan of the build that has begun and not ended, if any.
-    damage : str
-        Why the root of a store that is ours cannot be read; `store` is then empty.
+    mode : Mode
+    may_grow : bool
+        Subjects that a complete store lacks are added (``update``).
+    retry_failed : bool
+        Subjects that failed are read again.
     """
 
-    store: dict[str, Any] | None
-    begun: dict[str, Any] | None
+    mode: Mode
+    may_grow: bool = False
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """What exists where a build writes.
+
+    Attributes
+    ----------
+    state : TargetState
+    attrs : dict
+        Attributes of the root of the complete store; empty where there is none.
+    record : BuildRecord or None
+        The build that has not ended.
+    has_root : bool
+        A root exists, also one that an unfinished overwrite was about to delete.
+    damage : str
+        Why only overwriting is possible; empty where nothing is wrong.
+    """
+
+    state: TargetState
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    record: BuildRecord | None = None
+    has_root: bool = False
     damage: str = ""
 
     @property
-    def has_base(self) -> bool:
-        """Whether what has begun goes on with the complete store, rather than deletes it."""
-        return self.begun is not None and self.begun.get("redo") is not None
+    def settings(self) -> Mapping[str, Any]:
+        """Shard size, codec, nside and order that a build continues with."""
+        if self.record is None or self.record.layout is None:
+            return self.attrs
+        layout = self.record.layout
+        return {
+            "shard_size": layout.shard_size,
+            "codec": layout.codec,
+            "nside": layout.nside,
+            "order": self.record.order,
+        }
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a build has to do at a place.
-
-    Attributes
-    ----------
-    made : Plan
-        The plan; where a store stands already, with its numbering of samples.
-    standing : TargetState or None
-    receipts : dict
-        Of the shards that stand there as they shall be.
-    bases : dict
-        Of shards that are written again: what stands there, of which good subjects are kept.
-    retry : bool
-        Whether subjects of `bases` that are not ok are read again.
-    redo : list of int or None
-        Shards to be written at a store that is complete; None: all of them.
-    base : tuple of Receipt
-        Of the complete store that is gone on with.
-    clears : bool
-        Whether what stands there is deleted first.
-    """
-
-    made: Plan
-    standing: TargetState | None = None
-    receipts: dict[int, Receipt] = field(default_factory=dict)
-    bases: Mapping[int, Receipt] = field(default_factory=dict)
-    retry: bool = False
-    redo: list[int] | None = None
-    base: tuple[Receipt, ...] = ()
-    clears: bool = False
-
-    @property
-    def missing(self) -> list[int]:
-        """Shards to be built, in order."""
-        return [i for i in range(self.made.layout.shards) if i not in self.receipts]
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there is nothing to do: all stands there, and is published."""
-        store = None if self.standing is None else self.standing.store
-        return (
-            store is not None
-            and not self.missing
-            and store["fingerprint"] == self.made.fingerprint
-            and (self.standing is None or self.standing.begun is None)
-        )
-
-
-def choose_mode(*, resume: bool, overwrite: bool, update: bool, retry_failed: bool) -> Mode:
-    """One of the modes; resume is part of update and of retry-failed."""
-    given = {
-        Mode.OVERWRITE: overwrite,
-        Mode.UPDATE: update,
-        Mode.RETRY_FAILED: retry_failed,
-        Mode.RESUME: resume and not (update or retry_failed),
-    }
-    chosen = [mode for mode, wanted in given.items() if wanted]
+def choose_request(
+    *, resume: bool, overwrite: bool, update: bool, retry_failed: bool
+) -> BuildRequest:
+    """Turn the options of `build` into one request; resume is part of update and retry_failed."""
+    given = {"overwrite": overwrite, "update": update, "retry-failed": retry_failed}
+    given["resume"] = resume and not (update or retry_failed)
+    chosen = [name for name, wanted in given.items() if wanted]
     if len(chosen) > 1:
         raise UsageError(
-            f"{' and '.join(chosen)}: choose one (overwrite deletes what stands there, the others "
-            "go on with it)"
+            f"{' and '.join(chosen)}: choose one (overwrite deletes what exists, the others "
+            "continue from it)"
         )
-    return chosen[0] if chosen else Mode.NEW
+    mode = Mode.OVERWRITE if overwrite else Mode.RESUME if chosen else Mode.NEW
+    return BuildRequest(mode, may_grow=update, retry_failed=retry_failed)
 
 
-def inspect(folder: ObjectStore) -> TargetState | None:
-    """Find out what stands at a place; None where there is nothing.
+def inspect_target(store: ObjectStore) -> Target:
+    """Find out what exists at a store; nothing is written.
 
     Raises
     ------
     StoreError
-        Where it is something that is not ours.
+        Something that is not a Galaxy Zoo: 3D store exists there.
     """
-    root, begun = folder.get(ROOT_KEY), folder.get(PLAN_KEY)
-    if root is None and begun is None:
-        keys = [key for key in folder.list_sizes() if not key.startswith(WORK_PREFIX)]
-        if not keys:  # nothing, or what a build left that was killed at once
-            return None
-    plan = _parse(begun)
-    if begun is not None and plan.get("schema") != SCHEMA:
-        raise _foreign(folder)
-    if root is None and begun is not None:
-        return TargetState(None, plan)
-    if root is not None and is_published(plan, root):
-        begun = None  # it only lacked the time to clear up
-    attrs = _parse(root).get("attributes", {})
-    if isinstance(attrs, dict) and attrs.get("schema") == SCHEMA:
-        return TargetState(attrs, plan if begun is not None else None)
-    if not is_only_ours(folder) or not any(_is_shard(key) for key in folder.list_sizes()):
-        raise _foreign(folder)
-    damage = f"{ROOT_KEY} is {'not there' if root is None else 'damaged'}"
-    return TargetState({}, plan if begun is not None else None, damage)
+    root, data = store.get(ROOT_KEY), store.get(RECORD_KEY)
+    if root is None and data is None:
+        keys = [key for key in store.list_sizes() if not key.startswith(WORK_PREFIX)]
+        if not keys:
+            return Target(TargetState.EMPTY)
+    record, damage = None, ""
+    if data is not None:
+        try:
+            record = BuildRecord.from_json(data)
+        except StoreError as error:
+            damage = str(error)
+    attrs = read_attrs(root)
+    if attrs.get("schema") == SCHEMA:
+        if record is not None and record.ends_with(root or b""):
+            record, damage = None, ""  # the build only lacked the time to clean up
+        state = TargetState.COMPLETE
+        if damage or (record is not None and record.shards_to_write is None):
+            state = TargetState.UNFINISHED  # an overwrite that had not yet deleted the root
+        elif record is not None:
+            state = TargetState.UPDATING
+        kept = attrs if state is not TargetState.UNFINISHED else {}
+        return Target(state, kept, record, True, damage)
+    if root is None and record is not None:
+        return Target(TargetState.UNFINISHED, record=record)
+    if not is_only_ours(store):
+        raise _foreign(store)
+    if root is None and damage:
+        return Target(TargetState.UNFINISHED, damage=damage)
+    if not any(is_shard(key) for key in store.list_sizes()):
+        raise _foreign(store)
+    damage = f"{ROOT_KEY} is {'missing' if root is None else 'damaged'}"
+    return Target(TargetState.COMPLETE, record=record, has_root=root is not None, damage=damage)
 
 
-def _parse(document: bytes | None) -> dict[str, Any]:
-    """A JSON object; empty where it is none."""
+def read_attrs(root: bytes | None) -> dict[str, Any]:
+    """Attributes in a root ``zarr.json``; empty where there are none that can be read."""
     try:
-        content = json.loads(document or b"{}")
-    except ValueError:
+        attrs = json.loads(root or b"{}")["attributes"]
+    except (ValueError, KeyError, TypeError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return attrs if isinstance(attrs, dict) else {}
 
 
-def _is_shard(key: str) -> bool:
+def choose_action(store: ObjectStore, target: Target, mode: Mode) -> Action:
+    """Look up what a mode does with what exists.
+
+    Raises
+    ------
+    StoreError
+        It refuses: what exists, and which options would continue from it or replace it.
+    """
+    action = ACTIONS[mode, target.state]
+    if target.damage and action is not Action.REPLACE:
+        advice = "" if "--overwrite" in target.damage else ": build it anew with --overwrite"
+        raise StoreError(f"{store.url} is damaged ({target.damage}){advice}")
+    if action is Action.REFUSE:
+        holds = "a build that has not ended"
+        advice = "--resume to continue it"
+        if target.state is not TargetState.UNFINISHED:
+            holds, advice = "a complete store", "--update to add subjects to it"
+        raise StoreError(f"{store.url} holds {holds}; use --overwrite to replace it, or {advice}")
+    return action
+
+
+OUR_PREFIXES = (
+    WORK_PREFIX,
+    PUBLISHED_PREFIX,
+    "subject/",
+    *(f"{name}/" for name in (CATALOGUE_GROUP, *BIG_ARRAYS, *VARIABLES, *LABELS)),
+)
+
+
+def is_ours(key: str) -> bool:
+    """Whether a key is named like one of a store, or like a partial file of its root."""
+    return key.startswith(OUR_PREFIXES) or (
+        key.startswith(".zarr.") and key.endswith(PARTIAL_SUFFIX)
+    )
+
+
+def is_only_ours(store: ObjectStore) -> bool:
+    """Whether nothing exists but a store, or what builds left."""
+    return all(key == ROOT_KEY or is_ours(key) for key in store.list_sizes())
+
+
+def is_shard(key: str) -> bool:
+    """Whether a key is one of a big array's shards."""
     return key.startswith(tuple(f"{name}/c/" for name in BIG_ARRAYS))
 
 
-def assess(folder: ObjectStore, made: Plan, mode: Mode) -> Work:
-    """Find out what there is to do, where the mode allows to go on there; writes nothing.
-
-    Raises
-    ------
-    StoreError
-        Where it does not: something foreign, a store and no mode that goes on with it or deletes
-        it, another plan or other files than what stands there was made of.
-    """
-    there = inspect(folder)
-    if there is None:
-        _refuse_inside(folder)
-        return Work(made)
-    if mode is Mode.OVERWRITE:
-        return Work(made, there, clears=True)
-    if there.damage:
-        raise StoreError(
-            f"{folder.url} is a damaged store ({there.damage}): build it anew with --overwrite"
-        )
-    deletes = there.begun is not None and not there.has_base
-    if mode is Mode.NEW:
-        if there.store is None or deletes:
-            state, more = "a build that has not ended", ", or --resume to go on with it"
-        else:
-            state, more = "a complete store", ", or --update to add subjects to it"
-        raise StoreError(f"{folder.url} holds {state}; use --overwrite to delete it{more}")
-    if there.store is None:
-        return _assess_unfinished(folder, made, there, mode)
-    if deletes:  # an overwriting build was stopped before it had deleted the root
-        check_same(folder, made, there.begun or {}, _names(folder))
-        return Work(made, there, clears=True)
-    return _assess_complete(folder, made, there, mode)
-
-
-def _refuse_inside(folder: ObjectStore) -> None:
-    """Do not build into a folder of another store."""
-    above = folder.url.rpartition("/")[0]
-    if above and not above.endswith(("/", ":")):
-        document = replace(folder, url=above).get(ROOT_KEY)
-        attrs = _parse(document).get("attributes")
-        if isinstance(attrs, dict) and attrs.get("schema") == SCHEMA:
-            raise StoreError(f"{folder.url} lies in the store {above}; choose another place")
-
-
-def _names(folder: ObjectStore) -> list[str]:
-    """Names of the files of the build that has begun."""
-    return (folder.get(FILES_KEY) or b"").decode().split("\n")
-
-
-def _assess_unfinished(folder: ObjectStore, made: Plan, there: TargetState, mode: Mode) -> Work:
-    check_same(folder, made, there.begun or {}, _names(folder))
-    receipts = read_receipts(folder, made)
-    check_unchanged(folder, made, receipts.values())
-    bases = {}
-    if mode is Mode.RETRY_FAILED:
-        bases = {i: receipts.pop(i) for i in [*receipts] if not receipts[i].is_ok}
-    return Work(made, there, receipts, bases, retry=True)
-
-
-def _assess_complete(folder: ObjectStore, made: Plan, there: TargetState, mode: Mode) -> Work:
-    """What to do at a store that readers may be using.
-
-    Once something has begun, its arrays may be half-written: what it was is in its base.
-    """
-    layout, base = _read_base(folder, there)
-    new = [name for name in made.layout.samples if name not in layout.samples]
-    made = replace(made, layout=replace(made.layout, samples=(*layout.samples, *new)))
-    names = [outcome.file_name for receipt in base for outcome in receipt.outcomes]
-    begun, attrs = there.begun or {}, there.store or {}
-    identity = {**attrs, **asdict(layout), "order": begun.get("base_order", attrs.get("order"))}
-    retry, redo = mode is Mode.RETRY_FAILED, set(begun.get("redo") or [])
-    if mode is Mode.UPDATE:
-        check_grown(folder, made, identity, names)
-        if made.layout.subjects > len(names):
-            redo |= {*range(layout.subjects // layout.shard_size, made.layout.shards)}
-    elif mode is Mode.RESUME and begun:
-        check_same(folder, made, begun, _names(folder))
-        retry = bool(begun["retry"])
-    else:
-        identity["fingerprint"] = base[0].fingerprint
-        check_same(folder, made, identity, names)
-        redo |= {receipt.shard for receipt in base if retry and not receipt.is_ok}
-    check_unchanged(folder, made, base)
-    redo |= {r.shard for r in base if any(stored.size < 0 for stored in r.objects)}  # lost
-    redo &= {*range(made.layout.shards)}
-    receipts = {r.shard: r for r in base if r.shard not in redo}
-    if begun.get("fingerprint") == made.fingerprint:
-        fresh = read_receipts(folder, made)
-        receipts |= {
-            i: receipt
-            for i, receipt in fresh.items()
-            if i in redo and (receipt.is_ok or not retry or mode is Mode.RESUME)
-        }
-    bases = {r.shard: r for r in base if r.shard in redo and r.shard not in receipts}
-    return Work(made, there, receipts, bases, retry, sorted(redo), tuple(base))
-
-
-def _read_base(folder: ObjectStore, there: TargetState) -> tuple[Layout, list[Receipt]]:
-    """Layout and receipts of the complete store that is gone on with."""
-    from gz3d_zarr.pipeline.resume import restore_receipts  # slow to import
-
-    if there.begun is None:
-        return restore_receipts(folder)
-    data = folder.get(BASE_KEY)
-    if data is None:
-        raise StoreError(f"{folder.url} has lost {BASE_KEY}: build it anew with --overwrite")
-    return read_layout(there.begun["base"]), unpack_receipts(data, BASE_KEY)
-
-
-def begin(folder: ObjectStore, work: Work, build_id: str) -> None:
-    """Begin, or go on with, the work at a place.
-
-    The plan is put before anything is deleted or changed: whenever this is stopped, what is left
-    is known to be ours. Where a store is to be deleted its root goes next, so that a reader sees
-    the old store or none.
-    """
-    begun = None if work.standing is None else work.standing.begun
-    same = begun is not None and begun["fingerprint"] == work.made.fingerprint
-    if work.clears or not same:
-        folder.delete(sorted(folder.list_sizes(RECEIPTS_PREFIX)))
-        names = "\n".join(entry.file.name for entry in work.made.manifest.entries)
-        folder.put(FILES_KEY, names.encode())
-    if work.base and begun is None:
-        folder.put(BASE_KEY, pack_receipts(work.base))
-    take_over(folder, work, build_id)
-    if work.clears:
-        folder.delete([ROOT_KEY])
-        keys = {key for key in folder.list_sizes() if _is_ours(key)}
-        folder.delete(sorted(keys - _WORK_KEYS))
-        folder.prune(_OURS)
-
-
-def take_over(folder: ObjectStore, work: Work, build_id: str) -> None:
-    """Make the place this build's: tasks of an earlier one that still run write no more."""
-    plan = {
-        **identify(work.made),
-        "build_id": build_id,
-        "redo": work.redo,
-        "retry": work.retry,
-    }
-    begun = None if work.standing is None else work.standing.begun
-    if work.base and begun is not None:
-        plan |= {name: begun[name] for name in ("base", "base_order")}
-    elif work.base and work.standing is not None and work.standing.store is not None:
-        store = work.standing.store
-        names = (field.name for field in fields(Layout))
-        plan |= {"base": {n: store[n] for n in names}, "base_order": store["order"]}
-    folder.put(PLAN_KEY, json.dumps(plan, indent=1).encode())
-
-
-def settle(folder: ObjectStore, receipts: Sequence[Receipt], build_id: str) -> None:
-    """See that all shards stand there as written, and delete what a killed writer left.
-
-    Raises
-    ------
-    StoreError
-        Where an object is not there, or of another size: the workers wrote to another place. Where
-        another build has taken the place over: what seems strange may be its.
-    """
-    check_build(folder, build_id)
-    stored = {item.key: item.size for receipt in receipts for item in receipt.objects}
-    found = folder.list_sizes()
-    lost = sorted(key for key, size in stored.items() if found.get(key) != size)
-    if lost:
-        raise StoreError(
-            f"{folder.url} lacks {len(lost)} of {len(stored)} objects that workers have written "
-            f"(first {lost[0]}): workers and client must see the same place under this name"
-        )
-    partial = {key for key in found if key.endswith(PARTIAL_SUFFIX) and _is_ours(key)}
-    strange = {key for key in found if _is_shard(key) and key not in stored}
-    folder.delete(sorted(partial | strange))
-
-
-def clear_up(folder: ObjectStore) -> None:
-    """Remove what a build left that was stopped between publishing and the end.
-
-    The plan goes first: without it, what else is there means nothing.
-    """
-    left = folder.list_sizes(WORK_PREFIX)
-    if left:
-        folder.delete([PLAN_KEY])
-        folder.delete(sorted(key for key in left if not key.startswith(LEASE_KEY)))
-        folder.prune((WORK_PREFIX,))
-
-
-def read_receipts(folder: ObjectStore, made: Plan) -> dict[int, Receipt]:
-    """Receipts of the shards that are built already, and stand there with the size they had.
-
-    Raises
-    ------
-    StoreError
-        Where one cannot be read, or is of another build.
-    """
-    receipts = {}
-    sizes = folder.list_sizes()
-    for key in sorted(key for key in sizes if key.startswith(RECEIPTS_PREFIX)):
-        data = None if key.endswith(PARTIAL_SUFFIX) else folder.get(key)
-        if data is not None:
-            receipt = Receipt.from_json(data, key)
-            if receipt.fingerprint != made.fingerprint or receipt_key(receipt.shard) != key:
-                raise StoreError(f"the receipt {key} is of another build; delete it and resume")
-            if all(sizes.get(stored.key) == stored.size for stored in receipt.objects):
-                receipts[receipt.shard] = receipt
-    return receipts
-
-
-def is_only_ours(folder: ObjectStore) -> bool:
-    """Whether nothing but a store, or what builds left, stands at a place."""
-    return all(key == ROOT_KEY or _is_ours(key) for key in folder.list_sizes())
-
-
-def _is_ours(key: str) -> bool:
-    """Whether a key is named like ours, or like a partial file of the root."""
-    return key.startswith(_OURS) or (key.startswith(".zarr.") and key.endswith(PARTIAL_SUFFIX))
-
-
-def _foreign(folder: ObjectStore) -> StoreError:
+def _foreign(store: ObjectStore) -> StoreError:
     return StoreError(
-        f"{folder.url} holds something that is not a Galaxy Zoo: 3D store; nothing was touched. "
-        "Choose another place, or empty it yourself"
+        f"{store.url} holds something that is not a Galaxy Zoo: 3D store; nothing was changed. "
+        "Choose another path, or empty it yourself"
     )

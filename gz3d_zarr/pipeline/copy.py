@@ -1,24 +1,34 @@
-"""A complete store to another place, whole and checked, metadata last."""
+"""Copy a complete store, checked, its metadata last."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
 
-from gz3d_zarr.datamodel.schema import SCHEMA
+from gz3d_zarr.datamodel.layout import Layout, read_layout
+from gz3d_zarr.datamodel.receipts import StoredObject
+from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, SCHEMA
 from gz3d_zarr.errors import StoreError, UsageError, plural
+from gz3d_zarr.pipeline.build_state import TargetState, inspect_target, read_attrs
+from gz3d_zarr.pipeline.publish import publish_root
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.storage.build_record import PLAN_KEY, ROOT_KEY, WORK_PREFIX, check_build
+from gz3d_zarr.storage.build_record import (
+    RECORD_KEY,
+    ROOT_KEY,
+    WORK_PREFIX,
+    BuildRecord,
+    check_owner,
+    digest,
+)
 from gz3d_zarr.storage.lease import hold_lease
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore, open_object_store
+from gz3d_zarr.storage.published_receipts import published_key, read_published_receipts
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -39,7 +49,7 @@ class CopyReport:
     copied_bytes : int
     seconds : float
     left_behind : int
-        Files in the store's folder that are not of the store, and were not copied.
+        Files in the store's folder that are not part of the store, and were not copied.
     """
 
     store: str
@@ -64,7 +74,7 @@ class CopyReport:
             text = f"Nothing to copy: all {self.objects} objects are in {self.destination}"
         if self.left_behind:
             others = plural(self.left_behind, "other object")
-            text += f"\nLeft behind: {others} in {self.store}, not of the store"
+            text += f"\nNot copied: {others} in {self.store}, not part of the store"
         return text
 
 
@@ -75,17 +85,18 @@ class CopyTask:
     Attributes
     ----------
     build_id : str
-        Of this run; tasks of another one write nothing.
-    objects : tuple of (key, size, SHA-256 or empty)
-    there : frozenset of str
-        Keys that stand at the destination already.
+        Of this run; tasks of any other write nothing.
+    objects : tuple of StoredObject
+        With an empty digest where none is known.
+    existing : frozenset of str
+        Keys that exist at the destination already.
     """
 
     source: ObjectStore
     destination: ObjectStore
     build_id: str
-    objects: tuple[tuple[str, int, str], ...]
-    there: frozenset[str] = frozenset()
+    objects: tuple[StoredObject, ...]
+    existing: frozenset[str] = frozenset()
 
 
 def copy(
@@ -102,10 +113,10 @@ def copy(
 ) -> CopyReport:
     """Copy a complete store between any two places over dask.
 
-    Shards are checked against their digests before they are written, everything else is decoded
-    or compared before anything is, what a stopped run has left is read and compared, and
-    everything that stands there at the end has its size; the root comes last, so that nobody sees
-    half a store. Files in the store's folder that are not of the store stay behind.
+    Shards are checked against their digests before they are written, and everything else is decoded
+    or compared before anything is written. Objects that a stopped run left are read and compared.
+    At the end every object must exist with its size; the root comes last, so that nobody sees half
+    a store. Files in the store's folder that are not part of the store are not copied.
 
     Parameters
     ----------
@@ -113,7 +124,7 @@ def copy(
     client, scheduler, workers, progress
         As for `build`.
     resume : bool
-        Go on with a copy that was stopped.
+        Continue a copy that was stopped.
     storage_options, destination_options : mapping, optional
         For fsspec: of the store, and of the destination.
 
@@ -124,85 +135,104 @@ def copy(
     Raises
     ------
     StoreError
-        The store is not complete or damaged, the destination holds something already, or one of
+        The store is incomplete or damaged, the destination holds something already, or one of
         them is a link.
     """
     from gz3d_zarr.pipeline.dask_client import find_resources, use_client, use_workers
-    from gz3d_zarr.pipeline.dask_tasks import run_tasks
-    from gz3d_zarr.pipeline.resume import restore_receipts
-    from gz3d_zarr.pipeline.store_checks import stored_keys  # slow to import
+    from gz3d_zarr.pipeline.dask_tasks import run_tasks  # slow to import
 
     source = open_object_store(store, storage_options)
     target = open_object_store(destination, destination_options)
-    for place, what in ((source, "copied"), (target, "copied to")):
-        place.refuse_link(what)  # before anything is read, with options that are for the other
+    # Before anything is read, as the options may be for the other one.
+    source.refuse_link("copied")
+    target.refuse_link("copied to")
     if f"{target.url}/".startswith(f"{source.url}/"):
         raise UsageError(f"{source.url} cannot be copied to itself, nor into itself")
-    root = source.get(ROOT_KEY) or b""
-    if _is_ours(root):  # otherwise the next line says what it is
-        _check_undigested(source)
-    layout, receipts = restore_receipts(source)
-    digests = {stored.key: stored.sha256 for r in receipts for stored in r.objects}
-    keys, found = stored_keys(source) | set(digests), source.list_sizes()
-    sizes = {key: size for key, size in found.items() if key in keys}
-    others = {key for key in found if not key.startswith(WORK_PREFIX)} - keys - {ROOT_KEY}
-    lost = sorted(keys - set(sizes))
-    if lost:
-        raise StoreError(f"{source.url} has lost {lost[0]}: gz3d-zarr verify tells more")
-    identity = {"schema": SCHEMA, "copy_of": hashlib.sha256(root).hexdigest()}
+    root, layout, objects, others = _list_objects(source)
+    sizes = {item.key: item.size for item in objects}
     began = time.monotonic()
-    if resume and target.get(PLAN_KEY) is None and target.get(ROOT_KEY) == root:
-        _check_all_there(target, sizes)
+    if resume and target.get(RECORD_KEY) is None and target.get(ROOT_KEY) == root:
+        _check_all_exist(target, sizes)
         seconds = time.monotonic() - began
-        return CopyReport(source.url, target.url, len(sizes) + 1, 0, 0, seconds, len(others))
+        return CopyReport(source.url, target.url, len(sizes) + 1, 0, 0, seconds, others)
     with use_client(client, scheduler) as running, hold_lease(target) as lease:
-        there = _assess(target, identity, root, resume=resume)
-        target.put(PLAN_KEY, json.dumps({**identity, "build_id": lease.build_id}).encode())
-        items = sorted((k, n, digests.get(k, "")) for k, n in sizes.items())
-        tasks = [CopyTask(source, target, lease.build_id, group) for group in _group(items)]
-        tasks = [replace(task, there=frozenset(there)) for task in tasks]
+        existing = _check_destination(target, root, resume=resume)
+        record = BuildRecord(lease.build_id, root_sha256=digest(root))
+        target.put(RECORD_KEY, record.to_json())
+        tasks = [
+            CopyTask(source, target, lease.build_id, group, existing) for group in _group(objects)
+        ]
         done = copied = copied_bytes = 0
         if tasks:
             resources = find_resources(running, workers)
             with use_workers(running, resources, len(tasks)) as worker:
-                hint = ". What is copied is kept; --resume goes on"
+                hint = ". What is copied is kept; use --resume to continue"
                 results = run_tasks(
                     worker, copy_objects, tasks, "gz3d-copy", layout.shard_size, hint
                 )
                 with contextlib.closing(results):
-                    for objects, written, size in results:
+                    for objects_done, written, size in results:
                         copied += written
                         copied_bytes += size
-                        done += objects
+                        done += objects_done
                         if progress is not None:
-                            progress(Progress(done, len(sizes), objects, 0))
+                            progress(Progress(done, len(sizes), objects_done, 0))
         _publish(source, target, sizes, root, lease.build_id)
     seconds = time.monotonic() - began
     size = copied_bytes + len(root)
-    return CopyReport(
-        source.url, target.url, len(sizes) + 1, copied + 1, size, seconds, len(others)
-    )
+    return CopyReport(source.url, target.url, len(sizes) + 1, copied + 1, size, seconds, others)
 
 
-def _is_ours(root: bytes) -> bool:
-    try:
-        return bool(json.loads(root)["attributes"]["schema"] == SCHEMA)
-    except (ValueError, KeyError, TypeError):
-        return False
+def _list_objects(source: ObjectStore) -> tuple[bytes, Layout, list[StoredObject], int]:
+    """Root, layout and other objects of a store that is complete and sound as far as is checked.
+
+    Returns
+    -------
+    root : bytes
+    layout : Layout
+    objects : list of StoredObject
+        All but the root, sorted by key; with an empty digest where none is known.
+    others : int
+        Objects that are not of the store.
+
+    Raises
+    ------
+    StoreError
+        There is no complete store, or it has lost or damaged objects.
+    """
+    from gz3d_zarr.backends.store import open_store  # slow to import
+    from gz3d_zarr.pipeline.store_checks import stored_keys
+
+    root = source.get(ROOT_KEY) or b""
+    attrs = read_attrs(root)
+    if attrs.get("schema") != SCHEMA:
+        open_store(source.url, storage_options=source.storage_options)  # says what it is
+        raise StoreError(f"{source.url} is not a Galaxy Zoo: 3D store")
+    _check_undigested(source)
+    published = read_published_receipts(source, attrs)
+    digests = {item.key: item.sha256 for r in published.receipts for item in r.objects}
+    digests[published_key(attrs[RECEIPTS_ATTR])] = attrs[RECEIPTS_ATTR]
+    keys, found = stored_keys(source) | set(digests), source.list_sizes()
+    lost = sorted(keys - set(found))
+    if lost:
+        raise StoreError(f"{source.url} has lost {lost[0]}: run gz3d-zarr verify for details")
+    objects = [StoredObject(key, found[key], digests.get(key, "")) for key in sorted(keys)]
+    others = {key for key in found if not key.startswith(WORK_PREFIX)} - keys - {ROOT_KEY}
+    return root, read_layout(attrs), objects, len(others)
 
 
 def _check_undigested(source: ObjectStore) -> None:
     """Refuse a store where an object that has no digest is damaged.
 
-    Small arrays have checksums in their codecs; metadata stand in the root once more.
+    Small arrays have checksums in their codecs; the root holds all metadata once more.
 
     Raises
     ------
     StoreError
         Names the first.
     """
-    from gz3d_zarr.backends.store import read_small_arrays
-    from gz3d_zarr.pipeline.store_checks import check_metadata, stored_keys  # slow to import
+    from gz3d_zarr.backends.store import read_small_arrays  # slow to import
+    from gz3d_zarr.pipeline.store_checks import check_metadata, stored_keys
 
     keys = stored_keys(source)
     metadata = ((f"{c.target}/{ROOT_KEY}", c.detail) for c in check_metadata(source))
@@ -212,86 +242,89 @@ def _check_undigested(source: ObjectStore) -> None:
     ):
         if finding and key != ROOT_KEY:
             raise StoreError(
-                f"{source.url}/{key} is damaged: {finding}. The store is not copied; gz3d-zarr "
-                "verify tells more"
+                f"{source.url}/{key} is damaged: {finding}. The store is not copied; run "
+                "gz3d-zarr verify for details"
             )
 
 
 def copy_objects(task: CopyTask) -> tuple[int, int, int]:
-    """Copy some objects; their number, how many of them were written, and how many bytes.
+    """Copy some objects; return their number, how many were written, and how many bytes.
 
-    One that stands there from an earlier run is read, and kept where it is the same.
+    An object that exists from an earlier run is read, and kept where it is the same.
 
     Raises
     ------
     StoreError
-        One is not there, or not as it was written; or another build has taken the place over.
+        One is missing, or not as it was written; or another build has taken the store over.
     """
-    check_build(task.destination, task.build_id)
+    check_owner(task.destination, task.build_id)
     written = total = 0
-    for key, size, sha256 in task.objects:
-        data = task.source.get(key)
-        if data is None or len(data) != size:
-            raise StoreError(f"{task.source.url}/{key} changed while it was copied")
-        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+    for item in task.objects:
+        data = task.source.get(item.key)
+        if data is None or len(data) != item.size:
+            raise StoreError(f"{task.source.url}/{item.key} changed while it was copied")
+        if item.sha256 and digest(data) != item.sha256:
             raise StoreError(
-                f"{task.source.url}/{key} is not as it was written (SHA-256): the store is "
-                "damaged, and is not copied; gz3d-zarr verify tells more"
+                f"{task.source.url}/{item.key} is not as it was written (SHA-256): the store is "
+                "damaged, and is not copied; run gz3d-zarr verify for details"
             )
-        if key in task.there and task.destination.get(key) == data:
+        if item.key in task.existing and task.destination.get(item.key) == data:
             continue
-        task.destination.put(key, data)
+        task.destination.put(item.key, data)
         written += 1
-        total += size
+        total += item.size
     return len(task.objects), written, total
 
 
-def _assess(
-    target: ObjectStore, identity: Mapping[str, Any], root: bytes, *, resume: bool
-) -> dict[str, int]:
-    """What stands at the destination of a copy that may go on there."""
-    found = {k: n for k, n in target.list_sizes().items() if not k.startswith(WORK_PREFIX)}
-    begun = json.loads(target.get(PLAN_KEY) or b"{}")
-    if {name: begun.get(name) for name in identity} == identity and (
-        ROOT_KEY not in found or target.get(ROOT_KEY) == root  # killed just before its end
-    ):
+def _check_destination(target: ObjectStore, root: bytes, *, resume: bool) -> frozenset[str]:
+    """Keys that exist at a destination where this copy may begin or continue.
+
+    Raises
+    ------
+    StoreError
+        Something else exists there, or an unfinished copy, without `resume`.
+    """
+    data = target.get(RECORD_KEY)
+    if data is not None and BuildRecord.from_json(data).ends_with(root):
         if not resume:
-            raise StoreError(f"{target.url} holds a copy that has not ended; --resume goes on")
-        return found
-    if found or begun:
+            raise StoreError(
+                f"{target.url} holds a copy that has not ended; use --resume to continue it"
+            )
+        return frozenset(key for key in target.list_sizes() if not key.startswith(WORK_PREFIX))
+    if inspect_target(target).state is not TargetState.EMPTY:
         raise StoreError(
-            f"{target.url} holds something already, which is no unfinished copy of this store; "
-            "nothing was touched. Choose another place, or empty it yourself"
+            f"{target.url} holds a store already, which is no unfinished copy of this one; nothing "
+            "was changed. Choose another path, or empty it yourself"
         )
-    return {}
+    return frozenset()
 
 
-def _group(
-    objects: Sequence[tuple[str, int, str]],
-) -> list[tuple[tuple[str, int, str], ...]]:
-    """Objects in groups that are worth a task."""
-    groups: list[list[tuple[str, int, str]]] = []
-    room = 0
+def _group(objects: Sequence[StoredObject]) -> list[tuple[StoredObject, ...]]:
+    """Divide objects into groups that are worth a task."""
+    groups: list[list[StoredObject]] = []
+    remaining = 0
     for item in objects:
-        if item[1] > room or not groups:
+        if item.size > remaining or not groups:
             groups.append([])
-            room = TASK_BYTES
+            remaining = TASK_BYTES
         groups[-1].append(item)
-        room -= item[1]
+        remaining -= item.size
     return [tuple(group) for group in groups]
 
 
-def _check_all_there(target: ObjectStore, sizes: Mapping[str, int]) -> dict[str, int]:
-    """All that stands at the destination, where every object is there with its size."""
+def _check_all_exist(target: ObjectStore, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Everything that exists at the destination, where each object has its size."""
     found = target.list_sizes()
     lost = sorted(key for key, size in sizes.items() if found.get(key) != size)
     if lost:
-        raise StoreError(f"{target.url} lacks {len(lost)} objects that were copied ({lost[0]})")
+        raise StoreError(
+            f"{target.url} lacks {plural(len(lost), 'object')} of the copy (first {lost[0]})"
+        )
     return found
 
 
 def _is_leftover(key: str, written: Collection[str]) -> bool:
-    """Whether it is what a killed writer of one of these objects has left (see `ObjectStore`)."""
+    """Whether it is what a killed writer of one of these objects left (see `ObjectStore`)."""
     folder, slash, name = key.rpartition("/")
     if not (name.startswith(".") and name.endswith(PARTIAL_SUFFIX)):
         return False
@@ -301,17 +334,15 @@ def _is_leftover(key: str, written: Collection[str]) -> bool:
 def _publish(
     source: ObjectStore, target: ObjectStore, sizes: Mapping[str, int], root: bytes, build_id: str
 ) -> None:
-    """See that all is there and the store is still the same; then put the root."""
-    found = _check_all_there(target, sizes)
+    """Check that all objects exist and the store is still the same; then put the root."""
+    found = _check_all_exist(target, sizes)
     if source.get(ROOT_KEY) != root:
         raise StoreError(
             f"{source.url} was updated while it was copied; empty {target.url} and copy it anew"
         )
-    check_build(target, build_id)
-    written = {*sizes, ROOT_KEY, PLAN_KEY}
+    check_owner(target, build_id)
+    written = {*sizes, ROOT_KEY, RECORD_KEY}
     target.delete(sorted(key for key in found if _is_leftover(key, written)))
-    target.sync(sizes)
-    target.put(ROOT_KEY, root)
-    target.sync([ROOT_KEY])
-    target.delete([PLAN_KEY])
+    publish_root(target, root, [*sizes], build_id)
+    target.delete([RECORD_KEY])
     target.prune((WORK_PREFIX,))

@@ -1,4 +1,4 @@
-"""The dask client that a build runs on: the caller's, a scheduler's, or one of its own."""
+"""The dask client of a build: the caller's, a scheduler's, or that of a new local cluster."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from dask.utils import format_bytes
 from distributed import Client, LocalCluster, default_client
 from distributed.system import MEMORY_LIMIT
 
-from gz3d_zarr.errors import BuildError, UsageError, error_message
+from gz3d_zarr.errors import BuildError, UsageError, error_message, plural
 from gz3d_zarr.pipeline.plan import Resources
 
 Answer = TypeVar("Answer")
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 60
-"""How long workers may take to import this package, for the first time, and tell its version."""
+"""Time for workers to import this package for the first time and report its version."""
 SHARED_PACKAGES = ("gz3d-zarr", "dask", "distributed", "numpy", "zarr", "fsspec")
 _ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://.+:\d+|inproc://.+")
 _SPAWN = "distributed.nanny.pre-spawn-environ"
-# Read by glibc and zarr when a worker starts. A file unpacks to 10 MB and is freed at once; as
-# dask sets it up, each of these would be mapped and faulted in anew, which takes as long as all
-# the rest of decoding (14 ms instead of 5 a subject). Zarr's threads would multiply dask's.
+# Read by glibc and zarr when a worker starts. A file unpacks to 10 MB, which is freed at once; with
+# dask's settings, each of these would be mapped again, which takes as long as the rest of decoding
+# (14 ms instead of 5 per subject). Zarr's threads would multiply dask's.
 WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
@@ -44,7 +44,7 @@ WORKER_ENVIRONMENT = {
 
 
 def local_resources(workers: int | None, max_memory: int | None = None) -> Resources:
-    """What a local cluster of this many workers, of one thread each, would have.
+    """Resources of a local cluster of this many workers with one thread each.
 
     Raises
     ------
@@ -56,12 +56,15 @@ def local_resources(workers: int | None, max_memory: int | None = None) -> Resou
     count = workers or CPU_COUNT
     memory = min(MEMORY_LIMIT // count, max_memory or MEMORY_LIMIT)
     return Resources(
-        count, 1, memory, f"{count} local processes of one thread, {format_bytes(memory)} each"
+        count,
+        1,
+        memory,
+        f"{plural(count, 'local worker')} with 1 thread, {format_bytes(memory)} each",
     )
 
 
 def client_resources(client: Client) -> Resources:
-    """What the workers of a client have now.
+    """Resources of the current workers of a client.
 
     Raises
     ------
@@ -89,60 +92,61 @@ def client_resources(client: Client) -> Resources:
         len(workers),
         threads,
         memory,
-        f"{len(workers)} workers of up to {threads} threads at {_address(client)}",
+        f"{plural(len(workers), 'worker')} with up to {plural(threads, 'thread')} at "
+        f"{_address(client)}",
         notes,
     )
 
 
 def _find_workers(client: Client) -> dict[str, dict[str, Any]]:
-    """What the scheduler knows of each worker, by address."""
+    """What the scheduler knows about each worker, by address."""
     return dict(client.scheduler_info(n_workers=-1)["workers"])
 
 
 def find_versions() -> dict[str, str]:
-    """Versions of what client and workers share."""
+    """Versions of the packages that client and workers share."""
     return {name: version(name) for name in SHARED_PACKAGES} | {"python": python_version()}
 
 
 def _compare_versions(client: Client) -> tuple[str, ...]:
-    """Tell where workers have other versions than the client, or went away while asked.
+    """Report version mismatches between client and workers, and workers that disappeared.
 
     Raises
     ------
     BuildError
-        They lack this package, or one that it needs; or one of them says nothing.
+        They lack this package, or one that it needs; or one of them does not answer.
     """
     here = find_versions()
-    there, notes = [], []
+    installed, notes = [], []
     for worker, answer in _ask_workers(client).items():
         if isinstance(answer, ImportError):
             raise BuildError(
-                f"workers of {_address(client)} lack a package: {answer}. Install gz3d-zarr there, "
-                "in the version that is here"
+                f"workers of {_address(client)} lack a package: {answer}. Install the client's "
+                "version of gz3d-zarr on the workers"
             ) from answer
         if isinstance(answer, OSError):
-            notes.append(f"the worker {worker} went away while it was asked for its versions")
+            notes.append(f"the worker {worker} disappeared before it reported its versions")
         elif isinstance(answer, Exception):
             raise BuildError(
-                f"the worker {worker} cannot tell its versions: {error_message(answer)}. Install "
-                "there what is installed here"
+                f"the worker {worker} cannot report its versions: {error_message(answer)}. Install "
+                "the client's packages on the workers"
             ) from answer
         else:
-            there.append(answer)
+            installed.append(answer)
     for name, mine in here.items():
-        others = sorted({versions[name] for versions in there} - {mine})
+        others = sorted({versions[name] for versions in installed} - {mine})
         if others:
-            notes.append(f"workers have {name} {' and '.join(others)}, here it is {mine}")
+            notes.append(f"workers have {name} {' and '.join(others)}, the client has {mine}")
     return tuple(notes)
 
 
 def _ask_workers(client: Client) -> dict[str, dict[str, str] | Exception]:
-    """Versions on each worker, or why there are none.
+    """Ask each worker for its versions; an exception is its reason for giving none.
 
     Raises
     ------
     BuildError
-        A worker says nothing, or nothing can be asked.
+        A worker does not answer, or none can be asked.
     """
     asking: queue.SimpleQueue[dict[str, dict[str, str] | Exception] | Exception]
     asking = _answer_of(lambda: client.run(find_versions, on_error="return"))
@@ -157,19 +161,19 @@ def _ask_workers(client: Client) -> dict[str, dict[str, str] | Exception]:
         ) from None
     if isinstance(answers, Exception):
         raise BuildError(
-            f"the workers of {_address(client)} cannot be asked: {error_message(answers)}"
+            f"the workers of {_address(client)} do not answer: {error_message(answers)}"
         ) from answers
     return answers
 
 
 def _answer_of(call: Callable[[], Answer]) -> queue.SimpleQueue[Answer | Exception]:
-    """Make a call that may never return; what it returns or raises comes into the queue."""
+    """Make a call that may never return; its result or exception is put into the queue."""
     answer: queue.SimpleQueue[Answer | Exception] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
             answer.put(call())
-        except Exception as error:  # whoever waits for it is told
+        except Exception as error:  # passed to the reader of the queue
             answer.put(error)
 
     threading.Thread(target=ask, daemon=True).start()
@@ -178,9 +182,7 @@ def _answer_of(call: Callable[[], Answer]) -> queue.SimpleQueue[Answer | Excepti
 
 @contextlib.contextmanager
 def use_client(client: Client | None, scheduler: str | None) -> Iterator[Client | None]:
-    """The client to run on, or None where a local cluster is to be started.
-
-    That is the one given, one of the scheduler at an address, or dask's current one.
+    """The client given, that of a scheduler, or dask's current one; None for a local cluster.
 
     Raises
     ------
@@ -204,7 +206,7 @@ def use_client(client: Client | None, scheduler: str | None) -> Iterator[Client 
 def find_resources(
     client: Client | None, workers: int | None, max_memory: int | None = None
 ) -> Resources:
-    """What a client has, or what a local cluster would have.
+    """Resources of a client, or of the local cluster that would be started.
 
     Raises
     ------
@@ -215,7 +217,7 @@ def find_resources(
         return local_resources(workers, max_memory)
     if workers is not None:
         raise UsageError("workers is for a local cluster; the client or scheduler has its own")
-    return client_resources(client)
+    return client_resources(client).limit_memory(max_memory)
 
 
 @contextlib.contextmanager
@@ -240,12 +242,12 @@ def connect(address: str) -> Iterator[Client]:
     """
     if not _ADDRESS.fullmatch(address):
         raise UsageError(f"scheduler is {address!r}, expected an address such as tcp://host:8786")
-    # dask waits without end for one that accepts a connection and then says nothing.
+    # dask waits forever for a scheduler that accepts a connection and then sends nothing.
     answer = _answer_of(lambda: Client(address, timeout=CONNECT_SECONDS, set_as_default=False))
     try:
         client = answer.get(timeout=CONNECT_SECONDS + 1)
     except queue.Empty:
-        client = TimeoutError("it accepts connections and says nothing")
+        client = TimeoutError("it accepts connections and sends nothing")
     if isinstance(client, Exception):
         raise BuildError(
             f"the scheduler {address} does not answer within {CONNECT_SECONDS} seconds "
@@ -259,7 +261,7 @@ def connect(address: str) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def start_local(resources: Resources) -> Iterator[Client]:
-    """Client of a new local cluster, which ends with the context and leaves no file behind.
+    """Client of a new local cluster, which ends with the context and leaves no files.
 
     Raises
     ------
@@ -282,8 +284,8 @@ def start_local(resources: Resources) -> Iterator[Client]:
                         threads_per_worker=resources.threads,
                         processes=True,
                         memory_limit=resources.memory,
-                        silence_logs=logging.CRITICAL + 1,  # it tells whom it lost while it ends
-                        dashboard_address="127.0.0.1:0",  # any free port: 8787 may be somebody's
+                        silence_logs=logging.CRITICAL + 1,  # it reports lost workers while it ends
+                        dashboard_address="127.0.0.1:0",  # any free port
                     )
                 )
         except (RuntimeError, OSError, TimeoutError) as error:
@@ -296,16 +298,16 @@ def start_local(resources: Resources) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def _hold_interrupts() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C, and keep one that comes meanwhile for the end.
+    """Start processes that ignore Ctrl-C, and deliver one that arrives meanwhile at the end.
 
-    It is for us, who then end them. A process inherits the signals that are blocked in the thread
-    that starts it, and a thread those of its maker: dask's, which start workers later too, have
-    SIGINT blocked for good. Another thread may take the signal, whose handler then runs here.
+    Ctrl-C is for this process, which then ends the workers. A process inherits the signals that are
+    blocked in the thread that starts it, and so does a thread: dask's threads, which start workers
+    later too, keep SIGINT blocked. Another thread may receive the signal; its handler runs here.
     """
     if threading.current_thread() is not threading.main_thread() or os.name == "nt":
         yield  # only the main thread may set signals
         return
-    # Where multiprocessing starts its tracker, it unblocks SIGINT, and so not in dask's threads.
+    # Multiprocessing unblocks SIGINT when it starts its tracker: not later, in dask's threads.
     resource_tracker.ensure_running()
     came: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
@@ -320,7 +322,7 @@ def _hold_interrupts() -> Iterator[None]:
 
 
 def _environment() -> dict[str, str]:
-    """What dask sets before it starts a worker, and `WORKER_ENVIRONMENT` where the user has not."""
+    """Dask's environment for workers, plus `WORKER_ENVIRONMENT` where the user has set nothing."""
     chosen = {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
     return {**dask.config.get(_SPAWN), **chosen}
 

@@ -8,18 +8,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.errors import BuildError, GZ3DError, Status, SubjectError, UsageError, plural
+from gz3d_zarr.errors import BuildError, GZ3DError, SubjectError
 from gz3d_zarr.locations import is_url, origin
-from gz3d_zarr.pipeline.build_state import Work
-from gz3d_zarr.pipeline.shard_task import ShardTask, build_shard
-from gz3d_zarr.progress import Progress
-from gz3d_zarr.sources.manifest import PlanOptions
-from gz3d_zarr.storage.object_store import ObjectStore
-from gz3d_zarr.storage.shards import array_documents
+from gz3d_zarr.pipeline.failure_policy import stopped_at
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Semaphore
@@ -39,118 +32,11 @@ if TYPE_CHECKING:
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-ON_ERROR = ("skip", "raise")
 WATCH_SECONDS = 5.0
-"""How often it is looked whether there are workers."""
+"""Interval between checks for workers."""
 logger = logging.getLogger(__name__)
 MAX_TASKS_IN_FLIGHT = 256
 """Tasks that a scheduler holds at a time; enough for a cluster that grows with its backlog."""
-
-
-@dataclass(frozen=True)
-class FailurePolicy:
-    """What to do along the way."""
-
-    strict: bool
-    max_failures: int | None
-    progress: Callable[[Progress], None] | None
-
-    @classmethod
-    def of(
-        cls,
-        on_error: str,
-        max_failures: int | None,
-        progress: Callable[[Progress], None] | None,
-    ) -> FailurePolicy:
-        """Take the options of `build`; UsageError where one has no meaning."""
-        if on_error not in ON_ERROR:
-            raise UsageError(f"on_error is {on_error!r}, expected one of {', '.join(ON_ERROR)}")
-        if max_failures is not None and max_failures < 0:
-            raise UsageError(f"max_failures is {max_failures}, expected 0 or more")
-        return cls(on_error == "raise", max_failures, progress)
-
-    def check(self, receipts: Iterable[Receipt]) -> None:
-        """Stop where a subject is not ok and none may fail, or more than are allowed."""
-        bad = [o for r in receipts for o in r.outcomes if o.status is not Status.OK]
-        failed = len(bad)
-        if self.strict and bad:
-            raise _stopped_at(f"{bad[0].status.label}: {bad[0].file_name}: {bad[0].reason}")
-        if self.max_failures is not None and failed > self.max_failures:
-            raise BuildError(
-                f"stopped: {plural(failed, 'subject')} not ok, more than the {self.max_failures} "
-                "allowed. What is built is kept; --resume with a larger --max-failures goes on"
-            )
-
-    def tell(self, progress: Progress) -> None:
-        """Tell whoever wants to know."""
-        if self.progress is not None:
-            self.progress(progress)
-
-
-def _failed(receipts: Iterable[Receipt]) -> int:
-    """How many subjects are not ok."""
-    return sum(
-        outcome.status is not Status.OK for receipt in receipts for outcome in receipt.outcomes
-    )
-
-
-def run_shards(
-    client: Client,
-    folder: ObjectStore,
-    work: Work,
-    options: PlanOptions,
-    build_id: str,
-    rules: FailurePolicy,
-) -> dict[int, Receipt]:
-    """Build what is missing on the client's workers; the receipts of all shards.
-
-    Raises
-    ------
-    GZ3DError
-        What a task raised, or BuildError where a task failed in another way, the workers died, or
-        too many subjects are not ok.
-    """
-    made, receipts = work.made, dict(work.receipts)
-    documents = array_documents(made.layout)
-    paths = [entry.file.path for entry in made.manifest.entries]
-    gate = share_connections(client, paths, options)
-
-    def make_task(shard: int) -> ShardTask:
-        entries = made.manifest.entries[made.layout.rows(shard)]
-        return ShardTask(
-            shard,
-            made.fingerprint,
-            build_id,
-            tuple((entry.file.path, entry.sha1) for entry in entries),
-            documents,
-            folder,
-            options.rules,
-            gate,
-            dict(options.source_options or {}),
-            rules.strict,
-            work.bases.get(shard),
-            work.retry,
-        )
-
-    done = sum(len(receipt.outcomes) for receipt in receipts.values())
-    failed = _failed(receipts.values())
-    rules.tell(Progress(done, made.layout.subjects, 0, failed))
-    built = run_tasks(
-        client,
-        build_shard,
-        map(make_task, work.missing),
-        f"gz3d-shard-{made.fingerprint[:12]}",
-        made.layout.shard_size,
-        ". What is built is kept; --resume goes on",
-    )
-    with contextlib.closing(built):
-        for receipt in built:
-            receipts[receipt.shard] = receipt
-            done += len(receipt.outcomes)
-            failed += _failed([receipt])
-            rules.tell(Progress(done, made.layout.subjects, len(receipt.outcomes), failed))
-            rules.check(receipts.values())
-    return receipts
 
 
 def run_tasks(
@@ -163,8 +49,8 @@ def run_tasks(
 ) -> Generator[Result, None, None]:
     """Run a function on each task, `MAX_TASKS_IN_FLIGHT` at a time; yield results as they come.
 
-    Each worker takes as many as shards of `shard_size` subjects fit its memory. Those that still
-    wait are dropped when the generator is closed.
+    Each worker runs as many as shards of `shard_size` subjects fit its memory. Waiting tasks are
+    dropped when the generator is closed.
 
     Raises
     ------
@@ -202,16 +88,16 @@ def run_tasks(
 
 @contextlib.contextmanager
 def _warn_when_no_workers(client: Client, address: str) -> Iterator[None]:
-    """Say so while there are no workers: they may come again, and nothing happens until then."""
+    """Warn while there are no workers: nothing happens until some join."""
     ended = threading.Event()
 
     def watch() -> None:
-        told = False
+        was_missing = False
         while not ended.wait(WATCH_SECONDS) and client.status == "running":
             missing = not client.scheduler_info()["workers"]
-            if missing and not told:
+            if missing and not was_missing:
                 logger.warning("There are no workers at %s: waiting until some come", address)
-            told = missing
+            was_missing = missing
 
     watching = threading.Thread(target=watch, name="gz3d-watch", daemon=True)
     watching.start()
@@ -222,13 +108,11 @@ def _warn_when_no_workers(client: Client, address: str) -> Iterator[None]:
         watching.join()
 
 
-def share_connections(
-    client: Client, paths: Iterable[str], options: PlanOptions
-) -> Semaphore | None:
+def share_connections(client: Client, paths: Iterable[str], connections: int) -> Semaphore | None:
     """One limit on connections for all workers, where files are fetched from URLs.
 
-    It has the same name for every build from one place: tasks of a build that was stopped may
-    still fetch when the next begins. Leases of workers that die lapse by themselves.
+    It has the same name for every build from one server: tasks of a build that was stopped may
+    still fetch when the next one begins. Leases of workers that die expire.
     """
     from distributed import Semaphore
 
@@ -236,8 +120,8 @@ def share_connections(
     if first is None:
         return None
     with client.as_current():  # where a semaphore looks for its scheduler
-        name = f"gz3d-{options.connections}-{origin(first)}"
-        return Semaphore(max_leases=options.connections, name=name)
+        name = f"gz3d-{connections}-{origin(first)}"
+        return Semaphore(max_leases=connections, name=name)
 
 
 def _result(future: Future[Result], address: str, hint: str) -> Result:
@@ -247,7 +131,7 @@ def _result(future: Future[Result], address: str, hint: str) -> Result:
     try:
         result: Result = future.result()
     except SubjectError as error:
-        raise _stopped_at(str(error)) from error
+        raise stopped_at(str(error)) from error
     except GZ3DError:
         raise
     except (FutureCancelledError, CommClosedError) as error:
@@ -259,16 +143,12 @@ def _result(future: Future[Result], address: str, hint: str) -> Result:
     return result
 
 
-def _stopped_at(what: str) -> BuildError:
-    return BuildError(f"stopped at the first subject that is not ok: {what}")
-
-
 WAIT_SECONDS = 0.5
-"""How often a task that waits asks whether it is still wanted."""
+"""Interval at which a waiting task checks whether it is still wanted."""
 
 
 class MemoryBudget:
-    """The memory of a worker that shards take parts of, whatever build they are of."""
+    """Memory of a worker, shared by the shards of all builds."""
 
     def __init__(self) -> None:
         self._taken = Fraction(0)
@@ -276,7 +156,7 @@ class MemoryBudget:
 
     @contextlib.contextmanager
     def take(self, part: Fraction, is_wanted: Callable[[], bool]) -> Iterator[bool]:
-        """Wait for a part, and hold it; False where it is not wanted any more."""
+        """Wait for a part and hold it; give False where it is no longer wanted."""
         with self._changed:
             while is_wanted() and self._taken + part > 1:
                 self._changed.wait(WAIT_SECONDS)
@@ -292,17 +172,17 @@ class MemoryBudget:
 
 
 class ShardSlotPlugin(WorkerPlugin):
-    """Gives every worker, also one that comes later, as many slots as shards fit its memory.
+    """Gives every worker, also one that joins later, as many slots as shards fit its memory.
 
     Parameters
     ----------
     name : str
-        Of the plugin, different for each run.
+        Of the plugin, different for each build.
     shard_size : int
         Subjects in a shard.
     """
 
-    room: MemoryBudget
+    budget: MemoryBudget
     part: Fraction
 
     def __init__(self, name: str, shard_size: int) -> None:
@@ -310,32 +190,32 @@ class ShardSlotPlugin(WorkerPlugin):
         self.shard_size = shard_size
 
     def setup(self, worker: Worker) -> None:
-        """Count this worker's slots, and keep zarr's threads down to dask's."""
+        """Count this worker's slots, and limit zarr's threads to dask's."""
         threads = worker.state.nthreads
         slots = count_slots(self.shard_size, threads, worker.memory_manager.memory_limit)
         self.part = Fraction(1, max(1, slots))
-        # Two builds on one cluster share the memory, and so do tasks of one that has ended.
-        self.room = vars(worker).setdefault("_gz3d_room", MemoryBudget())
+        # Builds on one cluster share the memory, and so do tasks of a build that has ended.
+        self.budget = vars(worker).setdefault("_gz3d_memory_budget", MemoryBudget())
         is_own_process = not str(worker.contact_address).startswith("inproc")
         if is_own_process and zarr.config.get("threading.max_workers") is None:
             zarr.config.set({"threading.max_workers": threads})
 
 
 def run_in_slot(name: str, function: Callable[[Task], Result], task: Task) -> Result:
-    """Run a task on a worker once one of its slots is free.
+    """Run a task on a worker as soon as one of its slots is free.
 
     Raises
     ------
     BuildError
-        The run has ended meanwhile: dask cannot cancel a task that waits here.
+        The build has ended meanwhile: dask cannot cancel a task that waits here.
     """
     plugins = get_worker().plugins
     slots = plugins.get(name)
     if isinstance(slots, ShardSlotPlugin):
-        with slots.room.take(slots.part, lambda: name in plugins) as is_wanted:
+        with slots.budget.take(slots.part, lambda: name in plugins) as is_wanted:
             if is_wanted:
                 return function(task)
-    raise BuildError("the run that this task is of has ended")
+    raise BuildError("this task's build has ended; the task was dropped")
 
 
 @contextlib.contextmanager
@@ -352,8 +232,8 @@ def limit_tasks(client: Client, shard_size: int) -> Iterator[str]:
         client.register_plugin(ShardSlotPlugin(name, shard_size))
     except ImportError as error:
         raise BuildError(
-            f"the workers lack a package: {error}. Install gz3d-zarr "
-            "there, in the version that is here"
+            f"the workers lack a package: {error}. Install the client's version of gz3d-zarr on "
+            "the workers"
         ) from error
     try:
         yield name

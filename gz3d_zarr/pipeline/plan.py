@@ -1,49 +1,50 @@
-"""Manifest, schema and resources to a Plan: shards, bytes, memory a worker, fingerprint."""
+"""The plan of a build: shards, bytes, memory per worker, fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from dask.utils import format_bytes
+from dask.utils import format_bytes, parse_bytes
 
+from gz3d_zarr.datamodel.codecs import CODECS
 from gz3d_zarr.datamodel.fits_decoder import MAX_UNPACKED
-from gz3d_zarr.datamodel.layout import CODECS, SHARD_SIZE, Layout
+from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE, Layout, LayoutOptions, make_layout
 from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, CATALOGUE_TEXT, LABELS, SCHEMA_VERSION, VARIABLES
 from gz3d_zarr.datamodel.subject import IMAGE_BYTES, SEGMENTATION_BYTES
-from gz3d_zarr.errors import PlanError
+from gz3d_zarr.errors import PlanError, UsageError, plural
 from gz3d_zarr.sources.listing import Source
-from gz3d_zarr.sources.manifest import PlanOptions, make_layout, read_manifest
-from gz3d_zarr.storage.object_store import open_object_store
+from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
+from gz3d_zarr.sources.select_subjects import read_manifest
+from gz3d_zarr.storage.object_store import ObjectStore
 
 WORKER_BYTES = 200 * 10**6
-"""What a worker process has before its first shard: Python, dask and zarr."""
+"""Memory of a worker process before its first shard: Python, dask and zarr."""
 MEMORY_SHARE = 0.75
-"""Part of a worker's memory that a plan fills; dask pauses a worker at 0.8 of it."""
+"""Fraction of a worker's memory that a plan uses; dask pauses a worker at 0.8."""
 SOURCE_FILE_BYTES = 350_000
-"""Size of a subject file where the listing does not tell."""
+"""Size of a subject file if the listing does not give it."""
 _MASK_BYTES = 1_500
 _SMALL_BYTES = 700
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the build would run on.
+    """Workers that a build runs on.
 
     Attributes
     ----------
     workers, threads : int
         Workers, and threads in each.
     memory : int or None
-        Bytes that the smallest worker may use; None where it has no limit.
+        Bytes that the smallest worker may use; None if there is no limit.
     where : str
-        In words.
+        Description for people.
     notes : tuple of str
-        What a person should be told about the workers.
+        Notes for the user about the workers.
     """
 
     workers: int
@@ -52,10 +53,15 @@ class Resources:
     where: str
     notes: tuple[str, ...] = ()
 
+    def limit_memory(self, max_memory: int | None) -> Resources:
+        """The same workers, each with at most so many bytes."""
+        bounds = [bound for bound in (self.memory, max_memory) if bound is not None]
+        return replace(self, memory=min(bounds, default=None))
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build does, decided before it begins.
+    """What a build will do.
 
     Attributes
     ----------
@@ -65,11 +71,11 @@ class Plan:
     layout : Layout
     resources : Resources
     free_bytes : int or None
-        Free space where the store goes, if that has a bound.
+        Free space on the disk of the store; None if it has no limit.
     warning : str
-        What stands there already, if anything.
+        What exists at the target, if anything.
     refusal : str
-        Why build would refuse to go on there, if it would.
+        Why `build` would refuse to write there, if it would.
     """
 
     store: str
@@ -82,9 +88,9 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal SHA-256 of layout and file names: builds that share it may be joined.
+        """Hexadecimal SHA-256 of layout and file names: builds that share it can be resumed.
 
-        What is in the files is not part of it: each receipt says what was read.
+        The contents of the files are not part of it; receipts record them.
         """
         names = [entry.file.name for entry in self.manifest.entries]
         parts = [SCHEMA_VERSION, asdict(self.layout), names]
@@ -92,17 +98,17 @@ class Plan:
 
     @property
     def objects(self) -> int:
-        """Objects that the complete store has."""
+        """Number of objects of the complete store."""
         small = len(VARIABLES) + 1 + len(LABELS)
         catalogue = len(CATALOGUE_TEXT) + 1 + len(BIG_ARRAYS)
         big = len(BIG_ARRAYS) * (self.layout.shards + 1)
-        return big + 2 * (small + catalogue) + 2
+        return big + 2 * (small + catalogue) + 3  # the receipts, and two groups
 
     @property
     def source_bytes(self) -> int:
-        """Bytes of the source files, estimated where the listing does not tell."""
-        told = self.manifest.source_bytes
-        return self.layout.subjects * SOURCE_FILE_BYTES if told is None else told
+        """Bytes of the source files, estimated if the listing does not give them."""
+        listed = self.manifest.source_bytes
+        return self.layout.subjects * SOURCE_FILE_BYTES if listed is None else listed
 
     @property
     def stored_bytes(self) -> int:
@@ -118,18 +124,18 @@ class Plan:
 
     @property
     def worker_bytes(self) -> int:
-        """Estimate of the memory that one worker needs at the most."""
+        """Estimate of the peak memory of one worker."""
         return WORKER_BYTES + self.slots * task_bytes(self.layout.shard_size)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should be told before the build."""
+        """Notes for the user, before the build."""
         notes = [self.warning, *self.manifest.notes] if self.warning else [*self.manifest.notes]
         notes += self.resources.notes
         if self.slots < self.resources.threads:
             notes.append(
-                f"memory lets a worker build {self.slots} shards at a time, not one on each of "
-                f"its {self.resources.threads} threads"
+                f"memory lets a worker build {plural(self.slots, 'shard')} at a time, not one on "
+                f"each of its {self.resources.threads} threads"
             )
         if self.refusal:
             notes.insert(0, f"build would refuse: {self.refusal}")
@@ -138,8 +144,12 @@ class Plan:
                 f"the store needs about {format_bytes(self.stored_bytes)}, the disk has "
                 f"{format_bytes(self.free_bytes)} free"
             )
-        if self.layout.shard_size < SHARD_SIZE and self.layout.subjects > self.layout.shard_size:
-            notes.append(f"shards of {self.layout.shard_size} subjects make more, smaller objects")
+        if (
+            self.layout.shard_size < DEFAULT_SHARD_SIZE
+            and self.layout.subjects > self.layout.shard_size
+        ):
+            subjects = plural(self.layout.shard_size, "subject")
+            notes.append(f"shards of {subjects} make more and smaller objects")
         return tuple(notes)
 
     def summary(self) -> dict[str, Any]:
@@ -178,12 +188,12 @@ class Plan:
             f"source    {s['source']}",
             f"store     {s['store']}",
             f"subjects  {s['subjects']}, in order of {s['order']}",
-            f"shards    {s['shards']} of {s['shard_size']} subjects, codec {s['codec']}",
+            f"shards    {s['shards']} of {plural(s['shard_size'], 'subject')}, codec {s['codec']}",
             f"objects   {s['objects']}",
             f"bytes     {format_bytes(s['source_bytes'])} of source files to about "
             f"{format_bytes(s['stored_bytes'])} of store",
             f"workers   {s['resources']}",
-            f"memory    about {format_bytes(s['worker_memory_needed'])} a worker, which may use "
+            f"memory    about {format_bytes(s['worker_memory_needed'])} per worker, which may use "
             f"{'any amount' if limit is None else format_bytes(limit)}",
             *(f"note      {note}" for note in s["notes"]),
         ]
@@ -191,59 +201,80 @@ class Plan:
 
 
 def task_bytes(shard_size: int) -> int:
-    """Memory that a worker needs at the most to build one shard.
+    """Peak memory that a worker needs to build one shard.
 
-    A shard in memory, its encoded bytes twice (chunks, and the object that they are joined to),
-    and one file, unpacked.
+    That is a shard in memory, its encoded bytes twice (as chunks, and as the object that joins
+    them), and one unpacked file.
     """
     encoded = 2 * shard_size * SOURCE_FILE_BYTES * 3 // 2
     return shard_size * (IMAGE_BYTES + SEGMENTATION_BYTES) + encoded + MAX_UNPACKED // 2
 
 
 def count_slots(shard_size: int, threads: int, memory: int | None) -> int:
-    """How many shards of a size a worker may build at a time; 0 where not even one fits."""
+    """How many shards of a size a worker can build at a time; 0 if not even one fits."""
     if not memory:
         return threads
-    room = memory * MEMORY_SHARE - WORKER_BYTES
-    return max(0, min(threads, int(room // task_bytes(shard_size))))
+    available = memory * MEMORY_SHARE - WORKER_BYTES
+    return max(0, min(threads, int(available // task_bytes(shard_size))))
+
+
+def parse_memory(max_memory: int | str | None) -> int | None:
+    """Bytes of a size such as ``"2GB"``; None stays None.
+
+    Raises
+    ------
+    UsageError
+        It is not a size.
+    """
+    if max_memory is None:
+        return None
+    try:
+        size = int(parse_bytes(max_memory))
+    except (ValueError, TypeError):
+        size = 0
+    if size <= 0:
+        raise UsageError(f"max_memory is {max_memory!r}, expected a size such as 2GB")
+    return size
 
 
 def make_plan(
-    source: Source, store: str | Path, options: PlanOptions, resources: Resources
+    source: Source,
+    target: ObjectStore,
+    selection: SelectionOptions,
+    options: LayoutOptions,
+    fetch: FetchOptions,
+    resources: Resources,
 ) -> Plan:
-    """Plan a build; reads the source's listing and catalogue, writes nothing.
+    """Plan a build: read the source's listing and catalogue, and write nothing.
 
     Raises
     ------
     PlanError
-        A shard does not fit a worker's memory.
+        A shard does not fit in a worker's memory.
     SourceError, UsageError
         As `list_source` and `make_manifest`.
     """
-    manifest = read_manifest(source, options)
-    bounds = [b for b in (resources.memory, options.memory_bound) if b is not None]
-    resources = replace(resources, memory=min(bounds) if bounds else None)
-    folder = open_object_store(store, options.storage_options)
+    manifest = read_manifest(source, selection, fetch)
     layout = make_layout(manifest, options, _fit(options.shard_size, resources))
-    return Plan(folder.url, manifest, layout, resources, folder.free_bytes())
+    return Plan(target.url, manifest, layout, resources, target.free_bytes())
 
 
 def _fit(wanted: int | None, resources: Resources) -> int:
-    """Shard size that fits the workers: the one asked for, or the default, halved as needed."""
-    size = wanted or SHARD_SIZE
+    """Shard size that fits the workers: as requested, or the default, halved as needed."""
+    size = wanted or DEFAULT_SHARD_SIZE
     while not count_slots(size, resources.threads, resources.memory) and size > 1:
         size = -(-size // 2)
     memory = format_bytes(resources.memory or 0)
     if not count_slots(size, resources.threads, resources.memory):
         need = (WORKER_BYTES + task_bytes(size)) / MEMORY_SHARE
         raise PlanError(
-            f"a worker may use {memory}, and even shards of one subject need "
+            f"a worker may use {memory}, but even shards of one subject need "
             f"{format_bytes(round(need))}: give workers more memory"
         )
     if wanted is not None and size < wanted:
-        asked = (WORKER_BYTES + task_bytes(wanted)) / MEMORY_SHARE
+        needed = (WORKER_BYTES + task_bytes(wanted)) / MEMORY_SHARE
         raise PlanError(
-            f"shards of {wanted} subjects need {format_bytes(round(asked))} in a worker that may "
+            f"shards of {wanted} subjects need {format_bytes(round(needed))} in a worker that may "
             f"use {memory}: use --shard-size {size}, or give workers more memory"
         )
     return size

@@ -1,7 +1,8 @@
-"""What a build did, subject by subject where that is not ok."""
+"""What a build did, and what a verification found."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
@@ -9,14 +10,15 @@ from typing import Any
 from dask.utils import format_bytes
 
 from gz3d_zarr.errors import plural, status_counts
+from gz3d_zarr.pipeline.store_checks import Check
 
 MAX_LISTED = 50
-"""Failures that the text names; JSON names all."""
+"""Failures that the text lists; JSON lists all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A subject that is not ok."""
+    """A subject that failed."""
 
     file_name: str
     status: str
@@ -32,19 +34,19 @@ class BuildReport:
     store : str
         Absolute path or URL.
     subjects, ok : int
-        Rows in the store, and how many of them hold a whole subject.
+        Rows in the store, and how many of them are ok.
     failures : tuple of Failure
         The others.
     shards, shards_built : int
-        All, and those that this run wrote (others were there already).
+        All shards, and those that this run wrote (the others existed).
     subjects_built : int
         Subjects that this run read.
     stored_bytes : int
         Bytes of the shards that this run wrote.
     seconds : float
-        Wall time of this run, without starting workers.
+        Wall time of this run, without the start of the workers.
     notes : tuple of str
-        What a person should be told.
+        Notes for the user.
     """
 
     store: str
@@ -65,8 +67,13 @@ class BuildReport:
 
     @property
     def rate(self) -> float:
-        """Subjects a second that this run built."""
+        """Subjects per second that this run built."""
         return self.subjects_built / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def _ok_text(self) -> str:
+        verb = "is" if self.subjects == 1 else "are"
+        return f"{self.ok} of {plural(self.subjects, 'subject')} {verb} ok"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -82,7 +89,7 @@ class BuildReport:
         failures = f"<table><tr><th>status</th><th>file</th><th>reason</th></tr>{rows}</table>"
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         return (
-            f"<p><b>{escape(self.store)}</b>: {self.ok} of {self.subjects} subjects are ok; built "
+            f"<p><b>{escape(self.store)}</b>: {self._ok_text}; built "
             f"{self.subjects_built} in {self.seconds:.1f} s</p>"
             f"<table><tr>{counts}</tr><tr>{numbers}</tr></table>"
             f"{failures if self.failures else ''}{f'<ul>{notes}</ul>' if notes else ''}"
@@ -98,17 +105,79 @@ class BuildReport:
             done = (
                 f"Read {plural(self.subjects_built, 'subject')} and wrote {self.shards_built} of "
                 f"{plural(self.shards, 'shard')}, {format_bytes(self.stored_bytes)}, in "
-                f"{self.seconds:.1f} s ({self.rate:.0f} subjects a second)."
+                f"{self.seconds:.1f} s ({self.rate:.{0 if self.rate >= 10 else 1}f} subjects per "
+                "second)."
             )
         else:
-            done = "Nothing to build: all shards were there."
-        lines = [done, f"{self.store}: {self.ok} of {self.subjects} subjects are ok."]
+            done = "Nothing to build: all shards exist."
+        lines = [done, f"{self.store}: {self._ok_text}."]
         lines += [f"Note: {note}." for note in self.notes]
         if self.failures:
-            lines.append(f"{len(self.failures)} are not:")
+            lines.append(f"{plural(len(self.failures), 'subject')} failed:")
             lines += [
                 f"  {f.status:<11} {f.file_name}  {f.reason}" for f in self.failures[:MAX_LISTED]
             ]
             if len(self.failures) > MAX_LISTED:
                 lines.append(f"  and {len(self.failures) - MAX_LISTED} more; --json lists all")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Result of `verify`.
+
+    Attributes
+    ----------
+    store : str
+        Absolute path or URL.
+    state : {'sound', 'damaged', 'stale', 'incomplete', 'differs'}
+        Stale: only the consolidated metadata is out of date; incomplete: the build is unfinished;
+        differs: sound in itself, but the source has other files now.
+    checks : tuple of Check
+        All checks.
+    subjects, not_ok, compared : int
+        Rows of the store, how many of them failed, and how many were compared with their files.
+    """
+
+    store: str
+    state: str
+    checks: tuple[Check, ...]
+    subjects: int = 0
+    not_ok: int = 0
+    compared: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """Checks that failed."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    def summary(self) -> dict[str, Any]:
+        """What ``gz3d-zarr verify --json`` prints."""
+        return {**asdict(self), "passed": self.passed}
+
+    def to_text(self) -> str:
+        """What ``gz3d-zarr verify`` prints."""
+        counted = Counter(check.test for check in self.checks)
+        failed = Counter(check.test for check in self.failures)
+        lines = [f"{'test':<12} {'checks':>7} {'failed':>7}"]
+        lines += [f"{test:<12} {n:>7} {failed[test]:>7}" for test, n in counted.items()]
+        lines += [f"  {c.test}  {c.target}: {c.detail}" for c in self.failures[:MAX_LISTED]]
+        if len(self.failures) > MAX_LISTED:
+            lines.append(f"  and {len(self.failures) - MAX_LISTED} more; --json lists all")
+        if any(check.test == "shard" for check in self.failures):
+            lines.append(
+                "To repair a damaged shard, delete its object and run build --resume with the "
+                "same source: it reads the shard again."
+            )
+        words = "sound, but differs from its source" if self.state == "differs" else self.state
+        counts = (
+            f": {plural(self.subjects, 'subject')}, {self.not_ok} failed, "
+            f"{self.compared} compared with their files"
+        )
+        lines.append(f"{self.store} is {words}{counts if self.subjects else ''}.")
         return "\n".join(lines)

@@ -1,179 +1,334 @@
-"""Whether a build may continue from what exists, and from what."""
+"""Which shards a build writes, and which it keeps of what exists."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import xarray as xr
-
-from gz3d_zarr.backends.store import read_store
 from gz3d_zarr.datamodel.layout import Layout, read_layout
-from gz3d_zarr.datamodel.receipts import Receipt, StoredObject, SubjectOutcome
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS, SCHEMA
-from gz3d_zarr.datamodel.subject import SubjectMetadata
+from gz3d_zarr.datamodel.receipts import Receipt
+from gz3d_zarr.datamodel.schema import SCHEMA
 from gz3d_zarr.errors import Status, StoreError, plural
+from gz3d_zarr.pipeline.build_state import (
+    Action,
+    BuildRequest,
+    Target,
+    TargetState,
+    choose_action,
+    inspect_target,
+    read_attrs,
+)
 from gz3d_zarr.pipeline.plan import Plan
-from gz3d_zarr.storage.object_store import ObjectStore
-from gz3d_zarr.storage.shards import shard_key
+from gz3d_zarr.storage.build_record import FILES_KEY, RECEIPTS_PREFIX, ROOT_KEY, receipt_key
+from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
+from gz3d_zarr.storage.published_receipts import read_published_receipts
 
 
-def identify(made: Plan) -> dict[str, Any]:
-    """What two builds must share for one to go on with the other's work."""
-    return {
-        "schema": SCHEMA,
-        "fingerprint": made.fingerprint,
-        "order": made.manifest.order,
-        **asdict(made.layout),
-    }
+@dataclass(frozen=True)
+class ResumePlan:
+    """What a build writes, and what it keeps.
+
+    Attributes
+    ----------
+    plan : Plan
+        The plan; where a store exists already, with its numbering of samples.
+    target : Target
+        What exists.
+    receipts : mapping of int to Receipt
+        Of the shards that are kept.
+    previous_receipts : mapping of int to Receipt
+        Of shards that are written again: what exists of them, from which good subjects are kept.
+    retry_failed : bool
+        Subjects of `previous_receipts` that failed are read again.
+    shards_to_write : tuple of int, or None
+        Shards of a published store that this build, or the one that it continues, writes. None:
+        all.
+    clears : bool
+        What exists is deleted first.
+    """
+
+    plan: Plan
+    target: Target = field(default_factory=lambda: Target(TargetState.EMPTY))
+    receipts: Mapping[int, Receipt] = field(default_factory=dict)
+    previous_receipts: Mapping[int, Receipt] = field(default_factory=dict)
+    retry_failed: bool = False
+    shards_to_write: tuple[int, ...] | None = None
+    clears: bool = False
+
+    @property
+    def missing(self) -> list[int]:
+        """Shards to be built, in order."""
+        return [i for i in range(self.plan.layout.shards) if i not in self.receipts]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the store is complete as it is."""
+        return (
+            self.target.state is TargetState.COMPLETE
+            and not self.clears
+            and not self.missing
+            and self.target.attrs.get("fingerprint") == self.plan.fingerprint
+        )
 
 
-def check_same(
-    folder: ObjectStore, made: Plan, there: Mapping[str, Any], names: Sequence[str]
-) -> None:
-    """Refuse to go on with another plan, and say in words what differs."""
-    mine = identify(made)
-    if there.get("fingerprint") == mine["fingerprint"]:
-        return
-    differences = _differences(mine, there)
-    differences += _compare_names([e.file.name for e in made.manifest.entries], names)
-    raise StoreError(
-        f"{folder.url} was begun with another plan: {'; '.join(differences) or 'samples differ'}. "
-        "Give the options and the source that it was begun with, or use --overwrite"
+def keeps(
+    receipt: Receipt | None,
+    file_names: Sequence[str],
+    sizes: Mapping[str, int],
+    *,
+    retrying: bool,
+) -> bool:
+    """Whether a shard stays as it is.
+
+    Parameters
+    ----------
+    receipt : Receipt or None
+        Of this build where the shard is marked to be written, of the published store otherwise.
+    file_names : sequence of str
+        The plan's subjects of the shard.
+    sizes : mapping of str to int
+        Bytes of every object that exists.
+    retrying : bool
+        Subjects that failed are read again.
+    """
+    return (
+        receipt is not None
+        and [outcome.file_name for outcome in receipt.outcomes] == list(file_names)
+        and has_objects(receipt, sizes)
+        and (receipt.is_ok or not retrying)
     )
 
 
-def check_grown(
-    folder: ObjectStore, made: Plan, there: Mapping[str, Any], names: Sequence[str]
+def has_objects(receipt: Receipt, sizes: Mapping[str, int]) -> bool:
+    """Whether the objects of a shard exist with the sizes that were written."""
+    return bool(receipt.objects) and all(
+        sizes.get(stored.key) == stored.size for stored in receipt.objects
+    )
+
+
+def plan_resume(store: ObjectStore, plan: Plan, request: BuildRequest) -> ResumePlan:
+    """Decide what a build writes and keeps; nothing is written.
+
+    Raises
+    ------
+    StoreError
+        The mode does not allow to continue from what exists: something foreign, a store, another
+        plan, or other files than those that it was built from.
+    """
+    target = inspect_target(store)
+    action = choose_action(store, target, request.mode)
+    if action is Action.WRITE:
+        _refuse_inside_store(store)
+        return ResumePlan(plan, target)
+    if action is Action.REPLACE:
+        return ResumePlan(plan, target, clears=True)
+    if target.state is TargetState.UNFINISHED:
+        return _continue_build(store, plan, target, request)
+    return _continue_store(store, plan, target, request)
+
+
+def _continue_build(
+    store: ObjectStore, plan: Plan, target: Target, request: BuildRequest
+) -> ResumePlan:
+    """Continue a build that has not ended and has no store to keep."""
+    check_same_plan(store, plan, _record_identity(target), _read_file_names(store))
+    if target.has_root:  # an overwrite was stopped before it deleted the root
+        return ResumePlan(plan, target, clears=True)
+    fresh, sizes = read_receipts(store, plan), store.list_sizes()
+    check_files_unchanged(store, plan, fresh.values())
+    kept = _select_kept(plan, fresh, sizes, retrying=request.retry_failed)
+    previous = {
+        shard: receipt
+        for shard, receipt in fresh.items()
+        if shard not in kept and has_objects(receipt, sizes)
+    }
+    return ResumePlan(plan, target, kept, previous, retry_failed=True)
+
+
+def _continue_store(
+    store: ObjectStore, plan: Plan, target: Target, request: BuildRequest
+) -> ResumePlan:
+    """Add to a complete store, or retry what failed in it, while readers may use it."""
+    layout = read_layout(target.attrs)
+    published = read_published_receipts(store, target.attrs).receipts
+    plan = _with_samples_of(plan, layout)
+    record, file_names = target.record, [o.file_name for r in published for o in r.outcomes]
+    continues = record is not None and not (request.may_grow or request.retry_failed)
+    if request.may_grow:
+        check_append_only(store, plan, target.attrs, file_names)
+    elif continues:
+        check_same_plan(store, plan, _record_identity(target), _read_file_names(store))
+    else:
+        check_same_plan(store, plan, target.attrs, file_names)
+    check_files_unchanged(store, plan, published)
+    marked = set(record.shards_to_write or ()) if record is not None else set()
+    fresh = {}
+    if record is not None and record.fingerprint == plan.fingerprint:
+        fresh = {i: r for i, r in read_receipts(store, plan).items() if i in marked}
+    current = {r.shard: r for r in published if r.shard not in marked} | fresh
+    kept = _select_kept(plan, current, store.list_sizes(), retrying=request.retry_failed)
+    to_write = {*range(plan.layout.shards)} & (marked | ({*range(plan.layout.shards)} - {*kept}))
+    previous = {r.shard: r for r in published} | fresh
+    return ResumePlan(
+        plan,
+        target,
+        kept,
+        {shard: previous[shard] for shard in to_write - {*kept} if shard in previous},
+        request.retry_failed or (continues and record is not None and record.retry_failed),
+        tuple(sorted(to_write)),
+    )
+
+
+def _select_kept(
+    plan: Plan, receipts: Mapping[int, Receipt], sizes: Mapping[str, int], *, retrying: bool
+) -> dict[int, Receipt]:
+    names = [entry.file.name for entry in plan.manifest.entries]
+    return {
+        shard: receipts[shard]
+        for shard in range(plan.layout.shards)
+        if shard in receipts
+        and keeps(receipts[shard], names[plan.layout.rows(shard)], sizes, retrying=retrying)
+    }
+
+
+def _with_samples_of(plan: Plan, layout: Layout) -> Plan:
+    """Number the samples as the store does, new ones after those that it has."""
+    new = [name for name in plan.layout.samples if name not in layout.samples]
+    return replace(plan, layout=replace(plan.layout, samples=(*layout.samples, *new)))
+
+
+def _refuse_inside_store(store: ObjectStore) -> None:
+    above = store.url.rpartition("/")[0]
+    if above and not above.endswith(("/", ":")):
+        root = store.with_url(above).get(ROOT_KEY)
+        if read_attrs(root).get("schema") == SCHEMA:
+            raise StoreError(f"{store.url} lies in the store {above}; choose another path")
+
+
+def _read_file_names(store: ObjectStore) -> list[str]:
+    """Names of the subject files of the build that has not ended."""
+    return (store.get(FILES_KEY) or b"").decode("utf-8", "replace").split("\n")
+
+
+def read_receipts(store: ObjectStore, plan: Plan) -> dict[int, Receipt]:
+    """Read the receipts of the shards that a build that has not ended wrote.
+
+    Raises
+    ------
+    StoreError
+        One cannot be read, or is of another build.
+    """
+    receipts = {}
+    for key in sorted(store.list_sizes(RECEIPTS_PREFIX)):
+        data = None if key.endswith(PARTIAL_SUFFIX) else store.get(key)
+        if data is not None:
+            receipt = Receipt.from_json(data, key)
+            if receipt.fingerprint != plan.fingerprint or receipt_key(receipt.shard) != key:
+                raise StoreError(f"the receipt {key} is of another build; delete it and resume")
+            receipts[receipt.shard] = receipt
+    return receipts
+
+
+def identify(plan: Plan) -> dict[str, Any]:
+    """What two builds must share for one to continue the other."""
+    return {
+        "fingerprint": plan.fingerprint,
+        "order": plan.manifest.order,
+        **asdict(plan.layout),
+    }
+
+
+def _record_identity(target: Target) -> dict[str, Any]:
+    record = target.record
+    if record is None or record.layout is None:
+        return {}
+    return {
+        "fingerprint": record.fingerprint,
+        "order": record.order,
+        **asdict(record.layout),
+    }
+
+
+def check_same_plan(
+    store: ObjectStore, plan: Plan, existing: Mapping[str, Any], file_names: Sequence[str]
 ) -> None:
-    """Refuse an update that could not leave what stands there alone."""
-    differences = _differences(identify(made), there, without=("subjects",))
-    wanted = [entry.file.name for entry in made.manifest.entries]
-    gone = sorted(set(names) - set(wanted))
+    """Refuse to continue with another plan, and say what differs.
+
+    Parameters
+    ----------
+    existing : mapping
+        What `identify` gives, of the existing build or store.
+    file_names : sequence of str
+        Its subject files, in order.
+    """
+    mine = identify(plan)
+    if existing.get("fingerprint") == mine["fingerprint"]:
+        return
+    differences = _compare_identities(mine, existing)
+    differences += _compare_names([e.file.name for e in plan.manifest.entries], file_names)
+    raise StoreError(
+        f"{store.url} was built with another plan: {'; '.join(differences) or 'samples differ'}. "
+        "Use the same options and source, or --overwrite"
+    )
+
+
+def check_append_only(
+    store: ObjectStore, plan: Plan, existing: Mapping[str, Any], file_names: Sequence[str]
+) -> None:
+    """Refuse an update that would change subjects that the store has."""
+    differences = _compare_identities(identify(plan), existing, without=("subjects",))
+    wanted = [entry.file.name for entry in plan.manifest.entries]
+    gone = sorted(set(file_names) - set(wanted))
     if gone:
         differences.append(f"the source lacks {plural(len(gone), 'file')} of it (first {gone[0]})")
-    elif not differences and wanted[: len(names)] != list(names):
-        first = next(i for i, name in enumerate(names) if wanted[i] != name)
+    elif not differences and wanted[: len(file_names)] != list(file_names):
+        first = next(i for i, name in enumerate(file_names) if wanted[i] != name)
         differences.append(
-            f"in the order of {made.manifest.order}, {wanted[first]} comes before subjects that it "
-            "has, and an update can only add behind them"
+            f"in the order of {plan.manifest.order}, {wanted[first]} comes before subjects that "
+            "the store has, and an update can only add behind them"
         )
     if differences:
         raise StoreError(
-            f"{folder.url} cannot be updated: {'; '.join(differences)}. Build it anew with "
+            f"{store.url} cannot be updated: {'; '.join(differences)}. Build it anew with "
             "--overwrite"
         )
 
 
-def _differences(
-    mine: Mapping[str, Any], there: Mapping[str, Any], without: Sequence[str] = ()
+def _compare_identities(
+    mine: Mapping[str, Any], existing: Mapping[str, Any], without: Sequence[str] = ()
 ) -> list[str]:
     return [
-        f"{name} is {mine[name]}, there it is {there.get(name)}"
+        f"{name} is {mine[name]} (existing: {existing.get(name)})"
         for name in ("subjects", "shard_size", "codec", "nside", "order")
-        if name not in without and there.get(name) != mine[name]
+        if name not in without and existing.get(name) != mine[name]
     ]
 
 
-def _compare_names(wanted: Sequence[str], there: Sequence[str]) -> list[str]:
+def _compare_names(wanted: Sequence[str], existing: Sequence[str]) -> list[str]:
     """How two lists of files differ, in words."""
-    new, gone = sorted(set(wanted) - set(there)), sorted(set(there) - set(wanted))
+    new, gone = sorted(set(wanted) - set(existing)), sorted(set(existing) - set(wanted))
     words = []
     if new:
         words.append(f"{plural(len(new), 'file')} of the source not there (first {new[0]})")
     if gone:
         words.append(f"{plural(len(gone), 'file')} there and not in the source (first {gone[0]})")
-    if not words and list(wanted) != list(there):
+    if not words and list(wanted) != list(existing):
         words.append("the files are in another order")
     return words
 
 
-def check_unchanged(folder: ObjectStore, made: Plan, receipts: Iterable[Receipt]) -> None:
+def check_files_unchanged(store: ObjectStore, plan: Plan, receipts: Iterable[Receipt]) -> None:
     """Refuse to mix subjects that are stored with files that were replaced since."""
     changed = []
     for receipt in receipts:
-        entries = made.manifest.entries[made.layout.rows(receipt.shard)]
+        entries = plan.manifest.entries[plan.layout.rows(receipt.shard)]
         for entry, outcome in zip(entries, receipt.outcomes, strict=False):  # an update adds some
-            other = (entry.sha1 or outcome.sha1, entry.file.size or outcome.size)
-            if outcome.status is Status.OK and other != (outcome.sha1, outcome.size):
+            now = (entry.sha1 or outcome.sha1, entry.file.size or outcome.size)
+            if outcome.status is Status.OK and now != (outcome.sha1, outcome.size):
                 changed.append(entry.file.name)
     if changed:
         raise StoreError(
-            f"{plural(len(changed), 'file')} of the source changed since {folder.url} was built "
+            f"{plural(len(changed), 'file')} of the source changed since {store.url} was built "
             f"from them (first {changed[0]}: another size or sha1). Build it anew with --overwrite"
         )
-
-
-_NUMBERS = (
-    "ra",
-    "dec",
-    "scale",
-    "ifu_design_size",
-    "manga_tile_id",
-    "nsa_id",
-    "total_classifications",
-    "spiral_votes",
-    "bar_votes",
-    "number_galaxy_centers",
-    "number_foreground_stars",
-)
-_TEXT = {
-    "manga_id": "manga_id",
-    "iauname": "iauname",
-    "explorer_link": "explorer_link",
-    "sample": "sample_name",
-}
-
-
-def restore_receipts(folder: ObjectStore) -> tuple[Layout, list[Receipt]]:
-    """Read what the receipts of a complete store said, from its variables and its catalogue.
-
-    Returns
-    -------
-    layout : Layout
-    receipts : list of Receipt
-        One for each shard; the size of an object that is not there is -1.
-
-    Raises
-    ------
-    StoreError
-        As `open_store`, or where the store does not tell.
-    """
-    dataset, catalogue = read_store(folder)
-    attrs = dataset.attrs
-    layout = read_layout(attrs)
-    sizes = folder.list_sizes()
-    receipts = []
-    try:
-        outcomes = _outcomes(dataset, catalogue)
-        for shard in range(layout.shards):
-            stored = []
-            for name in BIG_ARRAYS:
-                key = shard_key(name, shard)
-                digest = str(catalogue[f"{name}_sha256"].values[shard])
-                stored.append(StoredObject(key, sizes.get(key, -1), digest))
-            rows = tuple(outcomes[layout.rows(shard)])
-            receipts.append(Receipt(shard, attrs["fingerprint"], rows, tuple(stored)))
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        raise StoreError(
-            f"{folder.url} does not say what it was built from ({type(error).__name__}: {error}): "
-            "it is damaged, or was changed by another program"
-        ) from error
-    return layout, receipts
-
-
-def _outcomes(dataset: xr.Dataset, catalogue: xr.Dataset) -> list[SubjectOutcome]:
-    """Each subject's outcome; metadata only where the file told it."""
-    numbers = {name: dataset[name].values.tolist() for name in _NUMBERS}
-    texts = {field: catalogue[name].values.tolist() for field, name in _TEXT.items()}
-    columns = ("file_name", "status", "reason", "source_sha1", "source_size")
-    outcomes = []
-    for i, (name, status, reason, sha1, size) in enumerate(
-        zip(*(catalogue[column].values.tolist() for column in columns), strict=True)
-    ):
-        fields: dict[str, Any] = {field: values[i] for field, values in numbers.items()}
-        fields |= {field: values[i] for field, values in texts.items()}
-        metadata = SubjectMetadata(**fields) if status == Status.OK else None
-        outcomes.append(SubjectOutcome(name, Status(status), reason, sha1, size, metadata))
-    return outcomes

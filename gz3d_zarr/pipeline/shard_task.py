@@ -1,4 +1,4 @@
-"""The task that a dask worker runs: fetch, decode and store one shard, and leave a receipt."""
+"""The task of one shard: fetch and decode its subjects, put the shard, leave a receipt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from distributed import Semaphore
@@ -16,14 +15,10 @@ from numpy.typing import NDArray
 from gz3d_zarr.datamodel.receipts import Receipt, StoredObject, SubjectOutcome
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS
 from gz3d_zarr.errors import Status, StoreError, SubjectError
-from gz3d_zarr.sources.download import (
-    ConnectionLimiter,
-    FetchOptions,
-    decode_body,
-    read_files,
-    unlimited,
-)
-from gz3d_zarr.storage.build_record import check_build, receipt_key
+from gz3d_zarr.sources.download import decode_body
+from gz3d_zarr.sources.options import FetchOptions
+from gz3d_zarr.sources.prefetch import ConnectionLimiter, read_files, unlimited
+from gz3d_zarr.storage.build_record import check_owner, receipt_key
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import decode_shard, encode_shard, shard_key
 
@@ -38,21 +33,23 @@ class ShardTask:
     Attributes
     ----------
     build_id : str
-        Of the run of the build; tasks of another one write nothing.
+        Of the process that builds; tasks of any other write nothing.
     files : tuple of (path, sha1 or None)
         Subject files in the order of the store.
     documents : mapping
-        Metadata documents of the big arrays, from `store.array_documents`.
-    rules : FetchOptions
+        Metadata documents of the big arrays, from `array_documents`.
+    store : ObjectStore
+        Where the shard is written.
+    fetch : FetchOptions
         How files at URLs are fetched.
-    gate : distributed.Semaphore, optional
-        A lease of it is held for every connection that is open, over all workers.
+    semaphore : distributed.Semaphore, optional
+        Limits the connections over all workers.
     strict : bool
-        Raise the first `SubjectError` instead of writing it down.
-    base : Receipt, optional
-        Of the shard that stands there and is written again; its subjects are kept.
-    retry : bool
-        Keep only those that are ok.
+        Raise the first `SubjectError` instead of recording it.
+    previous : Receipt, optional
+        Of the existing shard that is written again; its subjects are kept.
+    retry_failed : bool
+        Only those of its subjects that are ok are kept.
     """
 
     shard: int
@@ -60,13 +57,12 @@ class ShardTask:
     build_id: str
     files: tuple[tuple[str, str | None], ...]
     documents: Mapping[str, bytes]
-    folder: ObjectStore
-    rules: FetchOptions = field(default_factory=FetchOptions)
-    gate: Semaphore | None = None
-    source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    store: ObjectStore
+    fetch: FetchOptions = field(default_factory=FetchOptions)
+    semaphore: Semaphore | None = None
     strict: bool = False
-    base: Receipt | None = None
-    retry: bool = False
+    previous: Receipt | None = None
+    retry_failed: bool = False
 
 
 def build_shard(task: ShardTask) -> Receipt:
@@ -75,9 +71,9 @@ def build_shard(task: ShardTask) -> Receipt:
     Raises
     ------
     StoreError
-        Where an object cannot be written, or another build has taken the place over.
+        An object cannot be written, or another build has taken the store over.
     SubjectError
-        Where a subject is not ok and the task is strict.
+        A subject failed and the task is strict.
     """
     blocks = {
         name: np.empty((len(task.files), *array.shape), array.dtype)
@@ -86,7 +82,9 @@ def build_shard(task: ShardTask) -> Receipt:
     outcomes = _keep(task, blocks)
     wanted = [i for i in range(len(task.files)) if i not in outcomes]
     files = [task.files[i] for i in wanted]
-    bodies = read_files(files, task.source_options, task.rules, limit_by_semaphore(task.gate))
+    bodies = read_files(
+        files, task.fetch.source_options, task.fetch, limit_by_semaphore(task.semaphore)
+    )
     with contextlib.closing(bodies):
         for i, (path, sha1), body in zip(wanted, files, bodies, strict=True):
             subject, outcome = decode_body(path, sha1, body)
@@ -97,15 +95,15 @@ def build_shard(task: ShardTask) -> Receipt:
             outcomes[i] = outcome
     ordered = tuple(outcomes[i] for i in range(len(task.files)))
     _check_kept(task, ordered)
-    # While one array is encoded, the other is on its way.
+    # One array is encoded while the other is put.
     with ThreadPoolExecutor(1 + len(BIG_ARRAYS), "gz3d-put") as executor:
-        ours = executor.submit(check_build, task.folder, task.build_id)
+        ours = executor.submit(check_owner, task.store, task.build_id)
         puts = []
         for name in BIG_ARRAYS:
             key, data = encode_shard(task.documents, name, task.shard, blocks.pop(name))
             ours.result()
-            puts.append((key, data, executor.submit(task.folder.put, key, data)))
-        still_ours = executor.submit(check_build, task.folder, task.build_id)
+            puts.append((key, data, executor.submit(task.store.put, key, data)))
+        still_ours = executor.submit(check_owner, task.store, task.build_id)
         stored = []
         for key, data, put in puts:
             digest = hashlib.sha256(data).hexdigest()
@@ -113,40 +111,40 @@ def build_shard(task: ShardTask) -> Receipt:
             stored.append(StoredObject(key, len(data), digest))
         still_ours.result()
     receipt = Receipt(task.shard, task.fingerprint, ordered, tuple(stored))
-    task.folder.put(receipt_key(receipt.shard), receipt.to_json())
+    task.store.put(receipt_key(receipt.shard), receipt.to_json())
     return receipt
 
 
 def _keep(task: ShardTask, blocks: Mapping[str, NDArray[np.uint8]]) -> dict[int, SubjectOutcome]:
-    """Copy what is kept of the shard that stands there to `blocks`; the outcome of each subject.
+    """Copy what is kept of the existing shard to `blocks`; return the outcome of each subject.
 
-    Where it is not there, or not as it was written, nothing is kept and all is read again.
+    Where the shard does not exist as it was written, nothing is kept and all files are read again.
     """
-    if task.base is None:
+    if task.previous is None:
         return {}
-    count = len(task.base.outcomes)
+    subjects = len(task.previous.outcomes)
     for name, block in blocks.items():
         key = shard_key(name, task.shard)
-        data = task.folder.get(key)
-        digests = {stored.key: stored.sha256 for stored in task.base.objects}
+        data = task.store.get(key)
+        digests = {stored.key: stored.sha256 for stored in task.previous.objects}
         if data is None or hashlib.sha256(data).hexdigest() != digests.get(key):
             return {}
-        block[:count] = decode_shard(task.documents, name, task.shard, data, count)
+        block[:subjects] = decode_shard(task.documents, name, task.shard, data, subjects)
     return {
         i: outcome
-        for i, outcome in enumerate(task.base.outcomes)
-        if outcome.status is Status.OK or not task.retry
+        for i, outcome in enumerate(task.previous.outcomes)
+        if outcome.status is Status.OK or not task.retry_failed
     }
 
 
 def _check_kept(task: ShardTask, outcomes: Sequence[SubjectOutcome]) -> None:
-    """Refuse to lose a subject that the store has, because its file is not to be had any more."""
-    for before, now in zip(task.base.outcomes if task.base else (), outcomes, strict=False):
+    """Refuse to lose a subject that the store has and whose file cannot be read any more."""
+    for before, now in zip(task.previous.outcomes if task.previous else (), outcomes, strict=False):
         if before.status is Status.OK and now.sha1 != before.sha1:
             raise StoreError(
-                f"{task.folder.url} has {before.file_name} whole, and its shard must be read "
-                f"again; now the file is {now.status.label}, {now.reason or 'with another sha1'}. "
-                "The store stays as it was; see to the file and use --resume"
+                f"{task.store.url} holds {before.file_name}, and its shard must be read again; "
+                f"now the file is {now.status.label}, {now.reason or 'with another sha1'}. The "
+                "store stays as it was; restore the file and use --resume"
             )
 
 

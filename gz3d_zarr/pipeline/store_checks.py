@@ -1,4 +1,4 @@
-"""What must hold in a complete store, without looking at its pictures or its source."""
+"""What must hold in a complete store, apart from its pictures and its source."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from astropy_healpix import healpy
 from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.file_names import parse_name
+from gz3d_zarr.datamodel.healpix import healpix_pixels
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.schema import (
     BIG_ARRAYS,
@@ -61,42 +61,42 @@ def check_that(test: str, target: str, finding: Problem) -> Check:
     return Check(test, target, not finding, finding)
 
 
-def check_metadata(folder: ObjectStore) -> list[Check]:
-    """Consolidated metadata against each array's own; they differ where a program changed one.
+def check_metadata(store: ObjectStore) -> list[Check]:
+    """Compare consolidated metadata with each array's own; they differ where a program changed one.
 
     Raises
     ------
     StoreError
-        Where the store cannot be read.
+        The store cannot be read.
     """
-    told = _consolidated(folder)
-    if told is None:
+    consolidated = _consolidated(store)
+    if consolidated is None:
         return [Check("metadata", ROOT_KEY, False, "it has no consolidated metadata")]
     found = {
         key.removesuffix(f"/{ROOT_KEY}")
-        for key in folder.list_sizes()
+        for key in store.list_sizes()
         if key.endswith(f"/{ROOT_KEY}") and not key.startswith(WORK_PREFIX)
     }
     checks = []
-    for name in sorted({*found, *told}):
+    for name in sorted({*found, *consolidated}):
         finding = ""
         try:
-            own = json.loads(folder.get(f"{name}/{ROOT_KEY}") or b"null")
+            own = json.loads(store.get(f"{name}/{ROOT_KEY}") or b"null")
         except ValueError:
             own, finding = None, f"{name}/{ROOT_KEY} is damaged"
-        if not finding and _without_members(own) != _without_members(told.get(name)):
-            finding = f"the consolidated metadata says other than {name}/{ROOT_KEY}"
+        if not finding and _without_members(own) != _without_members(consolidated.get(name)):
+            finding = f"the consolidated metadata differs from {name}/{ROOT_KEY}"
         checks.append(check_that("metadata", name, finding))
     return checks
 
 
-def _consolidated(folder: ObjectStore) -> dict[str, Any] | None:
+def _consolidated(store: ObjectStore) -> dict[str, Any] | None:
     """Consolidated metadata of the root; None where there is none."""
     try:
-        told = json.loads(folder.get(ROOT_KEY) or b"{}")["consolidated_metadata"]["metadata"]
+        document = json.loads(store.get(ROOT_KEY) or b"{}")["consolidated_metadata"]["metadata"]
     except (ValueError, KeyError, TypeError):
         return None
-    return told if isinstance(told, dict) else None
+    return document if isinstance(document, dict) else None
 
 
 def _without_members(document: object) -> object:
@@ -135,7 +135,7 @@ def _compare_array(
     dataset: xr.Dataset, name: str, dims: tuple[str, ...], dtype: str, lengths: Mapping[str, int]
 ) -> Problem:
     if name not in dataset.variables:
-        return "it is not there"
+        return "it is missing"
     array = dataset.variables[name]
     shape = tuple(lengths[dim] for dim in dims)
     if (array.dims, array.shape) != (dims, shape) or (dtype and str(array.dtype) != dtype):
@@ -145,25 +145,25 @@ def _compare_array(
     return ""
 
 
-def check_objects(folder: ObjectStore) -> list[Check]:
-    """Every chunk of every array has its object, and none stands there that no store has.
+def check_objects(store: ObjectStore) -> list[Check]:
+    """Check that every chunk of every array has its object, and that there are no other chunks.
 
-    Zarr takes a chunk that is not there for fill values; a build writes all of them.
+    Zarr reads a missing chunk as fill values; a build writes all chunks.
 
     Raises
     ------
     StoreError
-        Where the store cannot be read.
+        The store cannot be read.
     """
-    found, expected, checks = folder.list_sizes(), set(), []
-    for name, document in (_consolidated(folder) or {}).items():
+    found, expected, checks = store.list_sizes(), set(), []
+    for name, document in (_consolidated(store) or {}).items():
         try:
             expected |= _chunk_keys(name, document)
         except _PARSE_ERRORS as error:
-            finding = f"its metadata make no sense: {type(error).__name__}: {error}"
+            finding = f"its metadata cannot be understood: {type(error).__name__}: {error}"
             checks.append(Check("metadata", name, False, finding))
     checks += [
-        check_that("object", key, "" if key in found else "it is not there")
+        check_that("object", key, "" if key in found else "it is missing")
         for key in sorted(expected)
     ]
     unfinished = any(key.startswith(WORK_PREFIX) for key in found)
@@ -174,22 +174,22 @@ def check_objects(folder: ObjectStore) -> list[Check]:
     return checks
 
 
-def stored_keys(folder: ObjectStore) -> set[str]:
-    """Keys of all objects that a store has beside its root, as that says.
+def stored_keys(store: ObjectStore) -> set[str]:
+    """Keys of all objects of a store besides its root, according to the root.
 
     Raises
     ------
     StoreError
-        Where the root cannot be read, or makes no sense.
+        The root cannot be read or understood.
     """
     keys = set()
-    for name, document in (_consolidated(folder) or {}).items():
+    for name, document in (_consolidated(store) or {}).items():
         try:
             keys |= {f"{name}/{ROOT_KEY}", *_chunk_keys(name, document)}
         except _PARSE_ERRORS as error:
             raise StoreError(
-                f"the metadata of {name} in {folder.url} make no sense ({error_message(error)}): "
-                "the store is damaged; gz3d-zarr verify tells more"
+                f"the metadata of {name} in {store.url} cannot be understood "
+                f"({error_message(error)}): the store is damaged; run gz3d-zarr verify for details"
             ) from error
     return keys
 
@@ -204,8 +204,8 @@ def _chunk_keys(name: str, document: Mapping[str, Any]) -> set[str]:
         return set()
     lengths = document["chunk_grid"]["configuration"]["chunk_shape"]
     counts = [-(-n // chunk) for n, chunk in zip(document["shape"], lengths, strict=True)]
-    places = itertools.product(*(range(n) for n in counts))
-    return {"/".join((name, "c", *map(str, place))) for place in places}
+    indices = itertools.product(*(range(n) for n in counts))
+    return {"/".join((name, "c", *map(str, index))) for index in indices}
 
 
 def check_coordinates(
@@ -222,21 +222,21 @@ def check_coordinates(
         yield check_that("coordinates", target, finding)
 
 
-def check_labels(folder: ObjectStore, layout: Layout) -> list[Check]:
-    """Labels as stored: `open_store` goes by the schema's, and other programs by these.
+def check_labels(store: ObjectStore, layout: Layout) -> list[Check]:
+    """Check labels as stored: `open_store` uses the schema's, other programs use these.
 
     Raises
     ------
     OSError, ValueError, RuntimeError
-        What zarr and xarray raise where they cannot be read.
+        From zarr or xarray, where they cannot be read.
     """
     with ignore_zarr_spec_warnings():
         stored = xr.open_zarr(
-            folder.url,
+            store.url,
             zarr_format=3,
             consolidated=True,
             chunks=None,
-            storage_options=dict(folder.storage_options) or None,
+            storage_options=dict(store.storage_options) or None,
         )
     checks = []
     for name, labels in LABELS.items():
@@ -263,11 +263,8 @@ def _first(bad: NDArray[np.bool_], what: str) -> Problem:
 
 
 def _find_healpix(values: Values, _: Values, layout: Layout) -> Problem:
-    ra, dec, pixels = values["ra"], values["dec"], values["healpix"]
-    known = np.isfinite(ra) & np.isfinite(dec)
-    expected = np.full(pixels.shape, -1)
-    expected[known] = healpy.ang2pix(layout.nside, ra[known], dec[known], nest=True, lonlat=True)
-    return _first(pixels != expected, "other pixel than ra and dec have")
+    expected = healpix_pixels(values["ra"], values["dec"], layout.nside)
+    return _first(values["healpix"] != expected, "not the pixel of ra and dec")
 
 
 def _find_votes(values: Values, _: Values, __: Layout) -> Problem:
@@ -290,7 +287,7 @@ def _find_repeated(values: Values, _: Values, __: Layout) -> Problem:
     found, first = np.unique(ids, return_index=True)
     repeated = np.ones(ids.shape, bool)
     repeated[first] = False
-    return _first(repeated, "an id again") if found.size < ids.size else ""
+    return _first(repeated, "a repeated id") if found.size < ids.size else ""
 
 
 def _find_names(values: Values, table: Values, _: Layout) -> Problem:
@@ -299,7 +296,7 @@ def _find_names(values: Values, table: Values, _: Layout) -> Problem:
         file = parse_name(str(name))
         ids = (str(values["subject"][i]), int(values["zooniverse_subject_id"][i]))
         bad[i] = file is None or ids != (file.manga_id, file.zooniverse_subject_id)
-    return _first(bad, "other ids than in the file's name")
+    return _first(bad, "ids that differ from the file's name")
 
 
 def _find_status(values: Values, table: Values, _: Layout) -> Problem:
@@ -307,7 +304,8 @@ def _find_status(values: Values, table: Values, _: Layout) -> Problem:
     unknown = ~np.isin(status, [int(flag) for flag in Status])
     reasons = np.array([bool(str(reason)) for reason in table["reason"]])
     return _first(unknown, "an unknown flag") or _first(
-        (status == Status.OK) == reasons, "a reason where all is ok, or none where it is not"
+        (status == Status.OK) == reasons,
+        "a reason where the status is ok, or none where it is not",
     )
 
 
@@ -316,7 +314,7 @@ def _find_samples(values: Values, table: Values, layout: Layout) -> Problem:
     expected = np.array([flags.get(str(name), 1) for name in table["sample_name"]])
     meanings = _sample_meanings(layout).split()
     beyond = _first(values["sample"] >= len(meanings), "a flag without a meaning")
-    return beyond or _first(values["sample"] != expected, "other flag than sample_name has")
+    return beyond or _first(values["sample"] != expected, "not the flag of sample_name")
 
 
 def _find_positions(values: Values, _: Values, __: Layout) -> Problem:

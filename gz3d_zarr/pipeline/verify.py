@@ -1,10 +1,9 @@
-"""A store against itself and against its source, shard by shard over dask."""
+"""Check a store, and compare it with its source, shard by shard with dask."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,111 +16,51 @@ from distributed import Semaphore
 from gz3d_zarr.backends.store import READ_ERRORS, read_small_arrays, read_store
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.manifest import Manifest
+from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS
 from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message
 from gz3d_zarr.pipeline import store_checks as checks
-from gz3d_zarr.pipeline.build_state import inspect
+from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
 from gz3d_zarr.pipeline.dask_tasks import run_tasks, share_connections
-from gz3d_zarr.pipeline.resume import restore_receipts
+from gz3d_zarr.pipeline.plan import parse_memory
+from gz3d_zarr.pipeline.receipt_checks import check_values
+from gz3d_zarr.pipeline.report import VerifyReport
 from gz3d_zarr.pipeline.shard_task import limit_by_semaphore
 from gz3d_zarr.pipeline.store_checks import Check, check_that
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.sources.download import FetchOptions, decode_body, read_files
+from gz3d_zarr.sources.download import decode_body
 from gz3d_zarr.sources.listing import Source
-from gz3d_zarr.sources.manifest import PlanOptions, read_manifest
+from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
+from gz3d_zarr.sources.prefetch import read_files
+from gz3d_zarr.sources.select_subjects import read_manifest
 from gz3d_zarr.storage.build_record import ROOT_KEY
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
+from gz3d_zarr.storage.published_receipts import read_published_receipts
 from gz3d_zarr.storage.shards import array_documents, decode_shard
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
-MAX_LISTED = 50
-"""Failed checks that the text names; JSON names all."""
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """Result of `verify`.
-
-    Attributes
-    ----------
-    store : str
-        Absolute path or URL.
-    state : {'sound', 'damaged', 'stale', 'incomplete', 'differs'}
-        Stale: only the consolidated metadata does not fit; incomplete: the build has not ended;
-        differs: sound in itself, and not made of the files that the source has now.
-    checks : tuple of Check
-        All that was tested.
-    subjects, not_ok, compared : int
-        Rows of the store, how many of them have no picture, and how many were compared with
-        their files.
-    """
-
-    store: str
-    state: str
-    checks: tuple[Check, ...]
-    subjects: int = 0
-    not_ok: int = 0
-    compared: int = 0
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check did."""
-        return all(check.passed for check in self.checks)
-
-    @property
-    def failures(self) -> tuple[Check, ...]:
-        """Checks that did not pass."""
-        return tuple(check for check in self.checks if not check.passed)
-
-    def summary(self) -> dict[str, Any]:
-        """What ``gz3d-zarr verify --json`` prints."""
-        return {**asdict(self), "passed": self.passed}
-
-    def to_text(self) -> str:
-        """What ``gz3d-zarr verify`` prints."""
-        counted = Counter(check.test for check in self.checks)
-        failed = Counter(check.test for check in self.failures)
-        lines = [f"{'test':<12} {'checks':>7} {'failed':>7}"]
-        lines += [f"{test:<12} {n:>7} {failed[test]:>7}" for test, n in counted.items()]
-        lines += [f"  {c.test}  {c.target}: {c.detail}" for c in self.failures[:MAX_LISTED]]
-        if len(self.failures) > MAX_LISTED:
-            lines.append(f"  and {len(self.failures) - MAX_LISTED} more; --json lists all")
-        if any(check.test == "shard" for check in self.failures):
-            lines.append(
-                "Delete a damaged shard's object and use build --resume with its source: the "
-                "shard is read again."
-            )
-        words = "sound in itself, and unlike its source" if self.state == "differs" else self.state
-        lines.append(
-            f"{self.store} is {words}: {self.subjects} subjects, {self.not_ok} of them not "
-            f"ok, {self.compared} compared with their files."
-        )
-        return "\n".join(lines)
-
-
 @dataclass(frozen=True)
 class VerifyTask:
-    """All that a worker needs to verify one shard.
+    """Everything that a worker needs to verify one shard.
 
     Attributes
     ----------
     receipt : Receipt
-        What the store says of the shard.
+        What the store says about the shard.
     files : tuple of (path, sha1 or None), or None
-        The source, in the order of the store; an empty path is a file that it lacks.
+        Files of the source, in the order of the store; the path of a missing file is empty.
     """
 
     receipt: Receipt
     documents: Mapping[str, bytes]
-    folder: ObjectStore
+    store: ObjectStore
     files: tuple[tuple[str, str | None], ...] | None = None
-    rules: FetchOptions = field(default_factory=FetchOptions)
-    gate: Semaphore | None = None
-    source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    fetch: FetchOptions = field(default_factory=FetchOptions)
+    connections: Semaphore | None = None
 
 
 def verify(
@@ -131,21 +70,23 @@ def verify(
     *,
     scheduler: str | None = None,
     workers: int | None = None,
+    max_memory: int | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    catalogue: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> VerifyReport:
-    """Read every chunk of a store and check all that can be; with a source, every value.
+    """Read and check every chunk of a store; with a source, compare every value.
 
     Parameters
     ----------
     store : str or Path
     source : str, Path or sequence of them, optional
-        What the store was built from; each subject is compared with its file.
-    client, scheduler, workers, progress
+        What the store was built from, to compare each subject with its file.
+    client, scheduler, workers, max_memory, storage_options, catalogue, progress
         As for `build`.
     **options
-        Fields of `PlanOptions` that say how source and store are reached: ``catalogue, cache,
-        connections, source_options, storage_options``.
+        Fields of `FetchOptions`: ``cache, connections, source_options``, as for `build`.
 
     Returns
     -------
@@ -154,7 +95,7 @@ def verify(
     Raises
     ------
     StoreError
-        There is nothing to verify, or something that is not ours.
+        There is no store, or something else.
     SourceError, UsageError
         As for `build`.
     """
@@ -164,37 +105,39 @@ def verify(
         use_workers,
     )
 
-    chosen = PlanOptions.of(options)
-    folder = open_object_store(store, chosen.storage_options)
-    found, opened = _check_alone(folder)
+    check_options(verify, options, FetchOptions)
+    fetch = take_options(FetchOptions, options)
+    memory = parse_memory(max_memory)
+    target = open_object_store(store, storage_options)
+    found, opened = _check_alone(target)
     if opened is None:
-        return VerifyReport(folder.url, _state(found), tuple(found))
-    dataset, catalogue, layout, receipts = opened
+        return VerifyReport(target.url, _state(found), tuple(found))
+    dataset, table, layout, receipts = opened
     manifest = None
     if source is not None:
-        manifest = read_manifest(source, chosen)
-        found += _check_manifest(dataset, catalogue, manifest)
+        manifest = read_manifest(source, SelectionOptions(catalogue=catalogue), fetch)
+        found += _check_manifest(dataset, table, manifest)
     documents = array_documents(layout)
     with (
         use_client(client, scheduler) as running,
-        use_workers(
-            running, find_resources(running, workers, chosen.memory_bound), len(receipts)
-        ) as worker,
+        use_workers(running, find_resources(running, workers, memory), len(receipts)) as worker,
     ):
-        gate = None
+        connections = None
         paths: dict[str, tuple[str, str | None]] = {}
         if manifest is not None:
-            paths = {e.file.name: (e.file.path, e.sha1) for e in manifest.entries}
-            gate = share_connections(worker, [path for path, _ in paths.values()], chosen)
+            entries = manifest.entries
+            paths = {e.file.name: (e.file.path, e.sha1) for e in entries}
+            connections = share_connections(
+                worker, (e.file.path for e in entries), fetch.connections
+            )
         tasks = [
             VerifyTask(
                 receipt,
                 documents,
-                folder,
+                target,
                 _files(receipt, paths) if manifest is not None else None,
-                chosen.rules,
-                gate,
-                dict(chosen.source_options or {}),
+                fetch,
+                connections,
             )
             for receipt in receipts
         ]
@@ -210,7 +153,7 @@ def verify(
     compared = sum(check.test == "source" for check in found)
     not_ok = int((dataset["status"].values != Status.OK).sum())
     state = _state(found)
-    return VerifyReport(folder.url, state, tuple(found), layout.subjects, not_ok, compared)
+    return VerifyReport(target.url, state, tuple(found), layout.subjects, not_ok, compared)
 
 
 def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
@@ -220,12 +163,12 @@ def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
     count = len(task.receipt.outcomes)
     for name, stored in zip(BIG_ARRAYS, task.receipt.objects, strict=True):
         finding = ""
-        data = task.folder.get(stored.key)
+        data = task.store.get(stored.key)
         if data is None:
-            finding = "it is not there"
+            finding = "it is missing"
         else:
             if stored.sha256 and hashlib.sha256(data).hexdigest() != stored.sha256:
-                finding = "its bytes are not those that were written (SHA-256)"
+                finding = "its bytes are not those that the build wrote (SHA-256)"
             try:
                 blocks[name] = decode_shard(task.documents, name, task.receipt.shard, data, count)
             except StoreError as error:
@@ -234,12 +177,12 @@ def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
             first, last = task.receipt.outcomes[0], task.receipt.outcomes[-1]
             finding += f" ({count} subjects, {first.file_name} to {last.file_name})"
         found.append(check_that("shard", stored.key, finding))
-    # A retry that has not ended may have written what the store does not know of yet.
+    # An unfinished retry may have written what the store does not know yet.
     known = all(stored.sha256 for stored in task.receipt.objects)
     for i, outcome in enumerate(task.receipt.outcomes if known else ()):
         if outcome.status is not Status.OK and any(block[i].any() for block in blocks.values()):
             found.append(
-                Check("blank", outcome.file_name, False, "not ok, and yet it has a picture")
+                Check("blank", outcome.file_name, False, "it failed, but the store has its pixels")
             )
     if task.files is not None:
         found += _compare_files(task, blocks)
@@ -250,7 +193,9 @@ def _compare_files(task: VerifyTask, blocks: Mapping[str, Any]) -> list[Check]:
     found = []
     files = task.files or ()
     present = [file for file in files if file[0]]
-    bodies = read_files(present, task.source_options, task.rules, limit_by_semaphore(task.gate))
+    bodies = read_files(
+        present, task.fetch.source_options, task.fetch, limit_by_semaphore(task.connections)
+    )
     with contextlib.closing(bodies):
         for i, (outcome, (path, sha1)) in enumerate(zip(task.receipt.outcomes, files, strict=True)):
             if not path:
@@ -272,11 +217,11 @@ def _compare_files(task: VerifyTask, blocks: Mapping[str, Any]) -> list[Check]:
 
 
 def _compare_file(stored: SubjectOutcome, now: SubjectOutcome) -> str:
-    """Whether a file is still the one that the store was made of."""
+    """Whether the store was built from this version of a file."""
     if stored.status is not Status.OK and now.status is Status.OK:
-        return f"the store has it as {stored.status.label}, and it is good now: --retry-failed"
+        return f"{stored.status.label} in the store, and ok now: use --retry-failed"
     if stored.status is Status.OK and now.status is not Status.OK:
-        return f"the store has it whole, and now it is {now.status.label}: {now.reason}"
+        return f"ok in the store, and {now.status.label} now: {now.reason}"
     if stored.status is not Status.OK:
         return ""
     if stored.sha1 != now.sha1:
@@ -285,14 +230,14 @@ def _compare_file(stored: SubjectOutcome, now: SubjectOutcome) -> str:
 
 
 def _compare_size(stored: SubjectOutcome, now: SubjectOutcome) -> str:
-    """Whether the store tells the size of a file that is still the same."""
+    """Whether the store has the size of an unchanged file."""
     if stored.sha1 != now.sha1 or stored.size == now.size:
         return ""
     return f"source_size is {stored.size} in the store, the file has {now.size} bytes"
 
 
 def _compare_metadata(stored: SubjectOutcome, now: SubjectOutcome) -> str:
-    """What the store says of a subject against what its file says."""
+    """Differences between the store's metadata of a subject and those of its file."""
     mine = asdict(stored.metadata) if stored.metadata is not None else {}
     theirs = asdict(now.metadata) if now.metadata is not None else {}
     return "; ".join(
@@ -321,45 +266,47 @@ def _files(
 _Opened = tuple[xr.Dataset, xr.Dataset, Layout, list[Receipt]]
 
 
-def _check_alone(folder: ObjectStore) -> tuple[list[Check], _Opened | None]:
-    """All checks but those of shards; what was opened, where that is possible.
+def _check_alone(store: ObjectStore) -> tuple[list[Check], _Opened | None]:
+    """All checks except those of shards; and what was opened, if that was possible.
 
     Raises
     ------
     StoreError
-        There is nothing, or something that is not ours.
+        There is no store, or something else.
     """
-    there = inspect(folder)
-    if there is None:
-        raise StoreError(f"there is no store at {folder.url}")
-    if there.damage:
-        return [Check("open", ROOT_KEY, False, there.damage)], None
-    if there.store is None or (there.begun is not None and not there.has_base):
-        finding = "a build has begun and not ended; go on with build --resume"
+    target = inspect_target(store)
+    if target.state is TargetState.EMPTY:
+        raise StoreError(f"there is no store at {store.url}")
+    if target.damage:
+        return [Check("open", ROOT_KEY, False, target.damage)], None
+    if target.state is TargetState.UNFINISHED:
+        finding = "the build is unfinished; resume it with build --resume"
         return [Check("complete", ROOT_KEY, False, finding)], None
     finding = ""
-    if there.begun is not None:
-        finding = "an update or a retry has begun and not ended; --resume goes on"
+    if target.state is TargetState.UPDATING:
+        finding = "an update or a retry is unfinished; resume it with build --resume"
     found = [check_that("complete", ROOT_KEY, finding)]
-    metadata = checks.check_metadata(folder)
+    metadata = checks.check_metadata(store)
     found += metadata
     if metadata[0].target == ROOT_KEY:
         return found, None
-    found += checks.check_objects(folder)
-    found += [check_that("array", name, finding) for name, finding in read_small_arrays(folder)]
+    found += checks.check_objects(store)
+    found += [check_that("array", name, finding) for name, finding in read_small_arrays(store)]
     try:
-        dataset, catalogue = read_store(folder)
+        dataset, catalogue = read_store(store)
         attrs = dataset.attrs
         layout = read_layout(attrs)
         found += checks.check_structure(dataset, catalogue, layout)
         found += checks.check_coordinates(dataset, catalogue, layout)
-        found += checks.check_labels(folder, layout)
+        found += checks.check_labels(store, layout)
         found += checks.check_attributes(attrs, dataset["status"].values.tolist())
-        layout, receipts = restore_receipts(folder)
+        published = read_published_receipts(store, attrs)
+        found += check_values(dataset, catalogue, published, layout)
     except access_errors(*READ_ERRORS, GZ3DError) as error:
         return [*found, Check("open", ROOT_KEY, False, error_message(error))], None
-    written = set((there.begun or {}).get("redo") or [])  # by the update; others have digests
-    receipts = [_without_digests(r) if r.shard in written else r for r in receipts]
+    # Shards that an unfinished update writes may have other digests by now.
+    marked = set((target.record.shards_to_write or ()) if target.record is not None else ())
+    receipts = [_without_digests(r) if r.shard in marked else r for r in published.receipts]
     return found, (dataset, catalogue, layout, receipts)
 
 
@@ -369,21 +316,21 @@ def _without_digests(receipt: Receipt) -> Receipt:
 
 
 def _check_manifest(dataset: Any, catalogue: Any, manifest: Manifest) -> list[Check]:
-    """What only the source's catalogue tells: whether MaNGA has observed it."""
+    """Compare what only the catalogue says: whether MaNGA has observed each subject."""
     rows = {entry.file.name: entry.row for entry in manifest.entries}
     if not any(rows.values()) or not dataset.attrs.get("source_catalogue"):
         return []
     names = [str(name) for name in catalogue["file_name"].values]
     expected = [(row := rows.get(name)) is not None and row.observed for name in names]
     wrong = np.flatnonzero(dataset["observed"].values != np.array(expected))
-    finding = f"other than in the catalogue in row {wrong[0]}" if wrong.size else ""
+    finding = f"differs from the catalogue in row {wrong[0]}" if wrong.size else ""
     return [check_that("catalogue", "observed", finding)]
 
 
 def _state(found: Sequence[Check]) -> str:
     kinds = {check.test for check in found if not check.passed}
     if "complete" in kinds and kinds.isdisjoint(("shard", "array", "blank", "open", "source")):
-        return "incomplete"  # its small arrays may be half-written
+        return "incomplete"  # small arrays may be half-written
     if kinds == {"metadata"}:
         return "stale"
     if kinds == {"file"}:

@@ -1,4 +1,4 @@
-"""Made-up archives, to try things on without the real one."""
+"""Simulated archives, for demos and tests without the real one."""
 
 from gz3d_zarr.simulation.archive import simulate_archive
 

@@ -1,8 +1,8 @@
-"""Made-up but plausible GZ3D archives, for demos, tests and benchmarks without a network.
+"""Simulate plausible GZ3D archives, for demos, tests and benchmarks without a network.
 
-Files have the producer's eleven HDUs, headers and column types; the catalogue and the sha1 list
-stand beside them. Subject `i` of a seed is the same whatever the number of subjects, and the
-real edge cases come round every sixteen subjects (`EdgeCase`).
+Files have the eleven HDUs, headers and column types of the producer; the catalogue and the sha1
+list are in the same folder. Subject `i` of a seed does not depend on the number of subjects, and
+the edge cases of the real archive repeat every sixteen subjects (`EdgeCase`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, parse_name
 from gz3d_zarr.datamodel.subject import BUNDLE_ARCSEC, CRPIX, SIDE, SubjectMetadata
-from gz3d_zarr.errors import SourceError
+from gz3d_zarr.errors import SourceError, plural
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.simulation.hdus import Marks, flatten, make_hdus
 from gz3d_zarr.simulation.volunteers import FloatArray, cluster_marks, draw_marks, draw_outlines
@@ -29,25 +29,25 @@ from gz3d_zarr.simulation.volunteers import FloatArray, cluster_marks, draw_mark
 SCALE_ARCSEC = 0.099
 SHA1_LIST_NAME = "manga_morphology_galaxyzoo3d_v4_0_0.sha1sum"
 ASKED_FRACTION = 0.2
-"""Share of votes from which on a structure was asked about; below, HDU 9 or 10 is empty."""
+"""Vote fraction from which volunteers mark a structure; below, HDU 9 or 10 is empty."""
 CYCLE = 16
 FIRST_ID = 14_000_000
 """Zooniverse id of subject 0."""
-BUNDLES = {fibres: width for fibres, width in BUNDLE_ARCSEC.items() if fibres > 7}
-"""The bundles for galaxies; those of 7 fibres are for calibration stars."""
+BUNDLES = {fibers: width for fibers, width in BUNDLE_ARCSEC.items() if fibers > 7}
+"""Bundles for galaxies; those of 7 fibers are for calibration stars."""
 GRAIN_STEPS = (1, 2, 2, 3)
 GRAIN_COUNTS = np.float32(2.4)
-"""Smoothing and strength of the sky's noise: a file then has 350 KB, of which zstd and differences
-leave 0.98 and 0.76, as of the reference files (0.99 and 0.74)."""
+"""Smoothing and strength of the sky noise, chosen so that files compress like the reference files:
+350 KB, of which the codecs leave 0.98 and 0.76 (reference: 0.99 and 0.74)."""
 UNFINISHED = ".gz3d-simulate"
-"""Empty file beside an archive that is being made: it may be gone on with."""
+"""Empty file in an archive that is not finished: simulating it may resume."""
 MARK = "SIMULATE"
-"""Card in the catalogue of a simulated archive, which alone may be written over."""
+"""Card in the catalogue of a simulated archive; only such an archive may be overwritten."""
 MAGENTA = (255, 0, 255)
 
 
 class EdgeCase:
-    """Subjects, counted modulo `CYCLE`, that bring an edge case of the real archive."""
+    """Subjects, modulo `CYCLE`, that have an edge case of the real archive."""
 
     RA_NEAR_0 = 1
     RA_NEAR_360 = 2
@@ -75,7 +75,7 @@ class Galaxy:
 
 @dataclass(frozen=True, eq=False)
 class SimulatedSubject:
-    """One subject: its file's bytes, and its row of the catalogue."""
+    """One subject: the bytes of its file, and its row of the catalogue."""
 
     file_name: str
     data: bytes
@@ -98,9 +98,9 @@ def simulate_archive(
     count : int
         At least 1.
     folder : str or Path
-        Made where it is not there.
+        Created if it does not exist.
     seed : int
-        Same seed, same bytes.
+        The same seed gives the same bytes.
     progress : callable, optional
         Called with a `Progress` at the start and after every file.
 
@@ -112,56 +112,56 @@ def simulate_archive(
     Raises
     ------
     SourceError
-        Where `folder` cannot be written to, or holds subject files that are not of this archive.
+        `folder` cannot be written to, or holds subject files of another archive.
     """
-    place = Path(folder).expanduser()
-    tell = progress or (lambda _: None)
+    folder = Path(folder).expanduser()
+    report = progress or (lambda _: None)
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        _refuse_others(place, count)
-        (place / UNFINISHED).touch()
+        folder.mkdir(parents=True, exist_ok=True)
+        _refuse_others(folder, count)
+        (folder / UNFINISHED).touch()
         subjects, paths = [], []
-        tell(Progress(0, count, 0, 0))
+        report(Progress(0, count, 0, 0))
         for index in range(count):
             subject = simulate_subject(index, seed=seed)
-            path = place / subject.file_name
+            path = folder / subject.file_name
             path.write_bytes(subject.data)
             paths.append(path)
-            tell(Progress(index + 1, count, 1, 0))
+            report(Progress(index + 1, count, 1, 0))
             subjects.append((hashlib.sha1(subject.data).hexdigest(), replace(subject, data=b"")))  # noqa: S324
         lines = "".join(f"{digest}  {subject.file_name}\n" for digest, subject in subjects)
-        (place / SHA1_LIST_NAME).write_text(lines)
+        (folder / SHA1_LIST_NAME).write_text(lines)
         _catalogue([subject for _, subject in subjects]).writeto(
-            place / CATALOGUE_NAME, overwrite=True
+            folder / CATALOGUE_NAME, overwrite=True
         )
-        (place / UNFINISHED).unlink()
+        (folder / UNFINISHED).unlink()
     except OSError as error:
-        raise SourceError(f"no archive can be written to {place}: {error}") from error
+        raise SourceError(f"no archive can be written to {folder}: {error}") from error
     return paths
 
 
-def _refuse_others(place: Path, count: int) -> None:
-    """Keep files that the new catalogue and sha1 list would not name from losing theirs."""
-    files = [parse_name(path.name) for path in place.iterdir()]
+def _refuse_others(folder: Path, count: int) -> None:
+    """Refuse a folder with an archive whose catalogue and sha1 list would be replaced."""
+    files = [parse_name(path.name) for path in folder.iterdir()]
     others = [
         file.name
         for file in files
         if file and file.zooniverse_subject_id not in range(FIRST_ID, FIRST_ID + count)
     ]
-    catalogue = place / CATALOGUE_NAME
-    ours = (place / UNFINISHED).exists() or (
+    catalogue = folder / CATALOGUE_NAME
+    ours = (folder / UNFINISHED).exists() or (
         catalogue.is_file() and fits.getheader(catalogue).get(MARK, False)
     )
     if others or ((any(files) or catalogue.exists()) and not ours):
         raise SourceError(
-            f"{place} holds an archive that is not a simulated one of {count} subjects"
+            f"{folder} holds an archive that is not a simulated one of {plural(count, 'subject')}"
             f"{f' (first other file {min(others)})' if others else ''}, and its files would be "
             "replaced; choose an empty folder"
         )
 
 
 def simulate_subject(index: int, *, seed: int = 0) -> SimulatedSubject:
-    """Make subject `index` of the archive with this seed."""
+    """Simulate subject `index` of the archive with this seed."""
     rng = np.random.default_rng([seed, index])
     case = index % CYCLE
     metadata, observed = _draw_metadata(rng, index, case)
@@ -185,7 +185,7 @@ def simulate_subject(index: int, *, seed: int = 0) -> SimulatedSubject:
     metadata = replace(
         metadata, number_galaxy_centers=len(centers), number_foreground_stars=len(stars)
     )
-    hdus = make_hdus(_picture(rng, galaxy), metadata, marks, (centers, stars), index)
+    hdus = make_hdus(_draw_image(rng, galaxy), metadata, marks, (centers, stars), index)
     buffer = io.BytesIO()
     hdus.writeto(buffer)
     subject_id = FIRST_ID + index
@@ -249,8 +249,8 @@ def _draw_galaxy(rng: np.random.Generator, metadata: SubjectMetadata) -> Galaxy:
     )
 
 
-def _to_sky(galaxy: Galaxy, radius: FloatArray, angle: FloatArray) -> FloatArray:
-    """Polar coordinates in the disc's plane to pixels, shape (n, 2)."""
+def _to_pixels(galaxy: Galaxy, radius: FloatArray, angle: FloatArray) -> FloatArray:
+    """Polar coordinates in the plane of the disk to pixels, shape (n, 2)."""
     u, v = radius * np.cos(angle), radius * np.sin(angle) * galaxy.axis_ratio
     cos, sin = np.cos(galaxy.angle), np.sin(galaxy.angle)
     return np.column_stack([CRPIX + cos * u - sin * v, CRPIX + sin * u + cos * v])
@@ -262,7 +262,7 @@ def _arm_outline(galaxy: Galaxy, side: int) -> FloatArray:
     radius = np.geomspace(inner, outer, 14)
     angle = galaxy.arm_phase + side * np.pi + np.log(radius / inner) / np.tan(galaxy.pitch)
     return np.concatenate(
-        [_to_sky(galaxy, radius * 1.12, angle), _to_sky(galaxy, radius * 0.88, angle)[::-1]]
+        [_to_pixels(galaxy, radius * 1.12, angle), _to_pixels(galaxy, radius * 0.88, angle)[::-1]]
     )
 
 
@@ -271,19 +271,19 @@ def _bar_outline(galaxy: Galaxy) -> FloatArray:
     half, width = galaxy.bar_length * 0.95, galaxy.bar_length * 0.28
     x = np.array([-half, 0, half, half, 0, -half])
     y = np.array([-width, -width, -width, width, width, width])
-    return _to_sky(galaxy, np.hypot(x, y), np.arctan2(y, x) + galaxy.arm_phase)
+    return _to_pixels(galaxy, np.hypot(x, y), np.arctan2(y, x) + galaxy.arm_phase)
 
 
-def _picture(rng: np.random.Generator, galaxy: Galaxy) -> NDArray[np.uint8]:
-    """A gri picture: disc, arms, bar, bulge, stars, and a sky as smooth as a JPEG's."""
+def _draw_image(rng: np.random.Generator, galaxy: Galaxy) -> NDArray[np.uint8]:
+    """A gri image: disk, arms, bar, bulge, stars, and sky noise as smooth as in a JPEG."""
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)
     dx, dy = x - np.float32(CRPIX), y - np.float32(CRPIX)
     cos, sin = np.float32(np.cos(galaxy.angle)), np.float32(np.sin(galaxy.angle))
     u, v = cos * dx + sin * dy, (cos * dy - sin * dx) / np.float32(galaxy.axis_ratio)
     radius, angle = np.hypot(u, v) + np.float32(1e-3), np.arctan2(v, u)
-    disc = 190 * np.exp(-radius / galaxy.scale_length)
-    old = disc * np.float32(0.7) + 150 * np.exp(-radius / (galaxy.scale_length * 0.22))
-    young = disc * np.float32(0.6)
+    disk = 190 * np.exp(-radius / galaxy.scale_length)
+    old = disk * np.float32(0.7) + 150 * np.exp(-radius / (galaxy.scale_length * 0.22))
+    young = disk * np.float32(0.6)
     if galaxy.has_arms:
         inner = galaxy.bar_length * 0.9
         turn = angle - galaxy.arm_phase - np.log(radius / inner) / np.tan(galaxy.pitch)
@@ -296,16 +296,16 @@ def _picture(rng: np.random.Generator, galaxy: Galaxy) -> NDArray[np.uint8]:
         )
     for star_x, star_y, peak in galaxy.stars:
         old += peak * np.exp(-((x - star_x) ** 2 + (y - star_y) ** 2) / 18)
-    picture = np.empty((SIDE, SIDE, 3), np.float32)
+    image = np.empty((SIDE, SIDE, 3), np.float32)
     for channel, (share_old, share_young) in enumerate([(1.0, 0.55), (0.78, 0.7), (0.5, 1.0)]):
-        picture[..., channel] = share_old * old + share_young * young + 11
-    picture += _grain(rng)
-    picture[_hexagon(dx, dy, galaxy.bundle)] = MAGENTA
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+        image[..., channel] = share_old * old + share_young * young + 11
+    image += _grain(rng)
+    image[_hexagon(dx, dy, galaxy.bundle)] = MAGENTA
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
 def _grain(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Sky noise, shared between channels in part and as smooth as that of an enlarged JPEG."""
+    """Sky noise, partly shared between channels and as smooth as in an enlarged JPEG."""
     shape = (SIDE + sum(GRAIN_STEPS), SIDE + sum(GRAIN_STEPS))
     shared = rng.standard_normal(shape, np.float32)
     layers = [shared + np.float32(0.6) * rng.standard_normal(shape, np.float32) for _ in range(3)]
@@ -353,5 +353,5 @@ def _catalogue(subjects: Sequence[SimulatedSubject]) -> fits.HDUList:
         }
     )
     primary = fits.PrimaryHDU()
-    primary.header[MARK] = (True, "made up by gz3d-zarr simulate")
+    primary.header[MARK] = (True, "written by gz3d-zarr simulate")
     return fits.HDUList([primary, fits.table_to_hdu(table)])

@@ -13,13 +13,14 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from gz3d_zarr.datamodel.subject import CRPIX, SubjectMetadata
+from gz3d_zarr.datamodel.subject import SubjectMetadata
+from gz3d_zarr.datamodel.wcs import image_wcs
 from gz3d_zarr.simulation.volunteers import Cluster, FloatArray, Paths, Points, mark_mask, path_mask
 
 
 @dataclass(frozen=True)
 class Marks:
-    """What each volunteer did; None where the structure was not asked about."""
+    """Marks of each volunteer; None if the structure was not asked about."""
 
     centers: list[Points]
     stars: list[Points]
@@ -28,14 +29,14 @@ class Marks:
 
 
 def make_hdus(
-    picture: NDArray[np.uint8],
+    image: NDArray[np.uint8],
     metadata: SubjectMetadata,
     marks: Marks,
     clusters: tuple[list[Cluster], list[Cluster]],
     index: int,
 ) -> fits.HDUList:
-    """The producer's eleven HDUs."""
-    wcs = make_wcs(metadata)
+    """The eleven HDUs of a subject file."""
+    wcs = image_wcs(metadata.ra, metadata.dec, metadata.scale)
     header = wcs.to_header()
     masks = [
         mark_mask(clusters[0]),
@@ -52,19 +53,8 @@ def make_hdus(
         _mark_table(index, 1, {"spiral_paths": marks.spirals}),
         _mark_table(index, 2, {"bar_paths": marks.bars}),
     ]
-    primary = fits.PrimaryHDU(picture, header)
+    primary = fits.PrimaryHDU(image, header)
     return fits.HDUList([primary, *images, *(fits.table_to_hdu(table) for table in tables)])
-
-
-def make_wcs(metadata: SubjectMetadata) -> WCS:
-    """Tangential projection, as every file of the archive has it."""
-    wcs = WCS(naxis=2)
-    wcs.wcs.crpix = [CRPIX, CRPIX]
-    wcs.wcs.crval = [metadata.ra, metadata.dec]
-    wcs.wcs.cd = [[-metadata.scale, 0], [0, -metadata.scale]]
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.cunit = ["deg", "deg"]
-    return wcs
 
 
 _HDU5 = {
@@ -91,13 +81,13 @@ def _hdu5_row(m: SubjectMetadata) -> tuple[Any, ...]:
 
 
 def flatten(drawn: Sequence[Points]) -> FloatArray:
-    """Points of all volunteers in one array."""
+    """Points of all volunteers in one array, shape (n, 2)."""
     points = [point for points in drawn for point in points]
     return np.array(points, float).reshape(-1, 2)
 
 
 def _cluster_table(clusters: Sequence[Cluster], marks: FloatArray, wcs: WCS) -> Table:
-    """Clusters in pixels and on the sky; where there are none, astropy makes every column D."""
+    """Clusters in pixels and on the sky; without any, astropy writes every column as D."""
     rows: dict[str, list[float]] = {
         name: []
         for name in (
@@ -119,7 +109,7 @@ def _cluster_table(clusters: Sequence[Cluster], marks: FloatArray, wcs: WCS) -> 
 
 
 def _mark_table(index: int, workflow: int, columns: dict[str, list[Any] | None]) -> Table:
-    """One row a volunteer, with JSON lists; no rows where nothing was asked."""
+    """One row per volunteer, with JSON lists; no rows if nothing was asked."""
     count = max(len(drawn or []) for drawn in columns.values())
     first = 88_000_000 + index * 1000 + workflow * 300
     table: dict[str, list[Any]] = {

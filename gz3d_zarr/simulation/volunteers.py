@@ -1,9 +1,9 @@
-"""Made-up volunteers: marks on a simulated galaxy, and the published rules that aggregate them.
+"""Simulated volunteers: marks on a simulated galaxy, and the published rules that combine them.
 
-The rules are those of the catalogue's pipeline (Masters et al. 2021, section 3): marks are
-clustered by DBSCAN (eps 5 pixels, at least 3) and each cluster becomes its 2-sigma ellipse, worth
-its number of marks; a path that crosses itself is left out, and of the others each counts at
-every integer pixel position that it encloses.
+The rules are those of the pipeline of the catalogue (Masters et al. 2021, section 3). Marks are
+clustered by DBSCAN (eps 5 pixels, at least 3 marks); each cluster becomes its 2-sigma ellipse with
+the number of marks as value. Paths that cross themselves are left out; every other path adds 1 to
+each integer pixel position that it encloses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.subject import SIDE
-from gz3d_zarr.errors import UsageError
+from gz3d_zarr.errors import missing_extra_error
 
 EPS = 5.0
 MIN_SAMPLES = 3
@@ -27,7 +27,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Cluster:
-    """Marks that belong together.
+    """A cluster of marks.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Cluster:
         Position (x, y) in pixels.
     covariance : ndarray, shape (2, 2)
     members : ndarray of bool
-        Which of the marks.
+        Which marks belong to it.
     """
 
     mean: FloatArray
@@ -44,12 +44,12 @@ class Cluster:
 
     @property
     def count(self) -> int:
-        """How many marks."""
+        """Number of marks."""
         return int(self.members.sum())
 
 
 def cluster_marks(marks: FloatArray) -> list[Cluster]:
-    """DBSCAN of marks, shape (n, 2) in pixels; marks in no cluster are noise."""
+    """Cluster marks, shape (n, 2) in pixels, by DBSCAN; marks outside clusters are noise."""
     if len(marks) == 0:
         return []
     near = np.hypot(*(marks[:, None] - marks[None]).transpose(2, 0, 1)) <= EPS
@@ -60,23 +60,23 @@ def cluster_marks(marks: FloatArray) -> list[Cluster]:
         if not free[seed]:
             continue
         members = np.zeros(len(marks), bool)
-        fresh = np.zeros(len(marks), bool)
-        fresh[seed] = True
-        while fresh.any():
-            members |= fresh
-            fresh = near[fresh & core].any(axis=0) & free & ~members
+        added = np.zeros(len(marks), bool)
+        added[seed] = True
+        while added.any():
+            members |= added
+            added = near[added & core].any(axis=0) & free & ~members
         free &= ~members
         clusters.append(Cluster(marks[members].mean(axis=0), np.cov(marks[members].T), members))
     return clusters
 
 
 def mark_mask(clusters: Sequence[Cluster]) -> FloatArray:
-    """Sum of the clusters' ellipses, shape (525, 525)."""
+    """Sum of the ellipses of the clusters, shape (525, 525)."""
     mask = np.zeros((SIDE, SIDE))
     y, x = np.mgrid[:SIDE, :SIDE].astype(float)
     for cluster in clusters:
         if np.linalg.eigvalsh(cluster.covariance)[0] <= 0:
-            continue  # marks on one line, or on one point, have no ellipse
+            continue  # marks on a line or point have no ellipse
         dx, dy = x - cluster.mean[0], y - cluster.mean[1]
         (a, b), (_, c) = np.linalg.inv(cluster.covariance)
         mask += cluster.count * (a * dx * dx + 2 * b * dx * dy + c * dy * dy <= SIGMAS**2)
@@ -84,14 +84,12 @@ def mark_mask(clusters: Sequence[Cluster]) -> FloatArray:
 
 
 def path_mask(paths: Sequence[Points]) -> FloatArray:
-    """How many simple paths enclose each pixel, shape (525, 525)."""
+    """Number of simple paths that enclose each pixel, shape (525, 525)."""
     try:
         from matplotlib.path import Path
         from shapely.geometry import LineString
     except ImportError as error:
-        raise UsageError(
-            f"simulating needs {error.name}: python3 -m pip install 'gz3d-zarr[demo]'"
-        ) from error
+        raise missing_extra_error("simulating", error, "demo") from error
     mask = np.zeros((SIDE, SIDE))
     for points in paths:
         if len(points) > 1 and not LineString(points).is_simple:
@@ -108,12 +106,12 @@ def path_mask(paths: Sequence[Points]) -> FloatArray:
 def draw_marks(
     rng: np.random.Generator, targets: Sequence[FloatArray], volunteers: int, spread: float
 ) -> list[Points]:
-    """Points that each volunteer clicks: most targets, each a little off."""
+    """Points that each volunteer marks: most of the targets, with scatter."""
     drawn = []
     for _ in range(volunteers):
         points = [rng.normal(target, spread) for target in targets if rng.random() < 0.93]
         if rng.random() < 0.04:
-            points.append(rng.uniform(0, SIDE - 1, 2))  # a slip of the hand: noise
+            points.append(rng.uniform(0, SIDE - 1, 2))  # noise
         drawn.append([_rounded(point) for point in points])
     return drawn
 
@@ -123,8 +121,8 @@ def draw_outlines(
 ) -> list[Paths]:
     """Paths that each volunteer draws around the same structures.
 
-    Some draw nothing, some a single point, some cross their own path; with `repeats`, each goes
-    round every structure so many times.
+    Some volunteers draw nothing, some a single point, and some paths cross themselves. Each
+    volunteer draws every structure `repeats` times.
     """
     drawn: list[Paths] = []
     for _ in range(volunteers):

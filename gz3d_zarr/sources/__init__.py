@@ -1,1 +1,1 @@
-"""The archive: list it, its catalogue, its manifest; fetch bytes, verified."""
+"""The archive: its listing, catalogue and manifest; verified bytes of its files."""

@@ -1,4 +1,4 @@
-"""List an archive that is served over HTTP: by its catalogue, its index page, or both."""
+"""List an archive on a web server: by its catalogue, its index page, or both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, base_name, parse_name
 from gz3d_zarr.errors import SourceError, Status, SubjectError, plural
 from gz3d_zarr.locations import absolute
 from gz3d_zarr.sources.catalogue import read_file_names, read_sha1_list
-from gz3d_zarr.sources.download import find_mismatch, write_cached
+from gz3d_zarr.sources.download import compare_sha1, hash_body, write_cached
 from gz3d_zarr.sources.http import Connection, RefusedError, fetch, open_connection
 from gz3d_zarr.sources.listing import MAX_SMALL_FILE, Listing, Source, build_listing
 
@@ -30,11 +30,11 @@ class Release:
     release : str
         Data release of SDSS.
     version : str
-        Version of the value-added catalogue in it.
+        Version of the value-added catalogue.
     url : str
-        Folder of the subject files.
+        URL of the folder of subject files.
     catalogue, sha1_list : str
-        Names of the two files that stand in it.
+        Names of these two files in the folder.
     """
 
     release: str
@@ -57,7 +57,7 @@ _UNNAMED = Release("", "", "", CATALOGUE_NAME, RELEASES["dr17"].sha1_list)
 
 
 def is_archive(source: Source) -> bool:
-    """Whether a source is a named release, or a folder that is served over HTTP."""
+    """Whether a source is a named release or a folder on a web server."""
     if not isinstance(source, str):
         return False
     served = source.startswith(("http://", "https://"))
@@ -69,72 +69,70 @@ def list_archive(
 ) -> Listing:
     """List a named release, or the archive at a URL.
 
-    Subjects are those of the catalogue and those of the index page; where one of the two is not
-    to be had, those of the other. A subject of the catalogue that the index does not list stays:
-    it is for the build to find that it is missing.
+    The subjects are those of the catalogue and those of the index page; one of the two is enough.
+    A subject that is only in the catalogue is included: the build reports it if it is missing.
 
     Parameters
     ----------
     source : str
         A key of `RELEASES`, or the URL of a folder.
     cache : str, optional
-        Folder that gets the catalogue and the sha1 list, so that it is an archive by itself.
+        Folder that gets the catalogue and the sha1 list, which makes it an archive of its own.
     options : mapping, optional
         Source options, as `open_connection` takes them.
 
     Raises
     ------
     SourceError
-        The server cannot be reached, holds no archive, or names files outside of it.
+        The server cannot be reached, has no archive, or names files outside of it.
     """
     release = RELEASES.get(source, replace(_UNNAMED, url=absolute(source)))
-    base = release.url.rstrip("/") + "/"
+    root = release.url.rstrip("/") + "/"
     documents: dict[str, bytes] = {}
     notes: list[str] = []
     with open_connection(options) as connection:
-        page = _try_index(connection, base, notes)
+        page = _try_index(connection, root, notes)
         is_cut = page is not None and not _is_whole(page)
-        listed = _read_links(page, base) if page is not None else []
+        listed = _read_links(page, root) if page is not None else []
         names = {base_name(path) for path in listed}
         digests: dict[str, str] = {}
         for name in sorted({release.sha1_list, *filter(_SHA1_LIST.fullmatch, names)}):
-            data = _load(connection, base + name, read_sha1_list)
+            data = _load(connection, root + name, read_sha1_list)
             if data is not None:
-                documents[base + name] = data
-                digests |= read_sha1_list(base + name, data)
+                documents[root + name] = data
+                digests |= read_sha1_list(root + name, data)
 
         def check(path: str, data: bytes) -> None:
-            sha1 = digests.get(base_name(path))
-            mismatch = None if sha1 is None else find_mismatch(data, sha1)
+            mismatch = compare_sha1(hash_body(data).sha1, digests.get(base_name(path)))
             if mismatch is not None:
-                raise SourceError(f"the catalogue {path} is not the archive's: {mismatch}")
+                raise SourceError(f"the catalogue {path} is damaged: {mismatch}")
             read_file_names(path, data)
 
-        data = _load(connection, base + release.catalogue, check)
+        data = _load(connection, root + release.catalogue, check)
         if data is not None:
-            documents[base + release.catalogue] = data
+            documents[root + release.catalogue] = data
         elif is_cut:
             raise SourceError(
-                f"the index page {base} has no </html>, as if it were cut short, and there is no "
-                f"{release.catalogue} that names what it lacks: try again, or list the files' "
-                "URLs in a .txt file and use that as the source"
+                f"the index page {root} seems to be cut short (it has no </html>), and without a "
+                f"{release.catalogue} the files it lacks are unknown: try again, or list the URLs "
+                "of the files in a .txt file and use that as the source"
             )
     if is_cut:
         notes.append(
-            "the index page has no </html>, as if it were cut short: subjects that the catalogue "
-            "does not name may be left out"
+            "the index page seems to be cut short (it has no </html>): subjects that are not in "
+            "the catalogue may be left out"
         )
     if cache is not None:
         for path, data in documents.items():
             write_cached(Path(cache, base_name(path)), data)
     subjects = {name for name in names if parse_name(name) is not None}
-    table = documents.get(base + release.catalogue)
-    rows = set(read_file_names(base + release.catalogue, table)) if table is not None else set()
+    table = documents.get(root + release.catalogue)
+    rows = set(read_file_names(root + release.catalogue, table)) if table is not None else set()
     if page is not None and table is not None:
         notes += _compare(subjects, rows)
-    found = [(base + name, None) for name in sorted(subjects | rows)]
+    found = [(root + name, None) for name in sorted(subjects | rows)]
     found += [(path, None) for path in documents]
-    listing = build_listing(base, found)
+    listing = build_listing(root, found)
     return replace(
         listing,
         notes=(*notes, *listing.notes),
@@ -144,7 +142,7 @@ def list_archive(
 
 
 def _load(connection: Connection, url: str, check: Callable[[str, bytes], object]) -> bytes | None:
-    """Fetch a document that `check` takes, in two tries; None where there is none."""
+    """Fetch a document that passes `check`, in two tries; None if it does not exist."""
     try:
         data = fetch(connection, url, MAX_SMALL_FILE)
         try:
@@ -159,27 +157,27 @@ def _load(connection: Connection, url: str, check: Callable[[str, bytes], object
     return data
 
 
-def _try_index(connection: Connection, base: str, notes: list[str]) -> str | None:
-    """Text of the index page, of two tries if it is cut; None where the server shows none."""
+def _try_index(connection: Connection, root: str, notes: list[str]) -> str | None:
+    """Text of the index page, in two tries if it is cut short; None if there is none."""
     try:
-        page = fetch(connection, base, MAX_SMALL_FILE).decode("utf-8", "replace")
+        page = fetch(connection, root, MAX_SMALL_FILE).decode("utf-8", "replace")
         if not _is_whole(page):
-            page = fetch(connection, base, MAX_SMALL_FILE).decode("utf-8", "replace")
+            page = fetch(connection, root, MAX_SMALL_FILE).decode("utf-8", "replace")
         return page
     except SubjectError as error:
         if error.status is not Status.MISSING and not isinstance(error, RefusedError):
             raise SourceError(error.reason) from None
-    notes.append("the server shows no index page: subjects are those of the catalogue")
+    notes.append("the server has no index page: subjects are those of the catalogue")
     return None
 
 
 def _is_whole(page: str) -> bool:
-    """Whether a page came to its end: one that is sent without a length may be cut unnoticed."""
+    """Whether a page is complete; without a length, HTTP does not notice that it is cut."""
     return "</html>" in page.lower()
 
 
 class _Links(HTMLParser):
-    """Targets of all links of a page."""
+    """Collect the targets of all links of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,8 +188,8 @@ class _Links(HTMLParser):
             self.targets += [value for name, value in attrs if name == "href" and value]
 
 
-def _read_links(page: str, base: str) -> list[str]:
-    """URLs of the archive's files on an index page; none outside of `base` is let in."""
+def _read_links(page: str, root: str) -> list[str]:
+    """URLs of archive files on an index page; SourceError if one is outside of `root`."""
     links = _Links()
     links.feed(page)
     files = []
@@ -200,17 +198,17 @@ def _read_links(page: str, base: str) -> list[str]:
         ours = parse_name(name) is not None or name == CATALOGUE_NAME or _SHA1_LIST.fullmatch(name)
         if not ours:
             continue  # the parent folder, columns to sort by, other files
-        if unquote(urljoin(base, target)) != unquote(urljoin(base, ".")) + name:
+        if unquote(urljoin(root, target)) != unquote(urljoin(root, ".")) + name:
             raise SourceError(
-                f"the index page {base} links to {target!r}, which leads outside of it; such an "
-                "archive is not to be trusted"
+                f"the index page {root} links to {target!r}, which is outside of the archive; do "
+                "not trust such an archive"
             )
-        files.append(base + name)
+        files.append(root + name)
     return files
 
 
 def _compare(listed: set[str], rows: set[str]) -> list[str]:
-    """Tell, before any download, what index and catalogue do not have in common."""
+    """Note, before any download, files of the catalogue that the index page lacks."""
     notes = []
     unlisted = sorted(rows - listed)
     if unlisted:

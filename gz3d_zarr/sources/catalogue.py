@@ -1,4 +1,4 @@
-"""Catalogue and listing to a Manifest: which subjects, in which order, with what sha1."""
+"""Read the catalogue ``gz3d_metadata.fits`` and sha1 lists."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _COLUMNS = {
     "number_foreground_stars": "number_foreground_stars",
 }
 _PARSE_ERRORS = (AttributeError, OverflowError, TypeError, ValueError)
-"""What a cell of another type raises: a text where a number is expected, or several numbers."""
+"""Raised by cells of a wrong type, such as text or several numbers instead of one number."""
 _TEXT = ("manga_id", "iauname", "explorer_link", "sample")
 
 
@@ -42,19 +42,19 @@ def read_catalogue(path: str, data: bytes) -> dict[tuple[str, int, int], Catalog
     Parameters
     ----------
     path : str
-        Where it is, for messages.
+        Path or URL, for messages.
     data : bytes
-        The whole file.
+        Contents of the file.
 
     Returns
     -------
     dict
-        (MaNGA id, bundle size, Zooniverse id), as in the file name, to row.
+        Row by (MaNGA id, bundle size, Zooniverse id) of the file name.
 
     Raises
     ------
     SourceError
-        The file cannot be read, lacks a column, or holds a name or value that makes no sense.
+        The file cannot be read, lacks a column, or has an invalid name or value.
     """
     table = _read_table(path, data, ["file_name", "observed", *_COLUMNS.values()])
     columns = {name: table[column] for name, column in _COLUMNS.items()}
@@ -69,7 +69,7 @@ def read_catalogue(path: str, data: bytes) -> dict[tuple[str, int, int], Catalog
 
 
 def read_file_names(path: str, data: bytes) -> list[str]:
-    """Names of the subject files of a catalogue, as the archive spells them.
+    """Names of the subject files in a catalogue, with ``gz3d_`` and ``.gz``.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def read_file_names(path: str, data: bytes) -> list[str]:
 
 def _read_table(path: str, data: bytes, names: Sequence[str]) -> dict[str, list[Any]]:
     """Columns of HDU 1 as lists."""
-    from astropy.io import fits  # slow to import, and workers never read a catalogue
+    from astropy.io import fits  # slow to import, and workers do not need it
 
     try:
         with fits.open(io.BytesIO(data)) as hdus:
@@ -101,7 +101,7 @@ def _read_table(path: str, data: bytes, names: Sequence[str]) -> dict[str, list[
             return {name: table[name].tolist() for name in names}
     except SourceError:
         raise
-    except Exception as error:  # of damaged bytes astropy raises KeyError, VerifyError and others
+    except Exception as error:  # astropy raises KeyError, VerifyError and others
         raise SourceError(
             f"the catalogue {path} cannot be read: {error_message(error)}; expected the table "
             f"{CATALOGUE_NAME} in HDU 1"
@@ -109,7 +109,7 @@ def _read_table(path: str, data: bytes, names: Sequence[str]) -> dict[str, list[
 
 
 def read_sha1_list(path: str, data: bytes) -> dict[str, str]:
-    """Base name to hexadecimal sha1, from lines of ``sha1  name``; SourceError on another."""
+    """Base name to hexadecimal sha1, from lines ``sha1  name``; SourceError on other lines."""
     digests: dict[str, str] = {}
     for number, line in enumerate(as_text(path, data).splitlines(), 1):
         match = _SHA1_LINE.fullmatch(line.strip())

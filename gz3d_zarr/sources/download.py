@@ -1,26 +1,19 @@
-"""Bytes of subject files, from wherever they are: fetched ahead, cached, never unverified there."""
+"""Read one subject file: fetched, verified once, cached, and decoded."""
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import errno
-import functools
 import hashlib
-import queue
-import threading
-import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fsspec.core import url_to_fs
 
 from gz3d_zarr.datamodel.file_names import base_name
-from gz3d_zarr.datamodel.fits_decoder import decode, unpack
+from gz3d_zarr.datamodel.fits_decoder import decode_fits, unpack
 from gz3d_zarr.datamodel.receipts import SubjectOutcome
 from gz3d_zarr.datamodel.subject import Subject
 from gz3d_zarr.errors import (
@@ -30,212 +23,114 @@ from gz3d_zarr.errors import (
     access_errors,
     error_message,
 )
-from gz3d_zarr.locations import is_http, is_url
+from gz3d_zarr.locations import is_http, is_url, write_atomically
 from gz3d_zarr.sources.http import Connection, fetch, open_connection
 
-CONNECTIONS = 8
+MAX_FILE = 32 * 2**20
+"""Largest file that is read, in bytes; real ones have 0.2 to 0.6 MB."""
+MAX_DOWNLOADS = 2
+"""How often a file is read from its source before it counts as damaged there."""
 
 
-@dataclass(frozen=True, slots=True)
-class FetchOptions:
-    """How files are fetched.
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
+class FileBody:
+    """One subject file as read, hashed once and unpacked at most once.
 
     Attributes
     ----------
-    connections : int
-        Open at the most, over all workers.
-    cache : str or None
-        Folder that keeps the files.
+    data : bytes
+        The gzipped file.
+    sha1 : str
+        Its digest, hexadecimal.
+    unpacked : bytes, bytearray, SubjectError or None
+        The FITS file of 10 MB, or why `data` cannot be unpacked; None before `unpack_body`.
     """
 
-    connections: int = CONNECTIONS
-    cache: str | None = None
+    data: bytes
+    sha1: str
+    unpacked: bytes | bytearray | SubjectError | None = None
 
 
-def find_mismatch(data: bytes, sha1: str | None) -> str | None:
-    """Why these bytes are not the file: by sha1 where that is known, by gzip's CRC otherwise."""
-    if sha1 is not None:
-        found = hashlib.sha1(data, usedforsecurity=False).hexdigest()
-        return None if found == sha1 else f"its sha1 is {found}, the sha1 list says {sha1}"
+def hash_body(data: bytes) -> FileBody:
+    """Hash what was read."""
+    return FileBody(data, hashlib.sha1(data, usedforsecurity=False).hexdigest())
+
+
+def unpack_body(body: FileBody) -> FileBody:
+    """Unpack a body, and keep the result or the error."""
     try:
-        unpack(data)
+        return replace(body, unpacked=unpack(body.data))
     except SubjectError as error:
-        return error.reason
-    return None
+        return replace(body, unpacked=without_traceback(error))
 
 
-MAX_FILE = 32 * 2**20
-"""Bytes beyond which a file is not read at all; real ones have 0.2 to 0.6 MB."""
-PREFETCH_BYTES = 32 * 2**20
-"""Bytes that may wait for their reader before no other file is fetched; a shard of real files has
-fewer, so that they are all fetched ahead."""
-ConnectionLimiter = Callable[[Callable[[], bool]], AbstractContextManager[bool]]
-"""Makes a context in which one connection may be open: True in it; False where, says the function
-given, none is needed any more."""
+def compare_sha1(found: str, expected: str | None) -> str | None:
+    """Describe the mismatch; None where the digests are equal or none is expected."""
+    if expected is None or found == expected:
+        return None
+    return f"its sha1 is {found}, the sha1 list says {expected}"
 
 
-@contextlib.contextmanager
-def unlimited(_: Callable[[], bool]) -> Iterator[bool]:
-    """Let everybody through."""
-    yield True
+class FileRequest:
+    """One file to read: from the cache, else from its source, and again if it is damaged."""
 
+    def __init__(
+        self, path: str, sha1: str | None, options: Mapping[str, Any] | None, cache: str | None
+    ) -> None:
+        self.path, self.sha1 = path, sha1
+        self._options = options
+        self._cached = Path(cache, base_name(path)) if cache is not None and is_url(path) else None
+        self._tries_cache = self._cached is not None
+        self._downloads = 0
 
-def read_files(
-    files: Sequence[tuple[str, str | None]],
-    options: Mapping[str, Any] | None = None,
-    rules: FetchOptions | None = None,
-    gate: ConnectionLimiter = unlimited,
-) -> Generator[bytes | SubjectError, None, None]:
-    """Read subject files in order; those at URLs are fetched ahead, over several connections.
+    def read(self, connection: Connection | None) -> FileBody:
+        """Read once, from the cache the first time."""
+        if self._cached is not None and self._tries_cache:
+            self._tries_cache = False
+            with contextlib.suppress(OSError):
+                return hash_body(self._cached.read_bytes())
+        self._downloads += 1
+        if connection is not None and is_http(self.path):
+            return hash_body(fetch(connection, self.path, MAX_FILE))
+        read = _read_remote if is_url(self.path) else read_local
+        return hash_body(read(self.path, self._options))
 
-    No file is kept once it is given, and no other is fetched while `PREFETCH_BYTES` wait: what is
-    held at the most is that, and one file for every connection.
+    def verify(self, body: FileBody) -> FileBody | None:
+        """Check by sha1 if it is known, by gzip's CRC if not; None to read the file again.
 
-    Parameters
-    ----------
-    files : sequence of (path, sha1 or None)
-    options : mapping, optional
-        Storage options for fsspec.
-    rules : FetchOptions, optional
-        How many connections, and which cache.
-    gate : callable
-        A `ConnectionLimiter`; makes a context for every open connection, such as a lease of
-        a semaphore.
+        A sound file goes to the cache. A file that is damaged at its source is returned as it is:
+        `decode_body` reports why.
+        """
+        if self.sha1 is None:
+            body = unpack_body(body)
+        is_damaged = (
+            isinstance(body.unpacked, SubjectError)
+            or compare_sha1(body.sha1, self.sha1) is not None
+        )
+        if not is_damaged and self._cached is not None and self._downloads:
+            write_cached(self._cached, body.data)
+        may_repeat = is_url(self.path) and self._downloads < MAX_DOWNLOADS
+        return None if is_damaged and may_repeat else body
 
-    Yields
-    ------
-    bytes or SubjectError
-        For each file: its bytes, or why it cannot be had.
-    """
-    chosen = rules or FetchOptions()
-    if not any(_is_fetched_ahead(path, options) for path, _ in files):
-        for path, sha1 in files:
-            with gate(lambda: True) if is_url(path) else nullcontext():
-                body = _try_file(path, sha1, options, chosen.cache)
-            yield body
-        return
-    orders = collections.deque(_FetchRequest(path, sha1) for path, sha1 in files)
-    waiting: queue.SimpleQueue[_FetchRequest] = queue.SimpleQueue()
-    for order in orders:
-        waiting.put(order)
-    stop = threading.Event()
-    ahead = _PrefetchBuffer()
-    over_http = any(is_http(path) for path, _ in files)
-
-    def is_needed() -> bool:
-        return not (stop.is_set() or waiting.empty())
-
-    def work() -> None:
-        try:
-            with gate(is_needed) as is_open:
-                if is_open:
-                    http = open_connection(options, stop) if over_http else nullcontext()
-                    with http as connection:
-                        # Before an order is taken: the one that is read next always comes.
-                        while ahead.wait(is_needed):
-                            waiting.get_nowait().fill(connection, options, chosen.cache, ahead)
-        except queue.Empty:
-            return
-        except Exception as error:
-            with contextlib.suppress(queue.Empty):  # nobody may wait for what will not come
-                while True:
-                    waiting.get_nowait().body.set_exception(error)
-
-    count = min(chosen.connections, len(orders))
-    with ThreadPoolExecutor(count, "gz3d-fetch") as executor:
-        for _ in range(count):
-            executor.submit(work)
-        try:
-            while orders:
-                yield ahead.take(orders.popleft().body.result())
-        finally:
-            stop.set()
-            ahead.wake()
-
-
-def _is_fetched_ahead(path: str, options: Mapping[str, Any] | None) -> bool:
-    """Whether several threads may read at a time: over a network, and not inside a zip or tar."""
-    if is_http(path) or not is_url(path):
-        return is_http(path)
-    try:
-        fs, _ = url_to_fs(path, **(options or {}))
-    except access_errors(ImportError, TypeError, ValueError):
-        return False  # reading it will say why
-    return bool(fs.async_impl)
-
-
-class _PrefetchBuffer:
-    """Bytes that are fetched and not yet given; while they are too many, fetching waits."""
-
-    def __init__(self) -> None:
-        self._held = 0
-        self._changed = threading.Condition()
-
-    def wait(self, is_needed: Callable[[], bool]) -> bool:
-        """Wait for room; False where nothing is needed any more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._held < PREFETCH_BYTES or not is_needed())
-        return is_needed()
-
-    def put(self, body: bytes | SubjectError) -> None:
-        """Count what was fetched."""
-        with self._changed:
-            self._held += _size(body)
-            self._changed.notify_all()  # it may have been the last
-
-    def take(self, body: bytes | SubjectError) -> bytes | SubjectError:
-        """Count it no more."""
-        with self._changed:
-            self._held -= _size(body)
-            self._changed.notify_all()
+    def read_verified(self, connection: Connection | None) -> FileBody:
+        """Read until the file is sound, or was read often enough."""
+        while (body := self.verify(self.read(connection))) is None:
+            pass
         return body
 
-    def wake(self) -> None:
-        """Let those who wait ask again whether anything is needed."""
-        with self._changed:
-            self._changed.notify_all()
-
-
-def _size(body: bytes | SubjectError) -> int:
-    return 0 if isinstance(body, SubjectError) else len(body)
-
-
-class _FetchRequest:
-    """One file to be fetched, and the promise of its bytes."""
-
-    def __init__(self, path: str, sha1: str | None) -> None:
-        self.path, self.sha1 = path, sha1
-        self.body: Future[bytes | SubjectError] = Future()
-
-    def fill(
-        self,
-        connection: Connection | None,
-        options: Mapping[str, Any] | None,
-        cache: str | None,
-        ahead: _PrefetchBuffer,
-    ) -> None:
-        """Keep the promise, whatever happens."""
+    def fetch(self, connection: Connection | None) -> FileBody | Exception:
+        """Read ahead of the reader; verified here only by sha1, as unpacked files are large."""
         try:
-            body = _try_file(self.path, self.sha1, options, cache, connection)
-            ahead.put(body)
-            self.body.set_result(body)
-        except Exception as error:  # handed to whoever waits for the bytes
-            self.body.set_exception(error)
+            return self.read(connection) if self.sha1 is None else self.read_verified(connection)
+        except SubjectError as error:
+            return without_traceback(error)
+        except Exception as error:  # raised again for the reader
+            return error
 
 
-def _try_file(
-    path: str,
-    sha1: str | None,
-    options: Mapping[str, Any] | None,
-    cache: str | None,
-    connection: Connection | None = None,
-) -> bytes | SubjectError:
-    """As `read_file`; a subject's error is given, not raised."""
-    try:
-        return read_file(path, sha1, options, cache, connection)
-    except SubjectError as error:
-        # Another one: the frames of a traceback hold what was read until it was raised.
-        return SubjectError(error.status, error.reason)
+def without_traceback(error: SubjectError) -> SubjectError:
+    """A new error: the frames of a traceback keep alive what they had read."""
+    return SubjectError(error.status, error.reason)
 
 
 def read_file(
@@ -243,68 +138,61 @@ def read_file(
     sha1: str | None,
     options: Mapping[str, Any] | None = None,
     cache: str | None = None,
-    connection: Connection | None = None,
-) -> bytes:
-    """Read one subject file, from the cache where it is there and sound.
+) -> FileBody:
+    """Read one subject file, from the cache if it has a sound copy.
 
-    What is not the file, by its sha1 or gzip's CRC, is fetched once more: it may have been damaged
-    on its way. What it is then, is for whoever decodes it to find.
+    A remote file that does not match its sha1 (or, without one, gzip's CRC) is fetched once more,
+    as it may have been damaged on its way.
+
+    Parameters
+    ----------
+    path : str
+        Local path or URL.
+    sha1 : str or None
+        The expected digest, if known.
+    options : mapping, optional
+        Storage options for fsspec.
+    cache : str, optional
+        Folder that keeps files fetched from URLs.
+
+    Returns
+    -------
+    FileBody
+        Possibly damaged: `decode_body` reports why.
 
     Raises
     ------
     SubjectError
-        Missing, where there is no such file; unreachable, where it cannot be read; corrupt,
-        where it is far too large.
+        Missing, if there is no such file; unreachable, if it cannot be read; corrupt, if it is
+        far too large.
     SourceError
-        Where the cache cannot be written.
+        The cache cannot be written.
     """
-    if not is_url(path):
-        return read_local(path)
-    if cache is not None:
-        with contextlib.suppress(OSError):
-            data = Path(cache, base_name(path)).read_bytes()
-            if find_mismatch(data, sha1) is None:
-                return data
-    with contextlib.ExitStack() as stack:
-        if is_http(path):
-            chosen = connection or stack.enter_context(open_connection(options))
-            read = functools.partial(fetch, chosen, path, MAX_FILE)
-        else:
-            read = functools.partial(_read_remote, path, options)
-        data = read()
-        if find_mismatch(data, sha1) is not None:
-            data = read()
-    if cache is not None and find_mismatch(data, sha1) is None:
-        write_cached(Path(cache, base_name(path)), data)
-    return data
+    http = open_connection(options) if is_http(path) else contextlib.nullcontext()
+    with http as connection:
+        return FileRequest(path, sha1, options, cache).read_verified(connection)
 
 
-def read_local(path: str) -> bytes:
+def read_local(path: str, _: Mapping[str, Any] | None = None) -> bytes:
     """Read one file on a local disk; SubjectError as `read_file`."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise _unread(error) from None
-    return _bounded(data)
+        raise _read_error(error) from None
+    return _check_size(data)
 
 
 def write_cached(path: Path, data: bytes) -> None:
-    """Keep a file in the cache: under a name of its own, then renamed.
+    """Store a file in the cache.
 
     Raises
     ------
     SourceError
-        Where the cache cannot be written.
+        The cache cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(data)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_atomically(path, data)
     except OSError as error:
         raise SourceError(
             f"the cache {path.parent} cannot be written: {error_message(error)}"
@@ -317,22 +205,22 @@ def _read_remote(path: str, options: Mapping[str, Any] | None) -> bytes:
         try:
             data: bytes = fs.cat_file(inner, end=MAX_FILE + 1)
         except OSError as error:
-            # S3 has no range of an empty object, and answers 416.
+            # S3 answers 416 to a range of an empty object.
             if error.errno != errno.EINVAL or fs.size(inner) != 0:
                 raise
             data = b""
     except access_errors(ImportError, TypeError, ValueError) as error:
-        raise _unread(error) from None
-    return _bounded(data)
+        raise _read_error(error) from None
+    return _check_size(data)
 
 
-def _unread(error: Exception) -> SubjectError:
+def _read_error(error: Exception) -> SubjectError:
     if isinstance(error, FileNotFoundError):
         return SubjectError(Status.MISSING, "there is no such file")
     return SubjectError(Status.UNREACHABLE, f"it cannot be read: {error_message(error)}")
 
 
-def _bounded(data: bytes) -> bytes:
+def _check_size(data: bytes) -> bytes:
     if len(data) > MAX_FILE:
         raise SubjectError(
             Status.CORRUPT,
@@ -342,17 +230,21 @@ def _bounded(data: bytes) -> bytes:
 
 
 def decode_body(
-    path: str, sha1: str | None, body: bytes | SubjectError
+    path: str, sha1: str | None, body: FileBody | SubjectError
 ) -> tuple[Subject | None, SubjectOutcome]:
-    """Decode what was read of one subject; a failure becomes its outcome."""
-    digest, size = "", -1
+    """Decode what was read of one subject; an error becomes part of the outcome."""
+    name, digest, size = base_name(path), "", -1
     try:
         if isinstance(body, SubjectError):
             raise body
-        digest, size = hashlib.sha1(body, usedforsecurity=False).hexdigest(), len(body)
-        if sha1 is not None and digest != sha1:
-            raise SubjectError(Status.CORRUPT, f"its sha1 is {digest}, the sha1 list says {sha1}")
-        subject = decode(body)
+        digest, size = body.sha1, len(body.data)
+        mismatch = compare_sha1(digest, sha1)
+        if mismatch is not None:
+            raise SubjectError(Status.CORRUPT, mismatch)
+        raw = unpack(body.data) if body.unpacked is None else body.unpacked
+        if isinstance(raw, SubjectError):
+            raise raw
+        subject = decode_fits(raw)
     except SubjectError as error:
-        return None, SubjectOutcome(base_name(path), error.status, error.reason, digest, size, None)
-    return subject, SubjectOutcome(base_name(path), Status.OK, "", digest, size, subject.metadata)
+        return None, SubjectOutcome(name, error.status, error.reason, digest, size, None)
+    return subject, SubjectOutcome(name, Status.OK, "", digest, size, subject.metadata)

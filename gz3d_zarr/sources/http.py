@@ -1,7 +1,7 @@
-"""Bytes over HTTP: whole, verified, retried, and never over too many connections.
+"""Fetch whole files over HTTP, with retries.
 
-fsspec's HTTP file system retries nothing and takes a short body for a file, so bodies come through
-urllib3, which checks their length, and tenacity tries again where that can help.
+The HTTP file system of fsspec does not retry and accepts truncated bodies. Here urllib3 checks the
+length of each body, and tenacity retries.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ import urllib3
 from gz3d_zarr.errors import Status, SubjectError, UsageError
 
 ATTEMPTS = 7
-"""Tries before the network is given up; together they wait half a minute or so."""
+"""Maximum number of tries; together they wait about half a minute."""
 MIN_WAIT, MAX_WAIT = 0.5, 20.0
-"""Seconds between tries: random, up to a bound that doubles from the first to the longest."""
+"""Seconds between tries: random, up to a limit that doubles from MIN_WAIT to MAX_WAIT."""
 MIN_REPORTED_WAIT = 1.0
-"""Shorter waits are not told of."""
+"""Shorter waits, in seconds, are not logged."""
 MAX_RETRY_AFTER = 300.0
-"""Seconds that a server may ask to wait; one that asks for more is given up."""
+"""Longest ``Retry-After`` in seconds that is respected; longer ones are an error."""
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
-"""How long to wait for a connection, and for the next bytes of a body."""
+"""Timeouts for a connection, and for the next bytes of a body."""
 MISSING, REFUSED = frozenset({404, 410}), frozenset({401, 403})
 TRANSIENT = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505}
-"""Worth another try. Proxies have 5xx of their own, such as 520 to 530; 501 and 505 say that the
-server cannot do what is asked at all, which no other try changes."""
+"""Status codes that are retried. Proxies use 5xx of their own, such as 520 to 530. A server that
+answers 501 or 505 does not support the request, so retrying is pointless."""
 logger = logging.getLogger(__name__)
 _PIECE = 2**18
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -45,18 +45,18 @@ _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 @dataclass(frozen=True)
 class Connection:
-    """One connection to a server, and the event that ends waiting for it."""
+    """One connection to a server, and the event that cancels its waits and retries."""
 
     pool: urllib3.PoolManager
     stop: threading.Event = field(default_factory=threading.Event)
 
 
 class RefusedError(SubjectError):
-    """The server answers, and will not give it: 401 and 403."""
+    """The server refuses access: 401 or 403."""
 
 
 class _TransientError(Exception):
-    """Worth another try, after `wait` seconds where the server says so."""
+    """Worth another try, after `wait` seconds if the server asks for that."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -67,19 +67,19 @@ class _TransientError(Exception):
 def open_connection(
     options: Mapping[str, Any] | None = None, stop: threading.Event | None = None
 ) -> Iterator[Connection]:
-    """One connection, kept open between requests and closed with the context.
+    """Open one connection, which is kept between requests and closed with the context.
 
     Parameters
     ----------
     options : mapping, optional
-        Source options; HTTP knows ``headers``, which are not sent on to where a server redirects.
+        Source options. HTTP takes ``headers`` only; they are not sent to redirect targets.
     stop : threading.Event, optional
-        Once it is set, nothing is waited for nor tried again.
+        Cancels waits and retries when it is set.
 
     Raises
     ------
     UsageError
-        Another option, or a header that cannot be sent.
+        An unknown option, or a header that cannot be sent.
     """
     headers = _headers(options or {})
     pool = urllib3.PoolManager(
@@ -104,16 +104,23 @@ def open_connection(
 
 
 def fetch(connection: Connection, url: str, limit: int) -> bytes:
-    """Fetch a whole body, trying again where that can help.
+    """Fetch a whole body, with retries.
 
-    Tries again on what is `TRANSIENT` (not before the time in ``Retry-After``), on resets,
-    timeouts and bodies shorter than they should be; never on 404.
+    Retries status codes in `TRANSIENT` (after the time in ``Retry-After``), resets, timeouts and
+    truncated bodies; never 404.
+
+    Parameters
+    ----------
+    connection : Connection
+    url : str
+    limit : int
+        Largest body that is accepted, in bytes.
 
     Raises
     ------
     SubjectError
-        Missing, where there is no such file; unreachable, where the network or the server gives
-        it up; corrupt, where it is larger than `limit` bytes.
+        Missing: there is no such file. Unreachable: network or server failed in all tries.
+        Corrupt: the body is larger than `limit`.
     """
     try:
         for attempt in tenacity.Retrying(
@@ -123,7 +130,7 @@ def fetch(connection: Connection, url: str, limit: int) -> bytes:
             sleep=tenacity.sleep_using_event(connection.stop),
             wait=_wait,
             retry=tenacity.retry_if_exception_type(_TransientError),
-            before_sleep=functools.partial(_tell, url),
+            before_sleep=functools.partial(_log_wait, url),
             reraise=True,
         ):
             with attempt:
@@ -132,25 +139,25 @@ def fetch(connection: Connection, url: str, limit: int) -> bytes:
         raise SubjectError(
             Status.UNREACHABLE, f"{url} cannot be fetched in {ATTEMPTS} tries: {error}"
         ) from None
-    raise AssertionError("tenacity ends by an answer or an error")  # pragma: no cover
+    raise AssertionError("tenacity returns or raises")  # pragma: no cover
 
 
 def _headers(options: Mapping[str, Any]) -> dict[str, str]:
-    """Headers among the source options; no message shows a value."""
+    """Headers in the source options; messages never show a value, which may be a secret."""
     unknown = sorted(set(options) - {"headers"})
     if unknown:
         raise UsageError(
-            f"source option {', '.join(unknown)} means nothing to HTTP, which knows headers.NAME "
-            "only, such as headers.Authorization"
+            f"unknown source option {', '.join(unknown)} for HTTP, which takes only headers.NAME, "
+            "such as headers.Authorization"
         )
     headers = options.get("headers", {})
     if not isinstance(headers, Mapping):
-        raise UsageError("source option headers takes names: headers.NAME=VALUE")
+        raise UsageError("the source option headers needs a name: headers.NAME=VALUE")
     for name, value in headers.items():
         if not (_NAME.fullmatch(str(name)) and _VALUE.fullmatch(str(value))):
             raise UsageError(
-                f"the header {name!r} cannot be sent: its value has a line break or characters "
-                "beyond Latin-1, or its name is none"
+                f"the header {name!r} cannot be sent: its name is invalid, or its value has a line "
+                "break or characters beyond Latin-1"
             )
     return {str(name): str(value) for name, value in headers.items()}
 
@@ -158,7 +165,7 @@ def _headers(options: Mapping[str, Any]) -> dict[str, str]:
 def _get(pool: urllib3.PoolManager, url: str, limit: int) -> bytes:
     """One try."""
     try:
-        # Bodies as they are stored, whatever Content-Encoding the server puts on a .gz.
+        # Not decoded: some servers label .gz files with Content-Encoding.
         response = pool.request("GET", url, preload_content=False, decode_content=False)
         with response:
             _check_status(url, response)
@@ -170,17 +177,17 @@ def _get(pool: urllib3.PoolManager, url: str, limit: int) -> bytes:
                         Status.CORRUPT, f"{url} has more than {limit // 2**20} MiB; expected less"
                     )
     except urllib3.exceptions.HTTPError as error:
-        cause = getattr(error, "reason", None) or error  # what MaxRetryError wraps
+        cause = getattr(error, "reason", None) or error  # MaxRetryError wraps it
         if _is_lasting(cause):
             raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {cause}") from None
         raise _TransientError(f"{type(cause).__name__}: {cause}") from error
-    except ValueError as error:  # a URL that is none, here or where the server redirects to
+    except ValueError as error:  # invalid URL, of a redirect perhaps
         raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {error}") from None
     return bytes(body)
 
 
 def _is_lasting(cause: object) -> bool:
-    """Whether trying again cannot help: redirects in a circle, another host's certificate."""
+    """Whether retrying is pointless: a redirect loop, a wrong certificate, an invalid URL."""
     if isinstance(cause, urllib3.exceptions.SSLError):
         return any(isinstance(part, ssl.SSLCertVerificationError) for part in cause.args)
     lasting = urllib3.exceptions.ResponseError, urllib3.exceptions.LocationValueError
@@ -205,7 +212,7 @@ def _check_status(url: str, response: urllib3.BaseHTTPResponse) -> None:
 
 
 def _retry_after(value: str | None) -> float:
-    """Seconds that a ``Retry-After`` header asks for: a number, or a date (RFC 9110, 10.2.3)."""
+    """Seconds in a ``Retry-After`` header: a number or a date (RFC 9110, 10.2.3)."""
     if value is None:
         return 0.0
     if value.strip().isdecimal():
@@ -216,8 +223,8 @@ def _retry_after(value: str | None) -> float:
         return 0.0
 
 
-def _tell(url: str, state: tenacity.RetryCallState) -> None:
-    """Say what is waited for: a server that is down is not to look like a program that hangs."""
+def _log_wait(url: str, state: tenacity.RetryCallState) -> None:
+    """Log long waits, so that a server that is down does not look like a hanging program."""
     error = state.outcome.exception() if state.outcome is not None else None
     seconds = state.next_action.sleep if state.next_action is not None else 0.0
     if seconds >= MIN_REPORTED_WAIT:
@@ -225,7 +232,7 @@ def _tell(url: str, state: tenacity.RetryCallState) -> None:
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    """Random exponential backoff, on top of what the server asks for."""
+    """Random exponential backoff, in addition to the wait that the server asks for."""
     error = state.outcome.exception() if state.outcome is not None else None
     asked = error.wait if isinstance(error, _TransientError) else 0.0
     backoff = tenacity.wait_random_exponential(multiplier=MIN_WAIT, max=MAX_WAIT)

@@ -1,4 +1,4 @@
-"""Where subject files are: find them, fetch their bytes. Any fsspec file system will do."""
+"""Find subject files, and read small files beside them, on any fsspec file system."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ from gz3d_zarr.locations import S3_SCHEMES, absolute, ask, is_http, is_url, orig
 from gz3d_zarr.sources.http import fetch, open_connection
 
 MAX_SMALL_FILE = 256 * 2**20
-"""Bound of a catalogue (7.6 MB for the whole survey), a sha1 list or an index page."""
+"""Largest catalogue (the whole survey: 7.6 MB), sha1 list or index page, in bytes."""
 LISTING_SECONDS = 60
-"""How long a web server may take to list a folder; fsspec would wait for five minutes."""
+"""Timeout for a web server that lists a folder; the default of fsspec is five minutes."""
 Source = str | Path | Sequence[str | Path]
-"""A folder, a glob, a URL, a ``.txt`` file with a path a line, or a sequence of paths."""
+"""A folder, a glob, a URL, a ``.txt`` file with one path per line, or a sequence of paths."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds.
+    """The files of a source.
 
     Attributes
     ----------
     location : str
-        The source as the user named it, made absolute.
+        Absolute path or URL of the source.
     files : tuple of SubjectFile
         In order of name.
     catalogue, sha1_lists
-        Paths of ``gz3d_metadata.fits`` and of the sha1 lists beside the files, if any.
+        Paths of ``gz3d_metadata.fits`` and of the sha1 lists in the folder of the files, if any.
     notes : tuple of str
-        What a person should be told about the source.
+        Remarks for the user.
     documents : mapping
-        Bytes of those among catalogue and sha1 lists that have been fetched already.
+        Contents of catalogue and sha1 lists that have been fetched already.
     release : str
-        Release and version of the catalogue, where the source is a named one.
+        Release and version of the catalogue, if the source is a named release.
     """
 
     location: str
@@ -66,28 +66,29 @@ class Listing:
     release: str = ""
 
     def read(self, path: str, options: Mapping[str, Any] | None = None) -> bytes:
-        """Bytes of the catalogue or of a sha1 list; SourceError where they cannot be had."""
+        """Contents of the catalogue or of a sha1 list; SourceError if it cannot be read."""
         data = self.documents.get(path)
         return read_small_file(path, options) if data is None else data
 
 
 def list_source(source: Source, options: Mapping[str, Any] | None = None) -> Listing:
-    """Find the subject files of a source, and the catalogue and sha1 lists beside them.
+    """Find the subject files of a source, and the catalogue and sha1 lists in their folders.
 
     Parameters
     ----------
     source : str, Path or sequence of them
-        A folder, a glob, a ``.txt`` file with a path a line, one subject file, or a list of
-        files; local, or URLs of any fsspec file system.
+        A folder, a glob, a ``.txt`` file with one path per line, one subject file, or a sequence
+        of files; local, or URLs of any fsspec file system.
     options : mapping, optional
         Storage options for fsspec.
 
     Raises
     ------
     SourceError
-        No such source, no subject files in it, or two files of one Zooniverse subject.
+        The source does not exist, has no subject files, or has two files of one Zooniverse
+        subject.
     UsageError
-        Options for a local source, or a URL with a password in it.
+        Options for a local source, or a URL that contains a password.
     """
     if isinstance(source, str | Path):
         location = absolute(str(source))
@@ -98,20 +99,20 @@ def list_source(source: Source, options: Mapping[str, Any] | None = None) -> Lis
         found = [(path, _size(path)) for path in paths]
         if not found:
             raise SourceError("the list of subject files is empty; expected at least one path")
-        found = _with_beside(found, options or {})
+        found = _add_catalogue_files(found, options or {})
     if options and not any(is_url(path) for path, _ in found):
         raise UsageError(
-            f"{location} is local, and source options ({', '.join(options)}) are for URLs"
+            f"source options ({', '.join(options)}) are for URLs, and {location} is local"
         )
     return build_listing(location, found)
 
 
 def _check_headers(paths: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Refuse to send headers to several hosts: they may hold a token for one of them."""
+    """Refuse to send headers to several hosts: they may contain a token for one of them."""
     hosts = sorted({origin(path) for path in paths if is_http(path)})
     if "headers" in options and len(hosts) > 1:
         raise UsageError(
-            f"headers would go to {' and '.join(hosts[:3])}: build from one host at a time"
+            f"headers would be sent to {' and '.join(hosts[:3])}: use files of one host at a time"
         )
 
 
@@ -121,7 +122,7 @@ def read_small_file(path: str, options: Mapping[str, Any] | None = None) -> byte
     Raises
     ------
     SourceError
-        Where that fails.
+        The file cannot be read.
     """
     try:
         if is_http(path):
@@ -137,7 +138,7 @@ def read_small_file(path: str, options: Mapping[str, Any] | None = None) -> byte
 
 
 def as_text(path: str, data: bytes) -> str:
-    """Decode a small text file; SourceError where it is none."""
+    """Decode a small text file; SourceError if it is not UTF-8."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -145,7 +146,7 @@ def as_text(path: str, data: bytes) -> str:
 
 
 def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str, int | None]]:
-    """All paths that a folder, glob, list file or single file stands for, with sizes."""
+    """Paths and sizes of the files in a folder, glob, list file or single file."""
     if location.endswith(".txt"):
         lines = [
             line.strip()
@@ -154,10 +155,10 @@ def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str,
         here = location.rpartition("/")[0]
         listed = [line for line in lines if line and not line.startswith("#")]
         if is_url(location):
-            paths = [_listed_there(location, here, line) for line in listed]
+            paths = [_url_in_list(location, here, line) for line in listed]
         else:
             paths = [absolute(line, here) for line in listed]
-        return _with_beside([(path, _size(path)) for path in paths], options)
+        return _add_catalogue_files([(path, _size(path)) for path in paths], options)
     try:
         if is_url(location):
             return _list_url(location, options)
@@ -173,31 +174,31 @@ def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str,
         ) from error
 
 
-def _listed_there(location: str, here: str, line: str) -> str:
-    """URL of a file in a list that is fetched, which names none elsewhere."""
+def _url_in_list(location: str, here: str, line: str) -> str:
+    """URL of a file in a remote list; SourceError if it is on another server or folder."""
     path = absolute(line) if is_url(line) else f"{here}/{line}"
     if origin(path) != origin(location) or ".." in path.split("/"):
         raise SourceError(
-            f"the list {location} names {line!r}, which leads elsewhere; such a list is not to be "
-            "trusted. Fetch it and use the copy, if you know better"
+            f"the list {location} names {line!r}, which is outside of its folder and server; do "
+            "not trust such a list. If you do, download it and use the copy"
         )
     return path
 
 
 def _size(path: str) -> int | None:
-    """Bytes of a local file that is there."""
+    """Size in bytes of an existing local file, otherwise None."""
     local = not is_url(path) and Path(path).is_file()
     return Path(path).stat().st_size if local else None
 
 
-def _with_beside(
+def _add_catalogue_files(
     found: Sequence[tuple[str, int | None]], options: Mapping[str, Any]
 ) -> list[tuple[str, int | None]]:
-    """Add the catalogue and the sha1 lists that stand beside chosen files."""
+    """Add the catalogue and the sha1 lists in the folders of the files."""
     _check_headers([path for path, _ in found], options)
-    beside: list[tuple[str, int | None]] = []
+    more: list[tuple[str, int | None]] = []
     for folder in sorted({path.rpartition("/")[0] for path, _ in found if "::" not in path}):
-        # A server that lists nothing has nothing beside: a note tells.
+        # If a server cannot list the folder, a note reports that there is no catalogue.
         try:
             if is_url(folder):
                 fs, inner = url_to_fs(folder, **options)
@@ -209,13 +210,13 @@ def _with_beside(
         except TimeoutError:
             raise SourceError(
                 f"{folder} cannot be listed in {LISTING_SECONDS} seconds, to look for a catalogue "
-                "and a sha1 list beside the files: is it reachable from here?"
+                "and a sha1 list: is the server reachable?"
             ) from None
         except access_errors():
             continue
-        beside += [(name, None) for name in names if _is_beside(name)]
+        more += [(name, None) for name in names if _is_catalogue_file(name)]
     known = {path for path, _ in found}
-    return [*found, *(entry for entry in beside if entry[0] not in known)]
+    return [*found, *(entry for entry in more if entry[0] not in known)]
 
 
 def _list_local(location: str) -> list[tuple[str, int | None]]:
@@ -228,18 +229,18 @@ def _list_local(location: str) -> list[tuple[str, int | None]]:
         paths = [Path(name) for name in glob.iglob(location)]
     else:
         raise FileNotFoundError(location)
-    # A folder that is named like a subject file is no such file, and must not pass in silence.
+    # Keep folders with the name of a subject file, so that they are reported as unreadable.
     kept = [p for p in paths if not p.is_dir() or parse_name(p.name) is not None]
     found = [(str(p), p.stat().st_size if p.is_file() else None) for p in kept]
-    return found if path.is_dir() else _with_beside(found, {})
+    return found if path.is_dir() else _add_catalogue_files(found, {})
 
 
 def _list_url(location: str, options: Mapping[str, Any]) -> list[tuple[str, int | None]]:
     if parse_name(location) is not None:
-        return _with_beside([(location, None)], options)
+        return _add_catalogue_files([(location, None)], options)
     fs, inner = url_to_fs(location, **options)
     limit = {"timeout": LISTING_SECONDS} if is_http(location) else {}
-    if location.startswith(S3_SCHEMES):  # a long listing may take its time, a dead server not
+    if location.startswith(S3_SCHEMES):  # a long listing may take long, a dead server must not
         with contextlib.suppress(FileNotFoundError, PermissionError):
             ask(fs, fs.info, inner.partition("*")[0])
     if glob.has_magic(inner):
@@ -247,7 +248,7 @@ def _list_url(location: str, options: Mapping[str, Any]) -> list[tuple[str, int 
         matches = [
             (str(fs.unstrip_protocol(name)) + chain, None) for name in fs.glob(inner, **limit)
         ]
-        return [*matches] if chain else _with_beside(matches, options)
+        return [*matches] if chain else _add_catalogue_files(matches, options)
     entries = fs.ls(inner, detail=True, **limit)
     return [
         (fs.unstrip_protocol(entry["name"]), entry.get("size"))
@@ -256,24 +257,25 @@ def _list_url(location: str, options: Mapping[str, Any]) -> list[tuple[str, int 
     ]
 
 
-def _is_beside(name: str) -> bool:
+def _is_catalogue_file(name: str) -> bool:
     return base_name(name) == CATALOGUE_NAME or name.endswith(SHA1_SUFFIX)
 
 
 def build_listing(location: str, found: Sequence[tuple[str, int | None]]) -> Listing:
-    """Tell subject files from the rest."""
+    """Separate subject files from other files; SourceError if there are none, or twins."""
     files: list[SubjectFile] = []
     others: list[str] = []
     for path, size in found:
         file = parse_name(path, size)
         if file is not None:
             files.append(file)
-        elif not _is_beside(path):
+        elif not _is_catalogue_file(path):
             others.append(path)
     if not files:
-        had = f"none of its {len(others)} files is named" if others else "it holds no file named"
+        finding = f"none of its {plural(len(others), 'file')} is" if others else "no file is"
         raise SourceError(
-            f"{location} has no subject files: {had} gz3d_MANGAID_IFUDESIGNSIZE_SUBJECTID.fits.gz"
+            f"{location} has no subject files: {finding} named "
+            "gz3d_MANGAID_IFUDESIGNSIZE_SUBJECTID.fits.gz"
         )
     files.sort(key=lambda file: (file.name, file.path))
     seen: dict[int, SubjectFile] = {}
@@ -281,7 +283,7 @@ def build_listing(location: str, found: Sequence[tuple[str, int | None]]) -> Lis
         twin = seen.setdefault(file.zooniverse_subject_id, file)
         if twin is not file:
             raise SourceError(
-                f"{twin.path} and {file.path} are both of Zooniverse subject "
+                f"{twin.path} and {file.path} have the same Zooniverse subject id "
                 f"{file.zooniverse_subject_id}, which must be unique; leave one of them out"
             )
     paths = sorted(path for path, _ in found)
@@ -289,7 +291,7 @@ def build_listing(location: str, found: Sequence[tuple[str, int | None]]) -> Lis
     if others:
         names = ", ".join(sorted(base_name(path) for path in others)[:3])
         notes = (
-            f"left out {plural(len(others), 'file')} not named like subject files ({names}"
+            f"left out {plural(len(others), 'file')} without the name of a subject file ({names}"
             f"{', ...' if len(others) > 3 else ''})",
         )
     return Listing(

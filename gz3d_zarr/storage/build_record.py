@@ -1,64 +1,124 @@
-"""Keys and documents of a build that has not ended."""
+"""What is being built or copied at a store: the record of it, and the keys of its documents."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from gz3d_zarr.errors import StoreError
-from gz3d_zarr.storage.object_store import ObjectStore
-
-if TYPE_CHECKING:
-    pass
 import hashlib
 import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from gz3d_zarr.datamodel.layout import Layout, read_layout
+from gz3d_zarr.datamodel.schema import SCHEMA, SCHEMA_VERSION
+from gz3d_zarr.errors import StoreError
+from gz3d_zarr.storage.base_store import ObjectStore
 
 ROOT_KEY = "zarr.json"
 WORK_PREFIX = ".gz3d/"
-"""Where a build keeps its plan and receipts inside the store until it is complete."""
-PLAN_KEY = WORK_PREFIX + "plan.json"
+"""Where a build keeps its documents inside the store until the store is complete."""
+RECORD_KEY = WORK_PREFIX + "plan.json"
+"""The `BuildRecord`."""
 RECEIPTS_PREFIX = WORK_PREFIX + "receipts/"
 FILES_KEY = WORK_PREFIX + "files.txt"
 """Names of the subject files, in the order of the store."""
-BASE_KEY = WORK_PREFIX + "base.json.gz"
-"""Receipts of the complete store that an update or a retry began with."""
-ROOT_DIGEST = "root_sha256"
-"""In a plan whose store is being published."""
 LEASE_KEY = WORK_PREFIX + "lease.json"
-"""Who builds here now."""
+"""Which process builds here now."""
 
 
-def receipt_key(shard: int) -> str:
-    """Name of a shard's receipt in the store."""
-    return f"{RECEIPTS_PREFIX}{shard:06d}.json"
+@dataclass(frozen=True)
+class BuildRecord:
+    """A build or a copy that has not ended.
+
+    Attributes
+    ----------
+    build_id : str
+        Of the process that builds; tasks of any other write nothing.
+    fingerprint : str
+        Of the plan; empty for a copy.
+    order : str
+    layout : Layout or None
+        None for a copy.
+    shards_to_write : tuple of int, or None
+        Shards of a published store that this build writes, and may have half written. None where
+        no published store is kept: all shards.
+    retry_failed : bool
+        Subjects that failed before are read again.
+    root_sha256 : str
+        Digest of the root ``zarr.json`` that ends this build; empty until it is known.
+    """
+
+    build_id: str
+    fingerprint: str = ""
+    order: str = ""
+    layout: Layout | None = None
+    shards_to_write: tuple[int, ...] | None = None
+    retry_failed: bool = False
+    root_sha256: str = ""
+
+    def to_json(self) -> bytes:
+        """Serialize."""
+        content = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **asdict(self)}
+        layout = content.pop("layout") or {}
+        return json.dumps({**content, **layout}, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> BuildRecord:
+        """Parse; StoreError where `data` is damaged or was written by another version."""
+        try:
+            content: dict[str, Any] = json.loads(data)
+            version = content["schema"], content["schema_version"]
+            shards = content["shards_to_write"]
+            record = cls(
+                str(content["build_id"]),
+                str(content["fingerprint"]),
+                str(content["order"]),
+                shards_to_write=None if shards is None else tuple(map(int, shards)),
+                retry_failed=bool(content["retry_failed"]),
+                root_sha256=str(content["root_sha256"]),
+            )
+            layout = read_layout(content) if "subjects" in content else None
+        except (ValueError, TypeError, KeyError, StoreError) as error:
+            raise StoreError(
+                f"{RECORD_KEY} cannot be read ({type(error).__name__}: {error}); build the store "
+                "anew with --overwrite"
+            ) from None
+        if version != (SCHEMA, SCHEMA_VERSION):
+            raise StoreError(
+                f"{RECORD_KEY} is of a build by another version of gz3d-zarr (schema "
+                f"{version[0]} {version[1]}, expected {SCHEMA} {SCHEMA_VERSION}); build the store "
+                "anew with --overwrite"
+            )
+        return replace(record, layout=layout)
+
+    def ends_with(self, root: bytes) -> bool:
+        """Whether this is the root ``zarr.json`` that ends this build."""
+        return digest(root) == self.root_sha256
 
 
-def sign_plan(plan: bytes, root: bytes) -> bytes:
-    """The plan with the digest of the root that is put next; see `is_published`."""
-    return json.dumps({**json.loads(plan), ROOT_DIGEST: _digest(root)}, indent=1).encode()
-
-
-def is_published(plan: Mapping[str, Any], root: bytes) -> bool:
-    """Whether the root that stands there is the one that this plan, or this copy, ends with."""
-    return _digest(root) in (plan.get(ROOT_DIGEST), plan.get("copy_of"))
-
-
-def _digest(data: bytes) -> str:
+def digest(data: bytes) -> str:
+    """Hexadecimal SHA-256."""
     return hashlib.sha256(data).hexdigest()
 
 
-def check_build(folder: ObjectStore, build_id: str) -> bytes:
-    """See that a place still belongs to this build; its plan.
+def receipt_key(shard: int) -> str:
+    """Key of the receipt that a shard has until the store is complete."""
+    return f"{RECEIPTS_PREFIX}{shard:06d}.json"
+
+
+def check_owner(store: ObjectStore, build_id: str) -> BuildRecord:
+    """Read the record of this build, and refuse to continue where another build has replaced it.
 
     Raises
     ------
     StoreError
-        Where another build has taken it over, or ended it.
+        Another build has taken the store over, or has ended it.
     """
-    plan = folder.get(PLAN_KEY)
-    if plan is None or json.loads(plan).get("build_id") != build_id:
+    data = store.get(RECORD_KEY)
+    record = None
+    if data is not None:
+        record = BuildRecord.from_json(data)
+    if record is None or record.build_id != build_id:
         raise StoreError(
-            f"{folder.url} was taken over by another build while this one ran; nothing more is "
-            "written. Let one build at a time work there"
+            f"{store.url} was taken over by another build while this one ran; nothing more is "
+            "written. Let only one build run there at a time"
         )
-    return plan
+    return record

@@ -1,4 +1,4 @@
-"""Objects in S3 through obstore: a faster client than s3fs, with options of the same names."""
+"""Objects in S3 by obstore: a faster client than s3fs, with options of the same names."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import functools
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from gz3d_zarr.errors import UsageError, access_errors
+from gz3d_zarr.errors import UsageError, access_errors, missing_extra_error
+from gz3d_zarr.storage.base_store import ObjectStore
 
 TRANSLATED = {
     "key": "access_key_id",
@@ -18,30 +20,65 @@ TRANSLATED = {
     "endpoint_url": "endpoint",
     "anon": "skip_signature",
 }
-"""Storage options of s3fs, and what obstore calls them."""
+"""Storage options of s3fs, and their names in obstore."""
 FIRST_ANSWER_SECONDS = 15
+"""Limit of one request until the server has answered once."""
 RETRY_SECONDS = 5
-"""How long a server may take for one request up to its first answer, and how long one is tried."""
+"""How long a request is repeated until the server has answered once."""
 REQUEST_SECONDS = 300
-"""How long a whole request may take later, a PUT's 23 MB on a slow line among it."""
+"""Limit of any later request, such as a PUT of 23 MB on a slow line."""
+UNSUPPORTED = re.compile(r"\b501\b|NotImplemented|NotSupported")
+"""In the error of a client or a server that has no conditional writes."""
 
 
-class ObstoreBackend:
-    """One place in a bucket.
+@dataclass(frozen=True)
+class ObstoreStore(ObjectStore):
+    """Objects below ``s3://bucket/prefix``; storage options are those of s3fs."""
 
-    Parameters
-    ----------
-    url : str
-        ``s3://bucket/prefix``.
-    options : mapping
-        Storage options as s3fs has them.
-    is_patient : bool
-        Wait for the first answer as long as for any other.
+    def _put(self, key: str, data: bytes) -> None:
+        self._run(lambda store: store.put(key, data, use_multipart=False), is_quick=False)
+
+    def _create(self, key: str, data: bytes) -> bool:
+        def create(store: Any) -> bool:
+            from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+            try:
+                store.put(key, data, use_multipart=False, mode="create")
+            except (AlreadyExistsError, PreconditionError):
+                return False
+            return True
+
+        try:
+            created: bool = self._run(create, is_quick=False)
+        except OSError as error:
+            if UNSUPPORTED.search(f"{type(error.__cause__).__name__}: {error.__cause__}"):
+                raise NotImplementedError from error
+            raise
+        return created
+
+    def _get(self, key: str) -> bytes:
+        data: bytes = self._run(lambda store: store.get(key).bytes().to_bytes())
+        return data
+
+    def _list_sizes(self, prefix: str) -> dict[str, int]:
+        pages = self._run(lambda store: list(store.list(prefix or None)))
+        return {str(item["path"]): int(item["size"]) for page in pages for item in page}
+
+    def _delete(self, key: str) -> None:
+        self._run(lambda store: store.delete(key))
+
+    def _run(self, request: Callable[[Any], Any], *, is_quick: bool = True) -> Any:
+        options = json.dumps(dict(self.storage_options), sort_keys=True)
+        return _open_client(self.url, options, self.is_patient).run(request, is_quick=is_quick)
+
+
+class _Client:
+    """Connections to one prefix of a bucket.
 
     Raises
     ------
     UsageError
-        obstore is not installed, the URL is of no S3 store, or an option has no counterpart.
+        obstore is not installed, the URL is not of S3, or an option has no counterpart.
     """
 
     def __init__(self, url: str, options: Mapping[str, Any], *, is_patient: bool) -> None:
@@ -49,72 +86,52 @@ class ObstoreBackend:
             from obstore.exceptions import BaseError
             from obstore.store import S3Store
         except ImportError as error:
-            raise UsageError(
-                "the store backend obstore needs obstore: python3 -m pip install "
-                "'gz3d-zarr[obstore]'"
-            ) from error
-        scheme, _, place = url.partition("://")
-        bucket, _, prefix = place.partition("/")
+            raise missing_extra_error("the store backend obstore", error, "obstore") from error
+        scheme, _, path = url.partition("://")
+        bucket, _, prefix = path.partition("/")
         if scheme not in ("s3", "s3a"):
             raise UsageError(f"the store backend obstore is for s3:// URLs, not {url}")
         self._base_error: type[Exception] = BaseError
-        place_and_options = {"prefix": prefix or None, **_translate(options)}
+        arguments = {"prefix": prefix or None, **_translate(options)}
 
-        def store(seconds: int, **more: Any) -> Any:
-            # Also where the endpoint is in the environment; one of https stays so.
+        def open_store(seconds: int, **more: Any) -> Any:
+            # http also where the endpoint is in the environment; https stays https.
             limits: Any = {"allow_http": True, "timeout": f"{seconds}s"}
-            return S3Store(bucket, client_options=limits, **place_and_options, **more)
+            return S3Store(bucket, client_options=limits, **arguments, **more)
 
-        self._store = store(REQUEST_SECONDS)
+        self._store = open_store(REQUEST_SECONDS)
         # Without an answer obstore would try for three minutes.
-        self._first = store(
+        self._first = open_store(
             FIRST_ANSWER_SECONDS, retry_config={"retry_timeout": timedelta(seconds=RETRY_SECONDS)}
         )
-        self._answered = is_patient
+        self._has_answered = is_patient
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write one object in one request."""
-        self._try(lambda _: self._store.put(key, data, use_multipart=False))
-
-    def get(self, key: str) -> bytes:
-        """Read one object; FileNotFoundError where there is none."""
-        data: bytes = self._try(lambda store: store.get(key).bytes().to_bytes())
-        return data
-
-    def list_sizes(self, prefix: str) -> dict[str, int]:
-        """Keys below a prefix, with bytes."""
-        pages = self._try(lambda store: list(store.list(prefix or None)))
-        return {str(item["path"]): int(item["size"]) for page in pages for item in page}
-
-    def delete(self, key: str) -> None:
-        """Delete one object."""
-        self._try(lambda store: store.delete(key))
-
-    def _try(self, action: Callable[[Any], Any]) -> Any:
-        """Errors of obstore as those of a file system."""
+    def run(self, request: Callable[[Any], Any], *, is_quick: bool) -> Any:
+        """Run a request; errors of obstore become those of a file system."""
+        is_first = is_quick and not self._has_answered
         try:
-            found = action(self._store if self._answered else self._first)
+            result = request(self._first if is_first else self._store)
         except access_errors() as error:  # FileNotFoundError among them
-            self._answered = True
+            self._has_answered = True
             if "NoSuchBucket" in str(error):
                 raise FileNotFoundError("The specified bucket does not exist") from error
             raise
         except self._base_error as error:
-            told = re.search(r"<Message>([^<]*)</Message>", str(error))
-            words = told[1] if told else " ".join(str(error).partition("<?xml")[0].split())
-            words = re.sub(r"://[^/@\s]*@", "://", words)  # an endpoint may come with a password
+            message = re.search(r"<Message>([^<]*)</Message>", str(error))
+            words = message[1] if message else " ".join(str(error).partition("<?xml")[0].split())
+            words = re.sub(r"://[^/@\s]*@", "://", words)  # an endpoint may hold a password
             if "error sending request" in words:
                 words = "could not connect to the endpoint"
             elif "timed out" in words:
                 words = "the endpoint does not answer in time"
             denied = any(w in str(error) for w in ("403", "401", "Forbidden", "AccessDenied"))
             raise (PermissionError if denied else OSError)(words[:300]) from error
-        self._answered = True
-        return found
+        self._has_answered = True
+        return result
 
 
 def _translate(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of obstore; those of s3fs that only tune it are left out."""
+    """Options of obstore; those that only tune s3fs are dropped."""
     translated = {TRANSLATED[name]: options[name] for name in options if name in TRANSLATED}
     rest = {*options} - {*TRANSLATED, "client_kwargs", "max_concurrency", "use_listings_cache"}
     if rest:
@@ -129,12 +146,6 @@ def _translate(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=8)
-def _cached(url: str, options: str, is_patient: bool) -> ObstoreBackend:
-    return ObstoreBackend(url, json.loads(options), is_patient=is_patient)
-
-
-def obstore_backend(
-    url: str, options: Mapping[str, Any], *, is_patient: bool = False
-) -> ObstoreBackend:
-    """The backend of a place; its connections are kept for the next call."""
-    return _cached(url, json.dumps(dict(options), sort_keys=True), is_patient)
+def _open_client(url: str, options: str, is_patient: bool) -> _Client:
+    """The client of a store; its connections are kept for the next call."""
+    return _Client(url, json.loads(options), is_patient=is_patient)

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
+import google_crc32c
 import numpy as np
 import zarr
+from numcodecs import Zstd
 from numpy.typing import NDArray
 from zarr.buffer import cpu
 from zarr.storage import MemoryStore
 
-from gz3d_zarr.datamodel.layout import Layout, array_codec
-from gz3d_zarr.datamodel.schema import (
-    BIG_ARRAYS,
-)
+from gz3d_zarr.datamodel.codecs import array_codec
+from gz3d_zarr.datamodel.layout import Layout
+from gz3d_zarr.datamodel.schema import BIG_ARRAYS
 from gz3d_zarr.errors import StoreError, error_message
-
-if TYPE_CHECKING:
-    pass
-import math
-from dataclasses import dataclass
-
-import google_crc32c
-from numcodecs import Zstd
-
 from gz3d_zarr.storage.build_record import ROOT_KEY
 
-_OPENING = threading.Lock()
+ABSENT_CHUNK = 2**64 - 1
+"""Offset and size, in the index of a shard, of a chunk that is not stored."""
+INDEX_ENTRY_BYTES = 16
+CRC_BYTES = 4
+INDEX_CODECS = ["bytes", "crc32c"]
+PORTABLE_CODECS = ["bytes", "zstd"]
+COMPACT_CODECS = ["transpose", "numcodecs.delta", "bytes", "zstd"]
+COMPACT_ORDER = [0, 1, 3, 2]
+_open_lock = threading.Lock()
+"""Held while an array is opened: zarr then reads settings of the whole process."""
 
 
 def array_documents(layout: Layout) -> dict[str, bytes]:
@@ -43,7 +46,7 @@ def array_documents(layout: Layout) -> dict[str, bytes]:
     """
     documents: dict[str, Any] = {}
     for name, array in BIG_ARRAYS.items():
-        codec = array_codec(name, layout)
+        codec = array_codec(name, layout.codec)
         with ignore_zarr_spec_warnings():
             zarr.create_array(
                 MemoryStore(documents),
@@ -84,14 +87,17 @@ def encode_shard(
     Raises
     ------
     StoreError
-        Where the block does not fill its shard; zarr would take it in silence.
+        If the block does not fill its shard; zarr would accept it silently.
     """
     memory: dict[str, Any] = {}
     store = MemoryStore(memory)
     memory[f"{name}/{ROOT_KEY}"] = cpu.Buffer.from_bytes(documents[name])
-    # An all-zero chunk is written too: whatever has been built is there to be seen. What zarr
-    # reads when it opens an array is set for the whole process, so one thread at a time opens.
-    with _OPENING, ignore_zarr_spec_warnings(), zarr.config.set({"array.write_empty_chunks": True}):
+    # All-zero chunks are written too, so that a missing chunk means damage.
+    with (
+        _open_lock,
+        ignore_zarr_spec_warnings(),
+        zarr.config.set({"array.write_empty_chunks": True}),
+    ):
         array = zarr.open_array(store, path=name, mode="r+", zarr_format=3)
     array[_rows_of(array, shard, block)] = block
     key = shard_key(name, shard)
@@ -99,25 +105,41 @@ def encode_shard(
 
 
 def shard_key(name: str, shard: int) -> str:
-    """Name of the object that holds one shard of a big array."""
+    """Key of the object that holds one shard of a big array."""
     return f"{name}/c/{shard}" + "/0" * len(BIG_ARRAYS[name].shape)
 
 
 def decode_shard(
     documents: Mapping[str, bytes], name: str, shard: int, data: bytes, subjects: int
 ) -> NDArray[np.uint8]:
-    """Decode the first `subjects` of them of a shard, every checksum checked.
+    """Decode the first subjects of a shard and check all their checksums.
+
+    Parameters
+    ----------
+    documents : mapping
+        From `array_documents`.
+    name : {'image', 'segmentation'}
+    shard : int
+    data : bytes
+        The object as stored.
+    subjects : int
+        How many subjects to decode.
+
+    Returns
+    -------
+    ndarray of uint8
+        Shape (subjects, 525, 525, 3) or (subjects, 4, 525, 525).
 
     Raises
     ------
     StoreError
-        Where the bytes are damaged.
+        If the bytes are damaged.
     """
     memory: dict[str, Any] = {
         f"{name}/{ROOT_KEY}": cpu.Buffer.from_bytes(documents[name]),
         shard_key(name, shard): cpu.Buffer.from_bytes(data),
     }
-    with _OPENING, ignore_zarr_spec_warnings():
+    with _open_lock, ignore_zarr_spec_warnings():
         array = zarr.open_array(MemoryStore(memory), path=name, mode="r", zarr_format=3)
     first = shard * (array.shards or array.chunks)[0]
     try:
@@ -128,7 +150,7 @@ def decode_shard(
 
 
 def _rows_of(array: zarr.Array[Any], shard: int, block: NDArray[np.uint8]) -> slice:
-    """The shard's subjects, where the block fills them and nothing else."""
+    """Rows of the shard's subjects; StoreError unless the block fills exactly these."""
     size = (array.shards or array.chunks)[0]
     rows = slice(shard * size, min((shard + 1) * size, array.shape[0]))
     shape = (rows.stop - rows.start, *array.shape[1:])
@@ -142,7 +164,7 @@ def _rows_of(array: zarr.Array[Any], shard: int, block: NDArray[np.uint8]) -> sl
 
 @contextlib.contextmanager
 def ignore_zarr_spec_warnings() -> Iterator[None]:
-    """Leave out what versions of zarr say of features that a store uses on purpose."""
+    """Ignore zarr's warnings about features that a store uses on purpose."""
     with warnings.catch_warnings():
         for message in (
             "Consolidated metadata is currently not part",
@@ -153,32 +175,31 @@ def ignore_zarr_spec_warnings() -> Iterator[None]:
         yield
 
 
-ABSENT = 2**64 - 1
-_ENTRY = 16
-_CRC = 4
-_INDEX_CODECS = ["bytes", "crc32c"]
-_PLAIN = ["bytes", "zstd"]
-_COMPACT = ["transpose", "numcodecs.delta", "bytes", "zstd"]
-_COMPACT_ORDER = [0, 1, 3, 2]
-
-
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """How one big array of our own lies in its shards."""
+    """Layout of one of our big arrays in its shards.
+
+    Attributes
+    ----------
+    size : int
+        Subjects per shard.
+    compact : bool
+        Whether the codec is ``compact`` rather than ``portable``.
+    """
 
     size: int
     compact: bool
 
 
 def whole_chunk(chunk: bytes | memoryview, size: int) -> bytes | memoryview:
-    """A chunk that is all there; ValueError where its shard was cut short."""
+    """Return the chunk if it is complete; ValueError if its shard was cut short."""
     if len(chunk) < max(1, size):
         raise ValueError(f"the shard is cut short: {len(chunk)} of {size} bytes of a chunk")
     return chunk
 
 
 def parse_sharding(document: Mapping[str, Any], name: str) -> Sharding | None:
-    """Layout from an array's metadata document; None where it is not one of ours."""
+    """Read the layout from an array's metadata document; None if it is not one of ours."""
     shape = list(BIG_ARRAYS[name].shape)
     try:
         outer = document["chunk_grid"]["configuration"]["chunk_shape"]
@@ -192,41 +213,52 @@ def parse_sharding(document: Mapping[str, Any], name: str) -> Sharding | None:
             and document["data_type"] == "uint8"
             and outer[1:] == shape
             and inner["chunk_shape"] == [1, *shape]
-            and [part["name"] for part in inner["index_codecs"]] == _INDEX_CODECS
+            and [part["name"] for part in inner["index_codecs"]] == INDEX_CODECS
             and inner.get("index_location", "end") == "end"
             and (
-                chain == _PLAIN
+                chain == PORTABLE_CODECS
                 or (
-                    chain == _COMPACT
-                    and inner["codecs"][0]["configuration"]["order"] == _COMPACT_ORDER
+                    chain == COMPACT_CODECS
+                    and inner["codecs"][0]["configuration"]["order"] == COMPACT_ORDER
                     and inner["codecs"][1]["configuration"]["dtype"] in ("|u1", "u1")
                 )
             )
         )
     except (KeyError, TypeError, ValueError):
         return None
-    return Sharding(int(outer[0]), chain == _COMPACT) if ours else None
+    return Sharding(int(outer[0]), chain == COMPACT_CODECS) if ours else None
 
 
 def index_size(size: int) -> int:
     """Bytes of the index of a shard of `size` chunks."""
-    return size * _ENTRY + _CRC
+    return size * INDEX_ENTRY_BYTES + CRC_BYTES
 
 
 def read_index(tail: bytes, size: int) -> NDArray[np.uint64]:
-    """Offset and size of each chunk, from bytes that end as the shard does."""
+    """Read the index of a shard from its last bytes.
+
+    Returns
+    -------
+    ndarray of uint64
+        Offset and size of each chunk; shape (size, 2).
+
+    Raises
+    ------
+    ValueError
+        If its checksum does not match.
+    """
     index = tail[-index_size(size) :]
-    if len(index) != index_size(size) or google_crc32c.value(index[:-_CRC]) != int.from_bytes(
-        index[-_CRC:], "little"
+    if len(index) != index_size(size) or google_crc32c.value(index[:-CRC_BYTES]) != int.from_bytes(
+        index[-CRC_BYTES:], "little"
     ):
         raise ValueError("the index of its shard is damaged")
     return np.frombuffer(index, "<u8", 2 * size).reshape(size, 2)
 
 
 def cut_chunk(whole: bytes, entry: NDArray[np.uint64]) -> bytes | memoryview:
-    """Cut the stored bytes of one chunk out of a whole shard; empty where it is absent."""
+    """Cut the stored bytes of one chunk out of a whole shard; empty if it is absent."""
     offset, size = (int(number) for number in entry)
-    if offset == ABSENT:
+    if offset == ABSENT_CHUNK:
         return b""
     return whole_chunk(memoryview(whole)[offset : offset + size], size)
 
@@ -234,13 +266,13 @@ def cut_chunk(whole: bytes, entry: NDArray[np.uint64]) -> bytes | memoryview:
 def decode_chunk(
     chunk: bytes | memoryview, shape: tuple[int, ...], *, compact: bool
 ) -> NDArray[np.uint8]:
-    """Undo the codecs of one chunk; an absent one is all zero."""
+    """Decode one chunk; an absent one is all zero."""
     if not len(chunk):
         return np.zeros(shape, np.uint8)
     pixels = np.empty(math.prod(shape), np.uint8)
-    Zstd().decode(chunk, pixels)  # which checks the checksum
+    Zstd().decode(chunk, pixels)  # checks the checksum
     if not compact:
         return pixels.reshape(shape)
-    rows, columns, channels = shape  # stored as (y, channel, x), each the difference to the last
+    rows, columns, channels = shape  # stored as (y, channel, x), as differences
     np.add.accumulate(pixels, out=pixels)
     return pixels.reshape(rows, channels, columns).transpose(0, 2, 1)

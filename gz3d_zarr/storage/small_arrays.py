@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import zarr
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from zarr.buffer import cpu
 from zarr.storage import MemoryStore
 
-from gz3d_zarr.datamodel.layout import SMALL_CHUNKS, SMALL_COMPRESSORS, Layout
+from gz3d_zarr.datamodel.codecs import SMALL_COMPRESSORS
+from gz3d_zarr.datamodel.layout import SMALL_CHUNKS, Layout
 from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import (
     BIG_ARRAYS,
@@ -19,14 +20,11 @@ from gz3d_zarr.datamodel.schema import (
     VARIABLES,
     Provenance,
     SubjectRecord,
+    index_labels,
     root_attrs,
     variable_attrs,
     variable_values,
 )
-
-if TYPE_CHECKING:
-    pass
-from gz3d_zarr.datamodel.schema import index_labels
 from gz3d_zarr.storage.build_record import ROOT_KEY
 from gz3d_zarr.storage.shards import array_documents, ignore_zarr_spec_warnings
 
@@ -34,14 +32,23 @@ CATALOGUE_GROUP = "catalogue"
 
 
 def encode_small_objects(
-    rows: Sequence[SubjectRecord], receipts: Sequence[Receipt], layout: Layout, made: Provenance
+    rows: Sequence[SubjectRecord],
+    receipts: Sequence[Receipt],
+    layout: Layout,
+    provenance: Provenance,
 ) -> dict[str, bytes]:
-    """All objects of a complete store but the shards, made in memory."""
+    """Encode all objects of a complete store except the shards.
+
+    Returns
+    -------
+    dict
+        Bytes by key; the root with the consolidated metadata among them.
+    """
     memory: dict[str, Any] = {}
     store = MemoryStore(memory)
-    # A chunk that is all fill value is written too: what is absent is then known to be lost.
+    # Chunks of fill values are written too, so that a missing chunk means damage.
     with ignore_zarr_spec_warnings(), zarr.config.set({"array.write_empty_chunks": True}):
-        root = zarr.create_group(store, attributes=root_attrs(layout, made), zarr_format=3)
+        root = zarr.create_group(store, attributes=root_attrs(layout, provenance), zarr_format=3)
         for name, (labels, attrs) in index_labels([row.entry for row in rows]).items():
             _create(root, name, (name,), labels, attrs)
         for name, variable in VARIABLES.items():
@@ -57,11 +64,11 @@ def encode_small_objects(
 def _fill_catalogue(
     group: zarr.Group, rows: Sequence[SubjectRecord], receipts: Sequence[Receipt]
 ) -> None:
-    """Write the text and provenance of each subject, and the digests of each shard."""
+    """Write text and provenance of each subject, and digests of each shard."""
     for name, (meaning, text) in CATALOGUE_TEXT.items():
         _create(group, name, ("subject",), [text(row) for row in rows], {"long_name": meaning})
     sizes = np.array([row.outcome.size for row in rows], np.int64)
-    meaning = "bytes of the file as read, -1 where it could not be"
+    meaning = "bytes of the file as read, -1 where it could not be read"
     _create(group, "source_size", ("subject",), sizes, {"long_name": meaning})
     for name in BIG_ARRAYS:
         digests = [o.sha256 for r in receipts for o in r.objects if o.key.startswith(f"{name}/")]
@@ -76,9 +83,9 @@ def _create(
     values: Sequence[str] | NDArray[Any],
     attrs: Mapping[str, Any],
 ) -> None:
-    """Write a small array whole, in one checked chunk; text gets Zarr's type ``string``.
+    """Write a small array in one chunk with a checksum; text gets Zarr's type ``string``.
 
-    Without the attribute ``_FillValue``: xarray would turn whole numbers into floats.
+    There is no attribute ``_FillValue``: with it, xarray would convert integers to floats.
     """
     data = values if isinstance(values, np.ndarray) else np.array(values, np.dtypes.StringDType())
     group.create_array(

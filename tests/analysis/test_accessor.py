@@ -143,7 +143,7 @@ def test_rows_along_another_dimension_are_refused(store: Path) -> None:
     [
         "analysis.selection",
         "analysis.masks",
-        "analysis.wcs",
+        "analysis.sky_grids",
         "analysis.indexing",
         "analysis.crossmatch",
         "analysis.plotting",

@@ -21,7 +21,7 @@ from matplotlib.image import imread
 import gz3d_zarr
 from gz3d_zarr import LeftOutWarning, UsageError
 from gz3d_zarr.analysis.plotting import CLASS_COLORS
-from gz3d_zarr.analysis.wcs import bundle_hexagon
+from gz3d_zarr.analysis.sky_grids import bundle_hexagon
 from gz3d_zarr.backends import source as source_backend
 from gz3d_zarr.cli import main
 from gz3d_zarr.sources.download import read_file

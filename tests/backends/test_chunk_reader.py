@@ -114,7 +114,7 @@ def test_rows_are_named_in_several_ways(store: Path) -> None:
     # Subjects 2 and 3 of the simulation share a MaNGA id.
     shared = find_ids(dataset, ["1-600002"])
     assert sorted(dataset["zooniverse_subject_id"].values[shared]) == [14000002, 14000003]
-    with pytest.raises(UsageError, match="no subject has the id 1-60000; near matches are 1-6000"):
+    with pytest.raises(UsageError, match="the MaNGA id '1-60000'; near matches: 1-6000"):
         find_ids(dataset, ["1-60000"])
     for wrong, message in (([], "no subject"), ([18], "from 18 to 18"), ([0.5], "whole numbers")):
         with pytest.raises(UsageError, match=message):

@@ -167,11 +167,11 @@ def test_members_and_padding_unpack_whole(data: bytes, level: int) -> None:
     assert bytes(unpack(data + bytes(512))) == raw
 
 
-@pytest.mark.parametrize("told", [None, 1000])
-def test_bomb_is_refused_in_bounded_memory(told: int | None) -> None:
+@pytest.mark.parametrize("trailer", [None, 1000])
+def test_bomb_is_refused_in_bounded_memory(trailer: int | None) -> None:
     bomb = gzip.compress(bytes(50 * 2**20), 1)
-    if told is not None:  # a trailer that lies
-        bomb = bomb[:-4] + struct.pack("<I", told)
+    if trailer is not None:  # a trailer that lies
+        bomb = bomb[:-4] + struct.pack("<I", trailer)
     tracemalloc.start()
     try:
         with pytest.raises(SubjectError, match="more than 1 MiB"):

@@ -127,7 +127,7 @@ def test_selection_on_the_command_line(store: Path, here: Client, tmp_path: Path
     (only,) = (tmp_path / "b").iterdir()
     assert str(one["zooniverse_subject_id"].item()) in only.name
     for args, status, message in (
-        (("--ids", "-"), 2, "no subject has the id nobody"),
+        (("--ids", "-"), 2, "no subject has the MaNGA id 'nobody'"),
         (("--cone", "0,0"), 2, "is not RA,DEC,RADIUS"),
         (("--cone", "10,-89,0.001"), 2, "no subject"),
     ):

@@ -40,7 +40,7 @@ from hypothesis import strategies as st
 import gz3d_zarr
 from gz3d_zarr import GZ3DError, SourceError, Status, SubjectError
 from gz3d_zarr.cli import main
-from gz3d_zarr.sources import http as fetch
+from gz3d_zarr.sources import http
 from gz3d_zarr.sources.catalogue import read_catalogue, read_file_names
 from gz3d_zarr.sources.download import decode_body, read_file
 
@@ -48,7 +48,7 @@ MEGABYTE = 2**20
 
 
 def bomb(megabytes: int = 600) -> bytes:
-    """Gzip of so many zeros, a thousandth of their size."""
+    """Gzip of zeros, with a thousandth of their size."""
     packer = zlib.compressobj(1, wbits=31)
     zeros = bytes(MEGABYTE)
     return b"".join([*(packer.compress(zeros) for _ in range(megabytes)), packer.flush()])
@@ -117,8 +117,8 @@ def test_fifteen_bad_files_are_flagged_and_named(
     kept = xr.open_zarr(target, group="catalogue")
     assert sorted(reason for reason in kept["reason"].values if reason) == sorted(reasons)
     meanings = ds["status"].attrs["flag_meanings"].split()
-    told = dict(zip(kept["file_name"].values, ds["status"].values, strict=True))
-    assert {name: meanings[told[name]] for name in damaged} == damaged
+    statuses = dict(zip(kept["file_name"].values, ds["status"].values, strict=True))
+    assert {name: meanings[statuses[name]] for name in damaged} == damaged
 
 
 def test_report_is_html_in_a_notebook(
@@ -173,9 +173,9 @@ def test_file_damaged_on_its_way_is_read_once_more(
     url, data = remote
     answers = [flip_middle(data), data]
     monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *_, **__: answers.pop(0))
-    assert read_file(url, hashlib.sha1(data).hexdigest() if known else None) == data
+    assert read_file(url, hashlib.sha1(data).hexdigest() if known else None).data == data
     answers = [flip_middle(data), flip_middle(data), data]
-    assert read_file(url, None) == flip_middle(data)
+    assert read_file(url, None).data == flip_middle(data)
     assert answers == [data]
 
 
@@ -231,8 +231,8 @@ def test_any_bytes_are_a_catalogue_or_an_error(
     simulated: Path, flips: list[tuple[int, int]], length: int | None
 ) -> None:
     data = bytearray((simulated / "gz3d_metadata.fits").read_bytes())
-    for place, value in flips:
-        data[place % len(data)] = value
+    for position, value in flips:
+        data[position % len(data)] = value
     for read in (read_catalogue, read_file_names):
         with contextlib.suppress(SourceError):
             read("c.fits", bytes(data[:length]))
@@ -251,7 +251,7 @@ def test_no_secret_is_written_or_shown(
 ) -> None:
     """A made-up secret, in every option that takes one, through builds that work and fail."""
     caplog.set_level(logging.DEBUG, "distributed")
-    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+    monkeypatch.setattr(http, "ATTEMPTS", 1)
     subject_files(archive)[0].write_bytes(b"")
     storage: dict[str, Any] = {"listings_expiry_time": None, "key": SECRET}
     texts = []
@@ -274,15 +274,15 @@ def test_no_secret_is_written_or_shown(
         "endpoint_url": "http://127.0.0.1:9",
         "config_kwargs": {"retries": {"max_attempts": 1}},
     }
-    for source, place, options in (
+    for source, target, options in (
         ("http://127.0.0.1:9/", "g.zarr", {"source_options": headers}),
         (["http://127.0.0.1:9/gz3d_1-1_19_1.fits.gz"], "g.zarr", {"source_options": headers}),
         (archive, "s3://bucket/g.zarr", {"storage_options": endpoint}),
         (archive, f"s3://who:{SECRET}@bucket/g.zarr", {}),
     ):
-        place = place if "://" in place else str(tmp_path / place)
+        path = target if "://" in target else str(tmp_path / target)
         try:
-            texts.append(gz3d_zarr.build(source, place, client, **options).to_text())
+            texts.append(gz3d_zarr.build(source, path, client, **options).to_text())
         except GZ3DError as error:
             texts.append(str(error))
     try:

@@ -27,11 +27,13 @@ import gz3d_zarr
 from gz3d_zarr import BuildError, IncompleteStoreError, StoreError, UsageError
 from gz3d_zarr.backends.store import read_store
 from gz3d_zarr.datamodel.layout import Layout
-from gz3d_zarr.pipeline import build_state as target
 from gz3d_zarr.pipeline.dask_tasks import MAX_TASKS_IN_FLIGHT
+from gz3d_zarr.pipeline.publish import write_build_record
+from gz3d_zarr.pipeline.resume import ResumePlan
 from gz3d_zarr.pipeline.shard_task import ShardTask, build_shard
 from gz3d_zarr.progress import Progress
-from gz3d_zarr.storage.object_store import ObjectStore
+from gz3d_zarr.storage import local_store
+from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.shards import array_documents
 
 
@@ -66,7 +68,7 @@ def assert_equals_files(dataset: xr.Dataset, catalogue: xr.Dataset, folder: Path
 
 def test_store_equals_its_files(simulated: Path, store: Path) -> None:
     dataset = gz3d_zarr.open_store(store)
-    opened, catalogue = read_store(ObjectStore(str(store)))
+    opened, catalogue = read_store(open_object_store(str(store)))
     attrs = opened.attrs
     assert_equals_files(dataset, catalogue, simulated)
     assert (dataset["status"] == 0).all()
@@ -78,7 +80,7 @@ def test_reference_store_equals_its_files(reference: Path, client: Client, tmp_p
     report = gz3d_zarr.build(reference, tmp_path / "gz3d.zarr", client)
     assert (report.subjects, report.ok, report.failures) == (64, 64, ())
     dataset = gz3d_zarr.open_store(report.store)
-    _, catalogue = read_store(ObjectStore(report.store))
+    _, catalogue = read_store(open_object_store(report.store))
     assert_equals_files(dataset, catalogue, reference)
     stored = sum(path.stat().st_size for path in Path(report.store).rglob("*") if path.is_file())
     source = sum(path.stat().st_size for path in subject_files(reference))
@@ -183,10 +185,14 @@ def test_each_shard_is_one_put_and_nothing_is_read_back(
     simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     puts, gets = [], []
-    put, get = ObjectStore.put, ObjectStore.get
-    monkeypatch.setattr(
-        ObjectStore, "put", lambda self, key, data: (puts.append(key), put(self, key, data))[1]
-    )
+    get = ObjectStore.get
+    for name in ("put", "put_if_absent"):
+        method = getattr(ObjectStore, name)
+        monkeypatch.setattr(
+            ObjectStore,
+            name,
+            lambda self, key, data, call=method: (puts.append(key), call(self, key, data))[1],
+        )
     monkeypatch.setattr(ObjectStore, "get", lambda self, key: (gets.append(key), get(self, key))[1])
     gz3d_zarr.build(simulated, tmp_path / "p.zarr", client, shard_size=9)
     assert puts.count(".gz3d/plan.json") == 2  # the second says that the root comes next
@@ -308,7 +314,7 @@ def test_store_that_stands_there_is_refused(
     assert "Nothing to build" in report.to_text()
     assert objects(store) == before
     with pytest.raises(
-        StoreError, match="subjects is 3, there it is 2; 1 file of the source not there"
+        StoreError, match=r"subjects is 3 \(existing: 2\); 1 file of the source not there"
     ):
         gz3d_zarr.build(simulated, store, client, limit=3, resume=True)
     assert objects(store) == before
@@ -321,7 +327,7 @@ def test_foreign_content_is_never_touched(simulated: Path, client: Client, tmp_p
     store.mkdir()
     (store / "thesis.tex").write_text("years of work")
     for options in ({}, {"overwrite": True}, {"resume": True}):
-        with pytest.raises(StoreError, match="not a Galaxy Zoo: 3D store; nothing was touched"):
+        with pytest.raises(StoreError, match="not a Galaxy Zoo: 3D store; nothing was changed"):
             gz3d_zarr.build(simulated, store, client, limit=1, **options)
     assert objects(store).keys() == {"thesis.tex"}
     xr.Dataset({"a": ("x", [1.0])}).to_zarr(tmp_path / "z", zarr_format=3, consolidated=False)
@@ -430,7 +436,7 @@ def test_shards_that_are_not_where_workers_put_them_are_missed(
             put(self, key, data)
 
     monkeypatch.setattr(ObjectStore, "put", elsewhere)
-    with pytest.raises(StoreError, match="lacks 1 of 4 objects .* same place under this name"):
+    with pytest.raises(StoreError, match="lacks 1 of 4 objects .* same store under this name"):
         gz3d_zarr.build(simulated, tmp_path / "g.zarr", client, shard_size=9)
     with pytest.raises(IncompleteStoreError):
         gz3d_zarr.open_store(tmp_path / "g.zarr")
@@ -442,12 +448,12 @@ def test_build_that_is_overtaken_writes_no_more(
     monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.MAX_TASKS_IN_FLIGHT", 1)
     store = tmp_path / "g.zarr"
     plan = gz3d_zarr.plan(simulated, store, client=client, shard_size=4)
-    folder = ObjectStore(str(store))
+    folder = open_object_store(str(store))
 
     def overtake(after: int) -> Any:
         def progress(state: Progress) -> None:
             if state.done >= after:
-                target.take_over(folder, target.Work(plan), "another build")
+                write_build_record(folder, ResumePlan(plan), "another build")
 
         return progress
 
@@ -469,7 +475,7 @@ def test_late_task_of_a_finished_build_writes_nothing(
     before = objects(copy)
     files = tuple((str(path), None) for path in subject_files(simulated)[:4])
     documents = array_documents(Layout(18, 4))
-    task = ShardTask(0, "x", "an earlier build", files, documents, ObjectStore(str(copy)))
+    task = ShardTask(0, "x", "an earlier build", files, documents, open_object_store(str(copy)))
     with pytest.raises(StoreError, match="was taken over"):
         build_shard(task)
     assert objects(copy) == before
@@ -563,7 +569,9 @@ def test_stopped_build_is_incomplete_and_resumes_to_the_same_bytes(
         xr.open_zarr(half)
     with pytest.raises(StoreError, match="build that has not ended; use --overwrite .* --resume"):
         gz3d_zarr.build(simulated, half, client, shard_size=4)
-    with pytest.raises(StoreError, match="begun with another plan: shard_size is 5, there it is 4"):
+    with pytest.raises(
+        StoreError, match=r"built with another plan: shard_size is 5 \(existing: 4\)"
+    ):
         gz3d_zarr.build(simulated, half, client, shard_size=5, resume=True)
     states: list[Progress] = []
     report = gz3d_zarr.build(
@@ -578,8 +586,8 @@ def test_stopped_build_is_incomplete_and_resumes_to_the_same_bytes(
 
 
 def test_damaged_plan_is_named(tmp_path: Path) -> None:
-    for content, what in ((b"{", "plan.json cannot be read"), (b"{}", "how it was laid out")):
-        ObjectStore(str(tmp_path)).put(".gz3d/plan.json", content)
+    for content, what in ((b"{", "plan.json cannot be read"), (b"{}", "KeyError: 'schema'")):
+        open_object_store(str(tmp_path)).put(".gz3d/plan.json", content)
         with pytest.raises(StoreError, match=f"{what}.*--overwrite"):
             gz3d_zarr.open_store(tmp_path)
 
@@ -603,15 +611,15 @@ def test_damaged_and_foreign_receipts_are_named(
 def test_build_stops_where_it_is_told_to(archive: Path, client: Client, tmp_path: Path) -> None:
     for path in subject_files(archive)[:4]:
         path.write_bytes(b"")
-    with pytest.raises(BuildError, match=r"first subject that is not ok: .*fits\.gz: its sha1"):
+    with pytest.raises(BuildError, match=r"first subject that failed: .*fits\.gz: its sha1"):
         gz3d_zarr.build(archive, tmp_path / "a.zarr", client, on_error="raise")
     with pytest.raises(StopHereError):
         gz3d_zarr.build(archive, tmp_path / "c.zarr", client, shard_size=1, progress=stop_after(17))
-    with pytest.raises(BuildError, match="first subject that is not ok: corrupt: gz3d_"):
+    with pytest.raises(BuildError, match="first subject that failed: corrupt: gz3d_"):
         gz3d_zarr.build(
             archive, tmp_path / "c.zarr", client, shard_size=1, resume=True, on_error="raise"
         )
-    with pytest.raises(BuildError, match=r"stopped: \d subjects not ok, more than the 2"):
+    with pytest.raises(BuildError, match=r"stopped: \d subjects failed, more than the 2"):
         gz3d_zarr.build(archive, tmp_path / "b.zarr", client, shard_size=1, max_failures=2)
     with pytest.raises(IncompleteStoreError):
         gz3d_zarr.open_store(tmp_path / "b.zarr")
@@ -652,7 +660,7 @@ def test_unwritable_places_are_named(
 
     store = tmp_path / "g.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectStore, "_put_file", staticmethod(full))
+        patch.setattr(local_store, "write_atomically", full)
         with pytest.raises(StoreError, match="cannot be written: No space left on device"):
             gz3d_zarr.build(simulated, store, client, limit=1)
 
@@ -666,7 +674,7 @@ def test_disk_full_in_mid_build_resumes(
     monkeypatch: pytest.MonkeyPatch,
     key: str,
 ) -> None:
-    put_file, half = ObjectStore._put_file, tmp_path / "half.zarr"
+    put_file, half = local_store.write_atomically, tmp_path / "half.zarr"
 
     def nearly_full(path: Path, data: bytes) -> None:
         if path.as_posix().endswith(key) and (key[0] != "/" or path.parent == half):
@@ -674,7 +682,7 @@ def test_disk_full_in_mid_build_resumes(
         put_file(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectStore, "_put_file", staticmethod(nearly_full))
+        patch.setattr(local_store, "write_atomically", nearly_full)
         with pytest.raises(StoreError, match=f"{key} cannot be written: No space"):
             gz3d_zarr.build(simulated, half, client, shard_size=4)
     with pytest.raises(IncompleteStoreError):
@@ -691,7 +699,7 @@ def test_disk_full_in_mid_build_resumes(
         ({"shard_size": 0}, "shard_size is 0"),
         ({"max_memory": "lots"}, "max_memory is 'lots', expected a size such as 2GB"),
         ({"tiny": True, "limit": 3}, "one of tiny and limit"),
-        ({"shards": 3}, "unknown option shards; the options are limit, tiny"),
+        ({"shards": 3}, "unknown option shards for build; its options are limit, tiny"),
         ({"on_error": "ignore"}, "on_error is 'ignore', expected one of skip, raise"),
         ({"max_failures": -1}, "max_failures is -1"),
         ({"resume": True, "overwrite": True}, "choose one"),
@@ -715,7 +723,7 @@ def test_files_that_hold_another_id_are_told(archive: Path, client: Client, tmp_
     assert "another MANGAID inside than in the name of 1 file" in report.to_text()
     ds = gz3d_zarr.open_store(report.store)
     assert ds["subject"].item() == "1-5"
-    _, catalogue = read_store(ObjectStore(report.store))
+    _, catalogue = read_store(open_object_store(report.store))
     assert catalogue["manga_id"].item() == "1-600000"
 
 

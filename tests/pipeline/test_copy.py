@@ -17,7 +17,8 @@ import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
 from gz3d_zarr.cli import main
 from gz3d_zarr.pipeline import copy as copying
-from gz3d_zarr.storage.object_store import ObjectStore
+from gz3d_zarr.storage.fsspec_store import FsspecStore
+from gz3d_zarr.storage.local_store import LocalStore
 
 
 def test_copy_is_the_same_object_for_object(store: Path, client: Client, tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def test_stopped_copy_is_no_store_and_resumes(
         gz3d_zarr.copy(store, target, client, progress=stop_after(2))
     with pytest.raises(StoreError):
         gz3d_zarr.open_store(target)
-    with pytest.raises(StoreError, match="a copy that has not ended; --resume goes on"):
+    with pytest.raises(StoreError, match="a copy that has not ended; use --resume"):
         gz3d_zarr.copy(store, target, client)
     damaged = next(path for path in target.rglob("*") if path.is_file() and "/c/" in str(path))
     damaged.write_bytes(bytes(damaged.stat().st_size))  # as a power failure may leave it
@@ -60,24 +61,24 @@ def test_stopped_copy_is_no_store_and_resumes(
     assert again.copied == 0
     assert again.to_text().startswith(f"Nothing to copy: all {again.objects} objects are in")
     (target / "ra" / "c" / "0").unlink()
-    with pytest.raises(StoreError, match=r"lacks 1 objects that were copied \(ra/c/0\)"):
+    with pytest.raises(StoreError, match=r"lacks 1 object of the copy \(first ra/c/0\)"):
         gz3d_zarr.copy(store, target, client, resume=True)
-    with pytest.raises(StoreError, match="holds something already"):
+    with pytest.raises(StoreError, match="holds a store already"):
         gz3d_zarr.copy(store, target, client)
 
 
 def test_copy_that_was_killed_at_its_very_end_resumes(
     store: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, sync = tmp_path / "copy.zarr", ObjectStore.sync
+    target, sync = tmp_path / "copy.zarr", LocalStore.sync
 
-    def stop_after_the_root(self: ObjectStore, keys: Any) -> None:
+    def stop_after_the_root(self: LocalStore, keys: Any) -> None:
         if keys == ["zarr.json"]:
             raise StopHereError
         sync(self, keys)
 
     with monkeypatch.context() as patch, pytest.raises(StopHereError):
-        patch.setattr(ObjectStore, "sync", stop_after_the_root)
+        patch.setattr(LocalStore, "sync", stop_after_the_root)
         gz3d_zarr.copy(store, target, client)
     assert (target / "zarr.json").exists()
     assert (target / ".gz3d/plan.json").exists()
@@ -133,7 +134,7 @@ def test_what_is_not_of_the_store_stays_behind(store: Path, client: Client, tmp_
     report = gz3d_zarr.copy(source, tmp_path / "copy.zarr", client)
     assert objects(tmp_path / "copy.zarr") == objects(store)
     assert report.left_behind == 4
-    text = f"Left behind: 4 other objects in {source}, not of the store"
+    text = f"Not copied: 4 other objects in {source}, not part of the store"
     assert report.to_text().splitlines()[1:] == [text]
     assert text in gz3d_zarr.copy(source, tmp_path / "copy.zarr", client, resume=True).to_text()
 
@@ -174,7 +175,7 @@ def test_places_that_cannot_be_copied_to_are_refused(
 ) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file.txt").write_text("mine")
-    with pytest.raises(StoreError, match="nothing was touched"):
+    with pytest.raises(StoreError, match="nothing was changed"):
         gz3d_zarr.copy(store, tmp_path / "mine", client)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file.txt"]
     for place in (store, store / "sub"):
@@ -188,8 +189,11 @@ def test_places_that_cannot_be_copied_to_are_refused(
 @pytest.mark.parametrize(
     ("places", "message"),
     [
-        (("http://127.0.0.1:9/g.zarr", "s3://b/g.zarr"), "cannot be copied; give the place"),
-        (("s3://b/g.zarr", "https://127.0.0.1:9/g.zarr"), "cannot be copied to; give the place"),
+        (("http://127.0.0.1:9/g.zarr", "s3://b/g.zarr"), "cannot be copied; use the store's own"),
+        (
+            ("s3://b/g.zarr", "https://127.0.0.1:9/g.zarr"),
+            "cannot be copied to; use the store's own",
+        ),
     ],
 )
 def test_links_are_refused_whatever_options_there_are(
@@ -197,7 +201,7 @@ def test_links_are_refused_whatever_options_there_are(
 ) -> None:
     result = CliRunner().invoke(main, ["copy", *places, "--storage-option", "key=x"])
     assert result.exit_code == 1
-    assert "is a link, from which a store can be opened and read" in result.stderr
+    assert "is a web link: a store can be opened and read there" in result.stderr
     assert message in result.stderr
 
 
@@ -231,4 +235,4 @@ def test_region_and_endpoint_reach_the_file_system(
     arguments = ["plot", "s3://b/g.zarr", "1-1", "-o", "x.png", "--region", "eu-west-1"]
     CliRunner().invoke(main, [*arguments, "--storage-option", "client_kwargs.verify=false"])
     assert seen["storage_options"]["client_kwargs"] == {"region_name": "eu-west-1", "verify": False}
-    assert ObjectStore("s3://b/g").storage_options == {}
+    assert FsspecStore("s3://b/g").storage_options == {}

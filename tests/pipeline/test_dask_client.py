@@ -23,10 +23,7 @@ from stores import shards
 
 import gz3d_zarr
 from gz3d_zarr import BuildError, GZ3DError, UsageError
-from gz3d_zarr.pipeline import dask_client as cluster
-from gz3d_zarr.pipeline import dask_tasks as running
-from gz3d_zarr.pipeline import dask_tasks as slots
-from gz3d_zarr.pipeline import shard_task as shard
+from gz3d_zarr.pipeline import dask_client, dask_tasks, shard_task
 from gz3d_zarr.pipeline.plan import MEMORY_SHARE, WORKER_BYTES, task_bytes
 from gz3d_zarr.progress import Progress
 
@@ -47,7 +44,7 @@ def test_worker_with_many_threads_takes_as_many_shards_as_fit(
 ) -> None:
     busy, most = [0], [0]
     lock = threading.Lock()
-    read_files = shard.read_files
+    read_files = shard_task.read_files
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         with lock:
@@ -60,7 +57,7 @@ def test_worker_with_many_threads_takes_as_many_shards_as_fit(
             with lock:
                 busy[0] -= 1
 
-    monkeypatch.setattr(shard, "read_files", watched)
+    monkeypatch.setattr(shard_task, "read_files", watched)
     memory = dask.config.get("distributed.worker.memory")  # this process has more than the limit
     for name in ("target", "spill", "pause", "terminate"):
         monkeypatch.setitem(memory, name, False)
@@ -88,24 +85,24 @@ def note_start(task: int) -> int:
 def test_tasks_that_wait_for_a_slot_do_not_outlive_their_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "count_slots", lambda *_: 1)
-    monkeypatch.setattr(slots, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(dask_tasks, "count_slots", lambda *_: 1)
+    monkeypatch.setattr(dask_tasks, "WAIT_SECONDS", 0.01)
     STARTED.clear()
     with (
         local_cluster(tmp_path, n_workers=1, threads_per_worker=4) as workers,
         Client(workers, set_as_default=False) as client,
     ):
-        results = running.run_tasks(client, note_start, range(8), "test", 4)
+        results = dask_tasks.run_tasks(client, note_start, range(8), "test", 4)
         next(results)
         results.close()
         while any(client.run(lambda dask_worker: len(dask_worker.state.executing)).values()):
             time.sleep(0.01)
         assert len(STARTED) <= 2  # the first, and the one that had its slot
-        assert sorted(running.run_tasks(client, note_start, range(3), "test", 4)) == [0, 1, 2]
+        assert sorted(dask_tasks.run_tasks(client, note_start, range(3), "test", 4)) == [0, 1, 2]
 
 
 def test_builds_of_other_shards_share_the_room_of_a_worker() -> None:
-    room, wanted = slots.MemoryBudget(), [True]
+    room, wanted = dask_tasks.MemoryBudget(), [True]
     with room.take(Fraction(1, 3), lambda: True), room.take(Fraction(2, 3), lambda: True):
         taken: list[bool] = []
 
@@ -152,7 +149,7 @@ def test_build_goes_on_when_all_workers_were_gone(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(running, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(dask_tasks, "WATCH_SECONDS", 0.05)
     with local_cluster(tmp_path, n_workers=1, threads_per_worker=1) as workers:
 
         def come_again() -> None:
@@ -188,14 +185,14 @@ def test_address_without_a_port_is_refused(simulated: Path, tmp_path: Path) -> N
 def test_other_versions_are_told(
     simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = cluster.find_versions()
+    here = dask_client.find_versions()
     assert set(here) >= {"gz3d-zarr", "zarr", "python"}
     plan = gz3d_zarr.plan(simulated, tmp_path / "g.zarr", client=client)
     assert not [note for note in plan.notes if "workers have" in note]
     answers = {"tcp://a": {**here, "zarr": "3.0.0"}}
     monkeypatch.setattr(client, "run", lambda *_, **__: answers)
     plan = gz3d_zarr.plan(simulated, tmp_path / "g.zarr", client=client)
-    assert f"workers have zarr 3.0.0, here it is {here['zarr']}" in plan.notes
+    assert f"workers have zarr 3.0.0, the client has {here['zarr']}" in plan.notes
 
 
 def test_workers_without_the_package_are_named(
@@ -210,10 +207,10 @@ def test_workers_without_the_package_are_named(
 def test_worker_that_goes_away_while_it_is_asked_is_told(
     simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = {"tcp://a": CommClosedError("gone"), "tcp://b": cluster.find_versions()}
+    answers = {"tcp://a": CommClosedError("gone"), "tcp://b": dask_client.find_versions()}
     monkeypatch.setattr(client, "run", lambda *_, **__: answers)
     plan = gz3d_zarr.plan(simulated, tmp_path / "g.zarr", client=client)
-    told = "the worker tcp://a went away while it was asked for its versions"
+    told = "the worker tcp://a disappeared before it reported its versions"
     assert [note for note in plan.notes if "worker" in note] == [told]
 
 
@@ -222,7 +219,7 @@ def test_worker_that_other_errors_come_from_is_named(
 ) -> None:
     answers = {"tcp://a": AttributeError("no find_versions")}
     monkeypatch.setattr(client, "run", lambda *_, **__: answers)
-    with pytest.raises(BuildError, match="worker tcp://a cannot tell its versions: no find_ver"):
+    with pytest.raises(BuildError, match="worker tcp://a cannot report its versions: no find_ver"):
         gz3d_zarr.build(simulated, tmp_path / "g.zarr", client)
 
 
@@ -231,7 +228,7 @@ def test_worker_that_says_nothing_ends_the_build(
 ) -> None:
     over = threading.Event()
     monkeypatch.setattr(client, "run", lambda *_, **__: over.wait(60))
-    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(dask_client, "ANSWER_SECONDS", 0.1)
     address = next(iter(client.scheduler_info(n_workers=-1)["workers"]))
     try:
         with pytest.raises(BuildError, match="does not answer within 0.1 seconds") as caught:
@@ -258,7 +255,7 @@ def interrupt_self() -> bool:
 
 
 def test_workers_of_a_local_cluster_ignore_interrupts_also_after_a_restart() -> None:
-    with cluster.start_local(cluster.local_resources(1)) as client:
+    with dask_client.start_local(dask_client.local_resources(1)) as client:
         assert set(client.run(interrupt_self).values()) == {True}
         client.restart()
         assert set(client.run(interrupt_self).values()) == {True}
@@ -290,7 +287,9 @@ def test_scheduler_that_goes_away_is_named(simulated: Path, tmp_path: Path) -> N
                 process.kill()
 
         began = time.monotonic()
-        with pytest.raises(GZ3DError, match=f"the scheduler {address} went away.*--resume goes on"):
+        with pytest.raises(
+            GZ3DError, match=f"the scheduler {address} went away.*use --resume to continue"
+        ):
             gz3d_zarr.build(
                 source, tmp_path / "g.zarr", scheduler=address, shard_size=2, progress=kill
             )

@@ -17,9 +17,9 @@ from files import subject_files
 
 import gz3d_zarr
 from gz3d_zarr import GZ3DError, StoreError
-from gz3d_zarr.storage import lease
+from gz3d_zarr.storage import base_store
 from gz3d_zarr.storage.build_record import LEASE_KEY
-from gz3d_zarr.storage.object_store import ObjectStore
+from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 
 
 class KilledError(StoreError):
@@ -30,14 +30,21 @@ class KilledError(StoreError):
 def killed_at(moment: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """From the moment-th write on, nothing is written any more, by anybody."""
     done: list[str] = []
-    put, delete = ObjectStore.put, ObjectStore.delete
+    put, create, delete = ObjectStore.put, ObjectStore.put_if_absent, ObjectStore.delete
 
-    def dying_put(self: ObjectStore, key: str, data: bytes) -> None:
-        if key != LEASE_KEY:  # renewed whenever it likes
+    def note(key: str) -> None:
+        if key != LEASE_KEY:  # renewed at any time
             if len(done) >= moment:
                 raise KilledError
             done.append(key)
+
+    def dying_put(self: ObjectStore, key: str, data: bytes) -> None:
+        note(key)
         put(self, key, data)
+
+    def dying_create(self: ObjectStore, key: str, data: bytes) -> bool:
+        note(key)
+        return create(self, key, data)
 
     def dying_delete(self: ObjectStore, keys: Any) -> None:
         for key in keys:
@@ -49,6 +56,7 @@ def killed_at(moment: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
 
     with monkeypatch.context() as patch:
         patch.setattr(ObjectStore, "put", dying_put)
+        patch.setattr(ObjectStore, "put_if_absent", dying_create)
         patch.setattr(ObjectStore, "delete", dying_delete)
         with suppress(GZ3DError):
             yield done
@@ -79,7 +87,7 @@ def test_killed_at_any_moment_and_resumed(
     place: str,
 ) -> None:
     """Readers see the old store, the new one, or none; resume gives what a clean build gives."""
-    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(base_store, "SETTLE_SECONDS", 0.0)
     files = subject_files(archive)
     for path in files[7:]:
         path.unlink()
@@ -122,7 +130,7 @@ def test_killed_at_any_moment_and_resumed(
                 assert read(name, old, expected) == "old"
                 again = gz3d_zarr.build(archive, name, client, **fixed, overwrite=True)
         assert moment <= published or again.shards_built == 0, done
-        assert not (ObjectStore(name).list_sizes(".gz3d/")), done
+        assert not (open_object_store(name).list_sizes(".gz3d/")), done
         xr.testing.assert_equal(gz3d_zarr.open_store(name).compute(), expected)
         report = gz3d_zarr.verify(name, archive, client)
         assert report.passed, (done, report.to_text())
@@ -154,13 +162,13 @@ def lay(first: Path | None, name: str, memory: Any) -> None:
 def remove_lease(name: str, memory: Any) -> None:
     """A process that is killed is dead; this one, that stands for it, is not."""
     for place in (name, f"{name}.building"):
-        folder = ObjectStore(place)
+        folder = open_object_store(place)
         if folder.is_local or place == name:
             folder.delete([LEASE_KEY])
 
 
 def stands(name: str) -> bool:
-    folder = ObjectStore(name)
+    folder = open_object_store(name)
     return bool(
         [key for key in folder.list_sizes() if not key.startswith(".gz3d/") or "plan" in key]
     )

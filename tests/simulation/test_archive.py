@@ -28,7 +28,7 @@ def cards(header: fits.Header) -> list[tuple[str, object, str]]:
     ]
 
 
-def test_headers_and_columns_are_the_producers(simulated: Path, reference: Path) -> None:
+def test_headers_and_columns_are_those_of_the_producer(simulated: Path, reference: Path) -> None:
     ours, theirs = fits.open(subject_files(simulated)[0]), fits.open(subject_files(reference)[0])
     with ours, theirs:
         assert len(ours) == len(theirs) == 11
@@ -51,7 +51,7 @@ def test_headers_and_columns_are_the_producers(simulated: Path, reference: Path)
         assert letters[0] == letters[1]
 
 
-def test_edge_cases_come_round(simulated: Path) -> None:
+def test_edge_cases_repeat(simulated: Path) -> None:
     files = {
         int(path.name.split("_")[3].split(".")[0]) - 14_000_000: path
         for path in subject_files(simulated)
@@ -134,14 +134,14 @@ def test_files_are_plausible_and_repeatable(simulated: Path, tmp_path: Path) -> 
     assert hashlib.sha1((simulated / name).read_bytes()).hexdigest() == digest
 
 
-def test_archive_is_not_written_over_a_larger_one(tmp_path: Path) -> None:
+def test_archive_does_not_overwrite_a_larger_one(tmp_path: Path) -> None:
     simulate_archive(2, tmp_path)
     simulate_archive(2, tmp_path)
-    with pytest.raises(SourceError, match="simulated one of 1 subjects .*14000001.fits.gz"):
+    with pytest.raises(SourceError, match="simulated one of 1 subject .*14000001.fits.gz"):
         simulate_archive(1, tmp_path)
 
 
-def test_archive_that_was_stopped_is_gone_on_with(tmp_path: Path) -> None:
+def test_archive_that_was_stopped_is_resumed(tmp_path: Path) -> None:
     def stop(progress: Progress) -> None:
         if progress.done == 1:
             raise KeyboardInterrupt
@@ -158,7 +158,7 @@ def test_archive_that_was_stopped_is_gone_on_with(tmp_path: Path) -> None:
     }
 
 
-def test_real_archive_is_not_written_over(archive: Path) -> None:
+def test_real_archive_is_not_overwritten(archive: Path) -> None:
     before = {path.name: path.read_bytes() for path in archive.iterdir()}
     with fits.open(archive / "gz3d_metadata.fits", mode="update") as hdus:
         del hdus[0].header["SIMULATE"]

@@ -16,7 +16,7 @@ from gz3d_zarr.datamodel.file_names import parse_name
 from gz3d_zarr.sources.catalogue import read_catalogue, read_sha1_list
 from gz3d_zarr.sources.download import MAX_FILE, read_local
 from gz3d_zarr.sources.listing import list_source
-from gz3d_zarr.sources.manifest import make_manifest
+from gz3d_zarr.sources.select_subjects import make_manifest
 
 
 def test_names_are_read_in_both_spellings() -> None:
@@ -61,10 +61,10 @@ def test_folder_named_like_a_file_is_listed(archive: Path) -> None:
 def test_unusable_sources_are_named(tmp_path: Path, simulated: Path) -> None:
     with pytest.raises(SourceError, match=r"there is no source .*/nowhere"):
         list_source(tmp_path / "nowhere")
-    with pytest.raises(SourceError, match=f"{tmp_path} has no subject files: it holds no file"):
+    with pytest.raises(SourceError, match=f"{tmp_path} has no subject files: no file is named"):
         list_source(tmp_path)
     (tmp_path / "notes.md").write_text("x")
-    with pytest.raises(SourceError, match="none of its 1 files is named"):
+    with pytest.raises(SourceError, match="none of its 1 file is named"):
         list_source(tmp_path)
     with pytest.raises(SourceError, match="cannot be listed"):
         list_source("nosuchprotocol://bucket/folder")
@@ -76,10 +76,10 @@ def test_unusable_sources_are_named(tmp_path: Path, simulated: Path) -> None:
         list_source([twin, *subject_files(simulated)])
 
 
-def test_other_files_are_left_out_aloud(archive: Path) -> None:
+def test_other_files_are_left_out_with_a_note(archive: Path) -> None:
     (archive / "gz3d_1-1_19_1.fits").write_text("not packed")
     (note,) = list_source(archive).notes
-    assert "left out 1 file not named like subject files" in note
+    assert "left out 1 file without the name of a subject file" in note
     assert "gz3d_1-1_19_1.fits" in note
 
 
@@ -133,17 +133,17 @@ def test_order_follows_the_sky_where_positions_are_known(simulated: Path) -> Non
         make_manifest(listing, use_catalogue=False, order="healpix")
 
 
-def test_files_without_a_row_come_last_and_are_told(archive: Path) -> None:
+def test_files_without_a_row_come_last_and_are_noted(archive: Path) -> None:
     extra = archive / "gz3d_0-1_19_7.fits.gz"
     shutil.copy(subject_files(archive)[0], extra)
     subject_files(archive)[3].unlink()
     manifest = make_manifest(list_source(archive))
     assert manifest.entries[-1].file.name == extra.name
     assert manifest.entries[-1].row is None
-    told = " ".join(manifest.notes)
-    assert f"no row in the catalogue for 1 file (first {extra.name})" in told
-    assert "no file here for 1 row of the catalogue's 18" in told
-    assert "no digest in the sha1 list for 1 file" in told
+    notes = " ".join(manifest.notes)
+    assert f"the catalogue has no row for 1 file (first {extra.name})" in notes
+    assert "the source has no file for 1 of 18 rows of the catalogue" in notes
+    assert "the sha1 list has no digest for 1 file" in notes
 
 
 def test_selections(simulated: Path) -> None:
@@ -176,10 +176,13 @@ def test_selections(simulated: Path) -> None:
         ({"order": "ra"}, "order is 'ra', expected one of healpix, name"),
         ({"limit": 0}, "limit is 0"),
         ({"ids": []}, "list of ids is empty"),
-        ({"ids": ["1-1", "9"]}, "not in the source: 1-1, 9; expected MaNGA ids such as 1-6000"),
-        ({"min_vote_fraction": 1.5}, "min_vote_fraction is 1.5"),
+        (
+            {"ids": ["1-1", "9"]},
+            "no subject has the MaNGA id '1-1' or the Zooniverse subject id 9; no id is similar; expected one such as 1-6000",
+        ),
+        ({"min_vote_fraction": 1.5}, "--min-vote-fraction. is 1.5"),
         ({"min_vote_fraction": 0.5, "use_catalogue": False}, "needs the votes"),
-        ({"min_vote_fraction": 1.0}, "leaves no subject"),
+        ({"min_vote_fraction": 1.0}, "no subject is selected"),
     ],
 )
 def test_impossible_selections_are_refused(simulated: Path, options: dict, message: str) -> None:

@@ -17,7 +17,7 @@ from files import subject_files
 
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
-from gz3d_zarr.analysis.wcs import SPAXEL_GRIDS, bundle_hexagon
+from gz3d_zarr.analysis.sky_grids import SPAXEL_GRIDS, bundle_hexagon
 from gz3d_zarr.backends import source as source_backend
 from gz3d_zarr.sources.download import read_file
 

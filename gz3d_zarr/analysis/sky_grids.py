@@ -19,7 +19,8 @@ from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
 from gz3d_zarr.analysis.indexing import as_shard_chunks, compute_variables
 from gz3d_zarr.analysis.validation import status_label, validate_dataset
 from gz3d_zarr.datamodel.subject import BUNDLE_ARCSEC, CRPIX, SIDE
-from gz3d_zarr.errors import StoreError, UsageError
+from gz3d_zarr.datamodel.wcs import image_wcs, tangent_wcs
+from gz3d_zarr.errors import StoreError, UsageError, missing_extra_error
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -136,23 +137,7 @@ def subject_wcs(row: xr.Dataset) -> WCS:
             f"subject {_name(row)} has no WCS: its position or scale is unknown, since the status "
             f"of its file is {status}"
         )
-    wcs = _tangent(ra, dec, CRPIX, (SIDE, SIDE))
-    wcs.wcs.pc = [[-scale, 0.0], [0.0, -scale]]
-    wcs.wcs.set()
-    return wcs
-
-
-def _tangent(ra: float, dec: float, crpix: float, shape: tuple[int, int]) -> WCS:
-    from astropy.wcs import WCS  # slow to import
-
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.cunit = ["deg", "deg"]
-    wcs.wcs.crpix = [crpix, crpix]
-    wcs.wcs.crval = [ra, dec]
-    wcs.wcs.radesys = "ICRS"
-    wcs.array_shape = shape
-    return wcs
+    return image_wcs(ra, dec, scale)
 
 
 def with_sky(row: xr.Dataset) -> xr.Dataset:
@@ -178,9 +163,7 @@ def reprojected(
     try:
         import reproject
     except ImportError as error:
-        raise UsageError(
-            f"reprojecting needs {error.name}: python3 -m pip install 'gz3d-zarr[sky]'"
-        ) from error
+        raise missing_extra_error("reprojecting", error, "sky") from error
     if method not in METHODS:
         raise UsageError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
     _need_planes(row, "image", "segmentation")
@@ -252,13 +235,12 @@ def spaxels(row: xr.Dataset, ifu_size: int | None) -> xr.Dataset:
     source = subject_wcs(row)
     scale = abs(float(source.wcs.pc[0, 0]))
     ra, dec = source.wcs.crval.tolist()
-    wcs = _tangent(ra, dec, side / 2 + 1, (side, side))
-    wcs.wcs.pc = np.diag([-SPAXEL_ARCSEC / 3600, SPAXEL_ARCSEC / 3600])
-    wcs.wcs.set()
+    step = SPAXEL_ARCSEC / 3600
+    wcs = tangent_wcs(ra, dec, (-step, step), side / 2 + 1, (side, side))
     # Both grids are parallel and tangent at the same point, so that the overlaps along x and along
     # y are independent.
-    across = _shares(side, SPAXEL_ARCSEC / 3600 / scale)
-    up = _shares(side, -SPAXEL_ARCSEC / 3600 / scale)
+    across = _shares(side, step / scale)
+    up = _shares(side, -step / scale)
     averaged = xr.apply_ufunc(
         _average,
         as_shard_chunks(row["segmentation"]),
@@ -279,9 +261,7 @@ def spaxels(row: xr.Dataset, ifu_size: int | None) -> xr.Dataset:
         "wcs_crval": wcs.wcs.crval.tolist(),
     }
     rest = row.drop_dims(["y", "x"]).drop_vars("channel", errors="ignore")
-    moved = rest.assign(segmentation=averaged).assign_coords(
-        scale=((), SPAXEL_ARCSEC / 3600, row["scale"].attrs)
-    )
+    moved = rest.assign(segmentation=averaged).assign_coords(scale=((), step, row["scale"].attrs))
     return _on_sky(moved, wcs)
 
 

@@ -1,0 +1,85 @@
+"""Options that select subjects, and options that fetch files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gz3d_zarr.datamodel.option_fields import option
+from gz3d_zarr.errors import UsageError
+from gz3d_zarr.locations import absolute
+
+ORDERS = ("healpix", "name")
+TINY_LIMIT = 5
+DEFAULT_CONNECTIONS = 8
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """Which subjects of a source, and in which order."""
+
+    limit: int | None = option(
+        None, "Only the first N subjects in the order of the store.", int, "N"
+    )
+    tiny: bool = option(False, f"Only the first {TINY_LIMIT} subjects.", bool)
+    ids: Iterable[str | int] | None = option(
+        None,
+        "Only these MaNGA or Zooniverse ids, one per line; - for standard input.",
+        list,
+        "FILE",
+    )
+    min_vote_fraction: float | None = option(
+        None,
+        "Only subjects with a spiral or bar vote fraction of at least F (0 to 1).",
+        float,
+        "F",
+    )
+    catalogue: str | Path | None = option(
+        None,
+        "Catalogue; 'none' for no catalogue. [default: gz3d_metadata.fits beside the files]",
+        str,
+        "FILE",
+    )
+    order: str | None = option(
+        None,
+        "Order of subjects. [default: healpix if positions are known]",
+        choices=ORDERS,
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse options that exclude each other."""
+        if self.tiny and self.limit is not None:
+            raise UsageError(f"tiny is limit {TINY_LIMIT}: give one of tiny and limit, not both")
+
+    def adopt(self, record: Mapping[str, Any]) -> SelectionOptions:
+        """Fill in what is not given from the record of a store or of an unfinished build."""
+        return replace(self, order=self.order or record.get("order"))
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOptions:
+    """How files of a source are fetched; `cache` becomes an absolute path."""
+
+    cache: str | None = option(None, "Keep fetched files in DIR.", str, "DIR")
+    connections: int = option(
+        DEFAULT_CONNECTIONS,
+        "Maximum connections to the source server, across all workers.",
+        int,
+        "N",
+    )
+    source_options: Mapping[str, Any] | None = option(
+        None,
+        "Option for the source's file system; dots in KEY nest. Repeatable.",
+        dict,
+        "KEY=VALUE",
+        repr=False,  # it may hold a secret
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used, before any work."""
+        if self.connections < 1:
+            raise UsageError(f"connections is {self.connections}, expected at least 1")
+        if self.cache is not None:  # workers may run in another folder
+            object.__setattr__(self, "cache", absolute(str(self.cache)))
