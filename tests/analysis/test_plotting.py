@@ -196,7 +196,7 @@ def test_pictures_that_cannot_be(ds: xr.Dataset, monkeypatch: pytest.MonkeyPatch
         ds.isel(subject=slice(0)).gz3d.contact_sheet()
     with pytest.raises(UsageError, match="201 subjects do not fit on"):
         ds.isel(subject=[0] * 201).gz3d.contact_sheet()
-    with pytest.raises(UsageError, match="no subject was asked for"):
+    with pytest.raises(UsageError, match="the list of ids is empty"):
         ds.gz3d.contact_sheet([])
     with pytest.raises(UsageError, match="columns is 0"):
         ds.gz3d.contact_sheet(columns=0)
