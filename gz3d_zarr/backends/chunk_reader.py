@@ -161,13 +161,8 @@ class ChunkReader:
 
         arrays = self._current_state().arrays
         if name not in arrays:
-            arrays[name] = zarr.open_array(
-                self._store.url,
-                path=name,
-                mode="r",
-                zarr_format=3,
-                storage_options=dict(self._store.storage_options) or None,
-            )
+            store = self._store.zarr_store()
+            arrays[name] = zarr.open_array(store, path=name, mode="r", zarr_format=3)
         return np.asarray(arrays[name][row])
 
     def _sharding(self, name: str) -> Sharding | None:

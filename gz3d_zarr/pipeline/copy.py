@@ -200,13 +200,13 @@ def _list_objects(source: ObjectStore) -> tuple[bytes, Layout, list[StoredObject
     StoreError
         There is no complete store, or it has lost or damaged objects.
     """
-    from gz3d_zarr.backends.store import open_store  # slow to import
+    from gz3d_zarr.backends.store import open_dataset  # slow to import
     from gz3d_zarr.pipeline.store_checks import stored_keys
 
     root = source.get(ROOT_KEY) or b""
     attrs = read_attrs(root)
     if attrs.get("schema") != SCHEMA:
-        open_store(source.url, storage_options=source.storage_options)  # says what it is
+        open_dataset(source)  # reports what it is instead
         raise StoreError(f"{source.url} is not a Galaxy Zoo: 3D store")
     _check_undigested(source)
     published = read_published_receipts(source, attrs)
