@@ -37,6 +37,7 @@ from gz3d_zarr.cli_options import (
     selection_options,
     source_options,
     store_options,
+    unused_failure_options,
     worker_options,
 )
 from gz3d_zarr.errors import GZ3DError, LeftOutWarning, UsageError
@@ -161,14 +162,16 @@ def build(source: str, store: str, as_json: bool, **options: Any) -> None:
 @worker_options
 @memory_option
 @mode_options
+@unused_failure_options
 @json_option
 @_handle_errors
 def plan(source: str, store: str, as_json: bool, **options: Any) -> None:
     """Show what build would do with the same options; write nothing.
 
-    --cache and --connections are accepted as well, and have no effect. The exit status is 1 if
-    build would refuse.
+    --cache, --connections, --on-error and --max-failures are accepted as well, and have no effect.
+    The exit status is 1 if build would refuse.
     """
+    del options["on_error"], options["max_failures"]
     result = gz3d_zarr.plan(source, store, **_gather(options))
     _print(result, as_json)
     sys.exit(EXIT_FAILED if result.refusal else 0)

@@ -123,7 +123,7 @@ class SectionCommand(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, each on a line of its own."""
         with formatter.section("Examples"):
-            for example in EXAMPLES[self.name or ""]:
+            for example in EXAMPLES.get(self.name or "", ()):
                 formatter.write(f"{'':{formatter.current_indent}}{example}\n")
         super().format_epilog(ctx, formatter)
 
@@ -295,6 +295,10 @@ mode_options = all_of(
     in_section("Recovery", "--retry-failed", is_flag=True, help="Read the failed subjects again."),
 )
 failure_options = declare_options(FailurePolicy, "Recovery")
+unused_failure_options = declare_options(
+    FailurePolicy, "Recovery", hidden=("on_error", "max_failures")
+)
+"""Accepted by `plan`, so that a command's ``build`` can be replaced by ``plan``."""
 cone_option = in_section(
     "Selection",
     "--cone",

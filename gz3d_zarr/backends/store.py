@@ -17,7 +17,7 @@ from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.backends.lazy_arrays import lazy_variable
 from gz3d_zarr.backends.partial_store import open_partial_store
 from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS, LABELS, SCHEMA, SCHEMA_VERSION
+from gz3d_zarr.datamodel.schema import BIG_ARRAYS, LABELS, SCHEMA, check_schema_version
 from gz3d_zarr.errors import (
     IncompleteStoreError,
     StoreError,
@@ -233,12 +233,7 @@ def _root_dataset(store: ObjectStore, root: zarr.Group, chunks: str | None) -> x
         ) from error
     if dataset.attrs.get("schema") != SCHEMA:
         raise StoreError(f"{store.url} is a Zarr store, but not of Galaxy Zoo: 3D")
-    version = dataset.attrs.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise StoreError(
-            f"{store.url} has version {version} of the schema, and this gz3d-zarr reads version "
-            f"{SCHEMA_VERSION}: build the store anew, or use the gz3d-zarr that built it"
-        )
+    check_schema_version(store.url, dataset.attrs)
     missing = [name for name in (*BIG_ARRAYS, "subject") if name not in dataset.variables]
     if missing:
         raise StoreError(f"{store.url} lacks {', '.join(missing)}: another program changed it")

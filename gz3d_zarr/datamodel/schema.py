@@ -21,7 +21,7 @@ from gz3d_zarr.datamodel.manifest import Entry
 from gz3d_zarr.datamodel.receipts import SubjectOutcome
 from gz3d_zarr.datamodel.subject import CHANNELS, CLASSES, SIDE, SubjectMetadata
 from gz3d_zarr.datamodel.wcs import WCS_ATTRS
-from gz3d_zarr.errors import Status
+from gz3d_zarr.errors import Status, StoreError
 
 SCHEMA = "gz3d"
 SCHEMA_VERSION = 2
@@ -290,6 +290,22 @@ def variable_attrs(name: str, layout: Layout) -> dict[str, Any]:
         attrs["flag_values"] = list(range(len(names)))
         attrs["flag_meanings"] = " ".join("_".join(label.split()) for label in names)
     return attrs
+
+
+def check_schema_version(url: str, attrs: Mapping[str, Any]) -> None:
+    """Refuse a store with another version of the schema.
+
+    Raises
+    ------
+    StoreError
+        Names both versions.
+    """
+    version = attrs.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{url} has version {version} of the schema, and this gz3d-zarr needs version "
+            f"{SCHEMA_VERSION}: build the store anew with --overwrite"
+        )
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from gz3d_zarr.pipeline.publish import (
     find_target,
     publish,
     reconcile_objects,
+    remove_leftovers,
     writing_target,
 )
 from gz3d_zarr.pipeline.report import BuildReport, Failure
@@ -232,16 +233,18 @@ def build(
             work = plan_resume(writing, build_plan, request)
             policy.check([work.receipts[i] for i in sorted(work.receipts)])
             receipts = dict(work.receipts)
-            if work.missing:  # workers first: without any, nothing is begun
-                workers_client = stack.enter_context(
-                    use_workers(running, build_plan.resources, len(work.missing))
-                )
-            begin_writing(writing, work, lease.build_id)
-            began = time.monotonic()
-            if work.missing:
-                receipts = run_shards(
-                    workers_client, writing, work, fetch, lease.build_id, policy, progress
-                )
+            with contextlib.ExitStack() as workers_stack:
+                if work.missing:  # workers first: without any, nothing is written or deleted
+                    workers_client = workers_stack.enter_context(
+                        use_workers(running, build_plan.resources, len(work.missing))
+                    )
+                remove_leftovers(target, writing, request.mode)
+                begin_writing(writing, work, lease.build_id)
+                began = time.monotonic()
+                if work.missing:
+                    receipts = run_shards(
+                        workers_client, writing, work, fetch, lease.build_id, policy, progress
+                    )
             return _complete(writing, work, receipts, lease.build_id, began)
 
 

@@ -21,7 +21,7 @@ from gz3d_zarr.datamodel.schema import BIG_ARRAYS, LABELS, SCHEMA, VARIABLES
 from gz3d_zarr.errors import StoreError, UsageError
 from gz3d_zarr.storage.build_record import RECORD_KEY, ROOT_KEY, WORK_PREFIX, BuildRecord
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
-from gz3d_zarr.storage.published_receipts import PUBLISHED_PREFIX
+from gz3d_zarr.storage.published_receipts import is_published_key
 from gz3d_zarr.storage.small_arrays import CATALOGUE_GROUP
 
 
@@ -201,12 +201,17 @@ def choose_action(store: ObjectStore, target: Target, mode: Mode) -> Action:
         It refuses: what exists, and which options would continue from it or replace it.
     """
     action = ACTIONS[mode, target.state]
+    is_copy = target.record is not None and target.record.layout is None
+    if is_copy and action is not Action.REPLACE:
+        raise StoreError(
+            f"{store.url} holds a copy that has not ended; continue it with gz3d-zarr copy "
+            "--resume, or use --overwrite to replace it"
+        )
     if target.damage and action is not Action.REPLACE:
         advice = "" if "--overwrite" in target.damage else ": build it anew with --overwrite"
         raise StoreError(f"{store.url} is damaged ({target.damage}){advice}")
     if action is Action.REFUSE:
-        holds = "a build that has not ended"
-        advice = "--resume to continue it"
+        holds, advice = "a build that has not ended", "--resume to continue it"
         if target.state is not TargetState.UNFINISHED:
             holds, advice = "a complete store", "--update to add subjects to it"
         raise StoreError(f"{store.url} holds {holds}; use --overwrite to replace it, or {advice}")
@@ -215,7 +220,6 @@ def choose_action(store: ObjectStore, target: Target, mode: Mode) -> Action:
 
 OUR_PREFIXES = (
     WORK_PREFIX,
-    PUBLISHED_PREFIX,
     "subject/",
     *(f"{name}/" for name in (CATALOGUE_GROUP, *BIG_ARRAYS, *VARIABLES, *LABELS)),
 )
@@ -223,8 +227,10 @@ OUR_PREFIXES = (
 
 def is_ours(key: str) -> bool:
     """Whether a key is named like one of a store, or like a partial file of its root."""
-    return key.startswith(OUR_PREFIXES) or (
-        key.startswith(".zarr.") and key.endswith(PARTIAL_SUFFIX)
+    return (
+        key.startswith(OUR_PREFIXES)
+        or is_published_key(key)
+        or (key.startswith(".zarr.") and key.endswith(PARTIAL_SUFFIX))
     )
 
 

@@ -276,6 +276,16 @@ def copy_objects(task: CopyTask) -> tuple[int, int, int]:
     return len(task.objects), written, total
 
 
+def _read_record(target: ObjectStore, data: bytes) -> BuildRecord:
+    try:
+        return BuildRecord.from_json(data)
+    except StoreError as error:
+        raise StoreError(
+            f"{target.url} holds something that cannot be continued ({error}); copy to another "
+            "path, or empty it yourself"
+        ) from error
+
+
 def _check_destination(target: ObjectStore, root: bytes, *, resume: bool) -> frozenset[str]:
     """Keys that exist at a destination where this copy may begin or continue.
 
@@ -285,7 +295,7 @@ def _check_destination(target: ObjectStore, root: bytes, *, resume: bool) -> fro
         Something else exists there, or an unfinished copy, without `resume`.
     """
     data = target.get(RECORD_KEY)
-    if data is not None and BuildRecord.from_json(data).ends_with(root):
+    if data is not None and _read_record(target, data).ends_with(root):
         if not resume:
             raise StoreError(
                 f"{target.url} holds a copy that has not ended; use --resume to continue it"
@@ -293,8 +303,8 @@ def _check_destination(target: ObjectStore, root: bytes, *, resume: bool) -> fro
         return frozenset(key for key in target.list_sizes() if not key.startswith(WORK_PREFIX))
     if inspect_target(target).state is not TargetState.EMPTY:
         raise StoreError(
-            f"{target.url} holds a store already, which is no unfinished copy of this one; nothing "
-            "was changed. Choose another path, or empty it yourself"
+            f"{target.url} holds a store already, and not an unfinished copy of this one; "
+            "nothing was changed. Choose another path, or empty it yourself"
         )
     return frozenset()
 

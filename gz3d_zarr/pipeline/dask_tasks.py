@@ -7,28 +7,21 @@ import itertools
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from fractions import Fraction
+from typing import TypeVar
+
+import zarr
+from distributed import Client, Future, Semaphore, Worker, as_completed, get_worker
+from distributed.client import FutureCancelledError
+from distributed.comm.core import CommClosedError
+from distributed.diagnostics.plugin import WorkerPlugin
 
 from gz3d_zarr.errors import BuildError, GZ3DError, SubjectError
 from gz3d_zarr.locations import is_url, origin
 from gz3d_zarr.pipeline.failure_policy import stopped_at
-
-if TYPE_CHECKING:
-    from distributed import Client, Future, Semaphore
-import uuid
-from fractions import Fraction
-from typing import TYPE_CHECKING
-
-import zarr
-from distributed import Worker, get_worker
-from distributed.diagnostics.plugin import WorkerPlugin
-
 from gz3d_zarr.pipeline.plan import count_slots
-
-if TYPE_CHECKING:
-    from distributed import Client
-
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -57,8 +50,6 @@ def run_tasks(
     GZ3DError
         What a task raised, or BuildError where it failed in another way or its workers died.
     """
-    from distributed import as_completed
-
     waiting = enumerate(tasks)
     address = str(client.scheduler.address) if client.scheduler is not None else ""
     pending: set[Future[Result]] = set()
@@ -114,8 +105,6 @@ def share_connections(client: Client, paths: Iterable[str], connections: int) ->
     It has the same name for every build from one server: tasks of a build that was stopped may
     still fetch when the next one begins. Leases of workers that die expire.
     """
-    from distributed import Semaphore
-
     first = next((path for path in paths if is_url(path)), None)
     if first is None:
         return None
@@ -125,9 +114,6 @@ def share_connections(client: Client, paths: Iterable[str], connections: int) ->
 
 
 def _result(future: Future[Result], address: str, hint: str) -> Result:
-    from distributed.client import FutureCancelledError
-    from distributed.comm.core import CommClosedError
-
     try:
         result: Result = future.result()
     except SubjectError as error:

@@ -39,6 +39,7 @@ from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
 from gz3d_zarr.storage.published_receipts import (
     PUBLISHED_PREFIX,
     encode_published_receipts,
+    is_published_key,
     published_key,
 )
 from gz3d_zarr.storage.small_arrays import encode_small_objects
@@ -80,8 +81,7 @@ def _can_be_replaced(store: ObjectStore) -> bool:
     path = Path(store.url)
     target = inspect_target(store)
     return (
-        target.has_root
-        and (bool(target.attrs) or bool(target.damage))
+        (target.has_root or target.state is TargetState.COMPLETE)
         and not path.is_symlink()
         and not path.is_mount()
         and is_only_ours(store)
@@ -92,7 +92,7 @@ def _can_be_replaced(store: ObjectStore) -> bool:
 def writing_target(
     store: ObjectStore, request: BuildRequest, lease: Lease
 ) -> Iterator[ObjectStore]:
-    """Give the place to write to, which replaces the store when the context ends without error.
+    """Give the store to write to; it replaces the other one when the context ends without error.
 
     Raises
     ------
@@ -100,13 +100,12 @@ def writing_target(
         As `find_target`, and `replace_store`.
     """
     target = find_target(store, request)  # another builder may have ended just now
-    _remove_leftovers(store, target, request.mode)
     yield target
     if target is not store:
         replace_store(target, store, lease)
 
 
-def _remove_leftovers(store: ObjectStore, target: ObjectStore, mode: Mode) -> None:
+def remove_leftovers(store: ObjectStore, target: ObjectStore, mode: Mode) -> None:
     """Remove what killed builds left beside a store, as its only builder.
 
     That is an old store that has been replaced, and, where an overwrite builds in place, a new one
@@ -172,7 +171,7 @@ def begin_writing(store: ObjectStore, work: ResumePlan, build_id: str) -> None:
         store.delete([ROOT_KEY])
         keys = {key for key in store.list_sizes() if is_ours(key)}
         store.delete(sorted(keys - _WORK_KEYS))
-        store.prune(OUR_PREFIXES)
+        store.prune((*OUR_PREFIXES, PUBLISHED_PREFIX))
 
 
 def write_build_record(store: ObjectStore, work: ResumePlan, build_id: str) -> None:
@@ -270,4 +269,5 @@ def clean_up(store: ObjectStore, keep: str) -> None:
         store.delete([RECORD_KEY])
         store.delete(sorted(key for key in left if not key.startswith(LEASE_KEY)))
         store.prune((WORK_PREFIX,))
-    store.delete(sorted(set(store.list_sizes(PUBLISHED_PREFIX)) - {keep}))
+    published = {key for key in store.list_sizes(PUBLISHED_PREFIX) if is_published_key(key)}
+    store.delete(sorted(published - {keep}))

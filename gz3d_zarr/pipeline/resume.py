@@ -135,14 +135,11 @@ def _continue_build(
     check_same_plan(store, plan, _record_identity(target), _read_file_names(store))
     if target.has_root:  # an overwrite was stopped before it deleted the root
         return ResumePlan(plan, target, clears=True)
-    fresh, sizes = read_receipts(store, plan), store.list_sizes()
+    sizes = store.list_sizes()
+    fresh = {i: r for i, r in read_receipts(store, plan).items() if has_objects(r, sizes)}
     check_files_unchanged(store, plan, fresh.values())
     kept = _select_kept(plan, fresh, sizes, retrying=request.retry_failed)
-    previous = {
-        shard: receipt
-        for shard, receipt in fresh.items()
-        if shard not in kept and has_objects(receipt, sizes)
-    }
+    previous = {shard: receipt for shard, receipt in fresh.items() if shard not in kept}
     return ResumePlan(plan, target, kept, previous, retry_failed=True)
 
 
@@ -208,7 +205,8 @@ def _refuse_inside_store(store: ObjectStore) -> None:
 
 def _read_file_names(store: ObjectStore) -> list[str]:
     """Names of the subject files of the build that has not ended."""
-    return (store.get(FILES_KEY) or b"").decode("utf-8", "replace").split("\n")
+    data = store.get(FILES_KEY)
+    return [] if data is None else data.decode("utf-8", "replace").split("\n")
 
 
 def read_receipts(store: ObjectStore, plan: Plan) -> dict[int, Receipt]:
@@ -310,9 +308,9 @@ def _compare_names(wanted: Sequence[str], existing: Sequence[str]) -> list[str]:
     new, gone = sorted(set(wanted) - set(existing)), sorted(set(existing) - set(wanted))
     words = []
     if new:
-        words.append(f"{plural(len(new), 'file')} of the source not there (first {new[0]})")
+        words.append(f"{plural(len(new), 'file')} missing in the existing one (first {new[0]})")
     if gone:
-        words.append(f"{plural(len(gone), 'file')} there and not in the source (first {gone[0]})")
+        words.append(f"{plural(len(gone), 'file')} missing in the source (first {gone[0]})")
     if not words and list(wanted) != list(existing):
         words.append("the files are in another order")
     return words

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from gz3d_zarr.errors import Status, StoreError, SubjectError
 from gz3d_zarr.sources.download import decode_body
 from gz3d_zarr.sources.options import FetchOptions
 from gz3d_zarr.sources.prefetch import ConnectionLimiter, read_files, unlimited
-from gz3d_zarr.storage.build_record import check_owner, receipt_key
+from gz3d_zarr.storage.build_record import check_owner, digest, receipt_key
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import decode_shard, encode_shard, shard_key
 
@@ -106,9 +105,9 @@ def build_shard(task: ShardTask) -> Receipt:
         still_ours = executor.submit(check_owner, task.store, task.build_id)
         stored = []
         for key, data, put in puts:
-            digest = hashlib.sha256(data).hexdigest()
+            sha256 = digest(data)
             put.result()
-            stored.append(StoredObject(key, len(data), digest))
+            stored.append(StoredObject(key, len(data), sha256))
         still_ours.result()
     receipt = Receipt(task.shard, task.fingerprint, ordered, tuple(stored))
     task.store.put(receipt_key(receipt.shard), receipt.to_json())
@@ -127,7 +126,7 @@ def _keep(task: ShardTask, blocks: Mapping[str, NDArray[np.uint8]]) -> dict[int,
         key = shard_key(name, task.shard)
         data = task.store.get(key)
         digests = {stored.key: stored.sha256 for stored in task.previous.objects}
-        if data is None or hashlib.sha256(data).hexdigest() != digests.get(key):
+        if data is None or digest(data) != digests.get(key):
             return {}
         block[:subjects] = decode_shard(task.documents, name, task.shard, data, subjects)
     return {

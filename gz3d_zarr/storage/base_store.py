@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_PARALLEL_REQUESTS = 16
 """Small objects that are written or deleted at the same time where each waits for a network."""
-SETTLE_SECONDS = 5.0
+READ_BACK_SECONDS = 5.0
 """Limit of a write, and the wait before it is read back, where a server cannot create."""
 
 
@@ -231,25 +231,25 @@ class ObjectStore(ABC):
             self._put(key, data)
             is_ignored = True
         if is_ignored:
-            self._settle(key, data, time.monotonic() - began)
+            self._wait_for_others(key, data, time.monotonic() - began)
         # Also ours where the answer to the first request was lost and the client has repeated it.
         return self.get(key) == data
 
-    def _settle(self, key: str, data: bytes, seconds: float) -> None:
+    def _wait_for_others(self, key: str, data: bytes, seconds: float) -> None:
         """Wait for other writers, on a server that cannot create; ours took so many seconds.
 
-        Each writer gives up unless it has written within `SETTLE_SECONDS` of finding the key
+        Each writer gives up unless it has written within `READ_BACK_SECONDS` of finding the key
         absent, and otherwise waits that long. So if two find it absent, the later one has written
         before the earlier one stops waiting, which then reads an object that is not its own.
         """
-        if seconds > SETTLE_SECONDS:
+        if seconds > READ_BACK_SECONDS:
             if self.get(key) == data:
                 self._delete(key)
             raise OSError(
                 f"the server took {seconds:.1f} seconds, in which another build may have started, "
                 "and it does not support conditional writes (If-None-Match); try again"
             )
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(READ_BACK_SECONDS)
 
     def _delete_one(self, key: str) -> None:
         with self._convert_errors("deleted", key):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from gz3d_zarr.datamodel.layout import Layout, read_layout
@@ -65,33 +65,39 @@ class BuildRecord:
         """Parse; StoreError where `data` is damaged or was written by another version."""
         try:
             content: dict[str, Any] = json.loads(data)
-            version = content["schema"], content["schema_version"]
-            shards = content["shards_to_write"]
-            record = cls(
-                str(content["build_id"]),
-                str(content["fingerprint"]),
-                str(content["order"]),
-                shards_to_write=None if shards is None else tuple(map(int, shards)),
-                retry_failed=bool(content["retry_failed"]),
-                root_sha256=str(content["root_sha256"]),
-            )
-            layout = read_layout(content) if "subjects" in content else None
-        except (ValueError, TypeError, KeyError, StoreError) as error:
-            raise StoreError(
-                f"{RECORD_KEY} cannot be read ({type(error).__name__}: {error}); build the store "
-                "anew with --overwrite"
-            ) from None
+            version = content.get("schema"), content.get("schema_version")
+        except (ValueError, AttributeError) as error:
+            raise _damaged_record(error) from None
         if version != (SCHEMA, SCHEMA_VERSION):
             raise StoreError(
                 f"{RECORD_KEY} is of a build by another version of gz3d-zarr (schema "
                 f"{version[0]} {version[1]}, expected {SCHEMA} {SCHEMA_VERSION}); build the store "
                 "anew with --overwrite"
             )
-        return replace(record, layout=layout)
+        try:
+            shards = content["shards_to_write"]
+            return cls(
+                str(content["build_id"]),
+                str(content["fingerprint"]),
+                str(content["order"]),
+                read_layout(content) if "subjects" in content else None,
+                None if shards is None else tuple(map(int, shards)),
+                bool(content["retry_failed"]),
+                str(content["root_sha256"]),
+            )
+        except (ValueError, TypeError, KeyError, StoreError) as error:
+            raise _damaged_record(error) from None
 
     def ends_with(self, root: bytes) -> bool:
         """Whether this is the root ``zarr.json`` that ends this build."""
         return digest(root) == self.root_sha256
+
+
+def _damaged_record(error: Exception) -> StoreError:
+    return StoreError(
+        f"{RECORD_KEY} cannot be read ({type(error).__name__}: {error}); build the store anew with "
+        "--overwrite"
+    )
 
 
 def digest(data: bytes) -> str:

@@ -89,8 +89,12 @@ class LocalStore(ObjectStore):
 
     def _list_sizes(self, prefix: str) -> dict[str, int]:
         root = Path(self.url)
-        files = (path for path in Path(root, prefix).rglob("*") if path.is_file())
-        return {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
+        sizes = {}
+        for path in Path(root, prefix).rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # a temporary file that was just renamed
+                if path.is_file():
+                    sizes[path.relative_to(root).as_posix()] = path.stat().st_size
+        return sizes
 
     def _delete(self, key: str) -> None:
         Path(self.url, key).unlink(missing_ok=True)

@@ -27,7 +27,7 @@ RETRY_SECONDS = 5
 """How long a request is repeated until the server has answered once."""
 REQUEST_SECONDS = 300
 """Limit of any later request, such as a PUT of 23 MB on a slow line."""
-UNSUPPORTED = re.compile(r"\b501\b|NotImplemented|NotSupported")
+UNSUPPORTED = re.compile(r"(?i)status[^/]{0,20}\b501\b|NotImplemented|NotSupported")
 """In the error of a client or a server that has no conditional writes."""
 
 

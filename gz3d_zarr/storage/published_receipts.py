@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 from gz3d_zarr.datamodel.file_names import parse_name
 from gz3d_zarr.datamodel.manifest import CatalogueRow, Entry
 from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, SubjectRecord
+from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, SubjectRecord, check_schema_version
 from gz3d_zarr.datamodel.subject import SubjectMetadata
 from gz3d_zarr.errors import StoreError
 from gz3d_zarr.storage.build_record import digest
 from gz3d_zarr.storage.object_store import ObjectStore
 
 PUBLISHED_PREFIX = "receipts/"
+_PUBLISHED_KEY = re.compile(rf"{PUBLISHED_PREFIX}\.?[0-9a-f]{{64}}\.json\.gz(\.\w+\.partial)?")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class PublishedReceipts:
     Attributes
     ----------
     receipts : tuple of Receipt
-        One a shard, in order.
+        One per shard, in order.
     records : tuple of SubjectRecord
         Each subject with its outcome and what the catalogue says, in the order of the store.
     """
@@ -40,6 +42,11 @@ class PublishedReceipts:
 def published_key(sha256: str) -> str:
     """Key of the receipts with this digest."""
     return f"{PUBLISHED_PREFIX}{sha256}.json.gz"
+
+
+def is_published_key(key: str) -> bool:
+    """Whether a key is that of published receipts, or of a partial file of them."""
+    return _PUBLISHED_KEY.fullmatch(key) is not None
 
 
 def encode_published_receipts(
@@ -73,6 +80,7 @@ def read_published_receipts(store: ObjectStore, attrs: Mapping[str, Any]) -> Pub
     StoreError
         They do not exist, or are not as they were written.
     """
+    check_schema_version(store.url, attrs)
     sha256 = str(attrs.get(RECEIPTS_ATTR, ""))
     data = store.get(published_key(sha256)) if sha256 else None
     if data is None:
@@ -92,7 +100,9 @@ def read_published_receipts(store: ObjectStore, attrs: Mapping[str, Any]) -> Pub
     for outcome, row in zip(outcomes, content["catalogue"], strict=True):
         file = parse_name(outcome.file_name)
         if file is None:
-            raise StoreError(f"{outcome.file_name!r} in the receipts is no subject file's name")
+            raise StoreError(
+                f"{outcome.file_name!r} in the receipts is not the name of a subject file"
+            )
         metadata = outcome.metadata
         if row is not None and row["metadata"] is not None:
             metadata = SubjectMetadata(**{**row["metadata"], "scale": math.nan})

@@ -117,7 +117,9 @@ def test_damaged_record_can_only_be_overwritten(tmp_path: Path) -> None:
     store = open_object_store(tmp_path / "g.zarr", None)
     whole = BuildRecord("id", layout=Layout(3)).to_json()
     newer = whole.replace(b'"schema_version": 2', b'"schema_version": 99')
-    for content in (b"", whole[: len(whole) // 2], b"\xff\x00", b"[]", b"null", newer):
+    older = whole.replace(b'"schema_version": 2,', b"")
+    assert older != whole
+    for content in (b"", whole[: len(whole) // 2], b"\xff\x00", b"[]", b"null", newer, older):
         store.put(RECORD_KEY, content)
         target = inspect_target(store)
         assert target.state is TargetState.UNFINISHED

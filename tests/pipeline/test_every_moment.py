@@ -87,7 +87,7 @@ def test_killed_at_any_moment_and_resumed(
     place: str,
 ) -> None:
     """Readers see the old store, the new one, or none; resume gives what a clean build gives."""
-    monkeypatch.setattr(base_store, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(base_store, "READ_BACK_SECONDS", 0.0)
     files = subject_files(archive)
     for path in files[7:]:
         path.unlink()

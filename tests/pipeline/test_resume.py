@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import shutil
 from pathlib import Path
@@ -107,8 +109,8 @@ def test_resume_refuses_good_files_that_were_replaced(
     path.rename(path.with_name("gz3d_9-9_19_9.fits.gz"))
     with pytest.raises(StoreError) as caught:
         gz3d_zarr.build(archive, target, client, shard_size=18, resume=True)
-    assert "1 file of the source not there (first gz3d_9-9_19_9.fits.gz)" in str(caught.value)
-    assert f"1 file there and not in the source (first {path.name})" in str(caught.value)
+    assert "1 file missing in the existing one (first gz3d_9-9_19_9.fits.gz)" in str(caught.value)
+    assert f"1 file missing in the source (first {path.name})" in str(caught.value)
 
 
 @pytest.mark.parametrize("first", [8, 10])
@@ -314,3 +316,85 @@ def test_unfinished_build_can_be_looked_at(
         ds["image"].compute()
     with pytest.raises(StoreError, match="there is no Zarr 3 store"):
         gz3d_zarr.open_store(tmp_path / "nowhere", incomplete=True)
+
+
+def test_files_of_a_person_among_the_receipts_are_kept(
+    simulated: Path, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "g.zarr"
+    gz3d_zarr.build(simulated, target, client, shard_size=4, limit=6)
+    mine = target / "receipts" / "invoice.pdf"
+    mine.write_text("mine")
+    gz3d_zarr.build(simulated, target, client, shard_size=4, update=True)
+    assert mine.read_text() == "mine"
+    assert len(list(mine.parent.iterdir())) == 2  # the old store's receipts are gone
+    gz3d_zarr.build(simulated, target, client, shard_size=4, limit=6, overwrite=True)
+    assert mine.read_text() == "mine"
+
+
+def test_store_beside_survives_where_there_are_no_workers(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a kill between the two renames: the new store is all that there is."""
+    target, beside = tmp_path / "g.zarr", tmp_path / f"g.zarr{BUILDING_SUFFIX}"
+    gz3d_zarr.build(simulated, beside, client, shard_size=9)
+    before = objects(beside)
+
+    def no_workers(*_: Any) -> Any:
+        raise gz3d_zarr.BuildError("no workers")
+
+    monkeypatch.setattr("gz3d_zarr.pipeline.dask_client.use_workers", no_workers)
+    with pytest.raises(gz3d_zarr.BuildError, match="no workers"):
+        gz3d_zarr.build(simulated, target, client, overwrite=True)
+    assert objects(beside) == before
+
+
+def test_resume_builds_a_lost_shard_again_whatever_became_of_its_files(
+    archive: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.MAX_TASKS_IN_FLIGHT", 1)
+    (archive / "manga_morphology_galaxyzoo3d_v4_0_0.sha1sum").unlink()
+    target, files = tmp_path / "g.zarr", subject_files(archive)
+    options: dict[str, Any] = {"shard_size": 6, "order": "name"}
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(archive, target, client, progress=stop_after(2), **options)
+    shutil.rmtree(target / "image" / "c" / "0")
+    files[0].write_bytes(gzip.compress(gzip.decompress(files[0].read_bytes()), 1))
+    report = gz3d_zarr.build(archive, target, client, resume=True, **options)
+    assert (report.shards_built, report.ok) == (2, 18)
+
+
+def test_overwrite_of_a_store_that_lost_its_root_builds_beside_it(
+    simulated: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.MAX_TASKS_IN_FLIGHT", 1)
+    target = tmp_path / "g.zarr"
+    gz3d_zarr.build(simulated, target, client, shard_size=9)
+    (target / "zarr.json").unlink()
+    before = objects(target)
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(
+            simulated, target, client, shard_size=9, overwrite=True, progress=stop_after(1)
+        )
+    assert objects(target) == before
+
+
+def test_store_of_another_schema_is_refused_in_one_sentence(
+    simulated: Path, client: Client, tmp_path: Path
+) -> None:
+    target = tmp_path / "g.zarr"
+    gz3d_zarr.build(simulated, target, client, shard_size=9, limit=4)
+    root = json.loads((target / "zarr.json").read_text())
+    root["attributes"]["schema_version"] = 1
+    (target / "zarr.json").write_text(json.dumps(root))
+    message = "has version 1 of the schema, and this gz3d-zarr needs version"
+    for action in (
+        lambda: gz3d_zarr.open_store(target),
+        lambda: gz3d_zarr.build(simulated, target, client, update=True),
+        lambda: gz3d_zarr.copy(target, tmp_path / "c.zarr", client),
+    ):
+        with pytest.raises(StoreError, match=message):
+            action()
+    assert message in gz3d_zarr.verify(target, client=client).failures[0].detail
+    gz3d_zarr.build(simulated, target, client, shard_size=9, limit=4, overwrite=True)
+    assert gz3d_zarr.open_store(target).sizes["subject"] == 4

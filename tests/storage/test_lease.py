@@ -291,7 +291,7 @@ def test_server_without_conditions_never_accepts_both(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch, fault: Fault, backend: str
 ) -> None:
     monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_, **__: 0.001)
-    monkeypatch.setattr(base_store, "SETTLE_SECONDS", 1.5)
+    monkeypatch.setattr(base_store, "READ_BACK_SECONDS", 1.5)
     proxy.faults = lambda method, key, asked: fault if method == "PUT" else None
     store = on_s3(proxy, "g.zarr", backend)
     assert store.get(LEASE_KEY) is None  # connected, which takes time
@@ -306,7 +306,7 @@ def test_server_without_conditions_never_accepts_both(
 def test_slow_server_without_conditions_is_refused(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base_store, "SETTLE_SECONDS", 0.5)
+    monkeypatch.setattr(base_store, "READ_BACK_SECONDS", 0.5)
     proxy.faults = lambda method, key, asked: Fault.NO_CONDITION
     proxy.hold = first_is_slow(0.8)
     store = on_s3(proxy, "g.zarr", "s3fs")
