@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gz3d_zarr.backends.chunk_cache import ChunkCache
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS
 from gz3d_zarr.errors import StoreError, access_errors, error_message
 from gz3d_zarr.locations import is_url
@@ -47,6 +48,7 @@ class _ProcessState:
     shardings: dict[str, Sharding | None] = field(default_factory=dict)
     indices: dict[tuple[str, int], NDArray[np.uint64]] = field(default_factory=dict)
     arrays: dict[str, Any] = field(default_factory=dict)
+    cache: ChunkCache = field(default_factory=ChunkCache)
 
 
 class ChunkReader:
@@ -116,10 +118,7 @@ class ChunkReader:
         try:
             if sharding is None or (whole is None and is_url(self._store.url)):
                 return self._by_zarr(name, row)
-            if whole is None:
-                return self._by_index(name, sharding, row)
-            chunk = cut_chunk(whole, read_index(whole, sharding.size)[row % sharding.size])
-            return decode_chunk(chunk, BIG_ARRAYS[name].shape, compact=sharding.compact)
+            return self._read_chunk(name, sharding, row, whole)
         except FileNotFoundError as error:
             raise self._missing(name, row // (sharding.size if sharding else 1)) from error
         except access_errors(RuntimeError, ValueError) as error:
@@ -127,31 +126,59 @@ class ChunkReader:
                 f"{name} of row {row} in {self._store.url} cannot be read: {error_message(error)}"
             ) from error
 
-    def _by_index(self, name: str, sharding: Sharding, row: int) -> NDArray[np.uint8]:
-        """Decode a subject from a local shard; the index of the shard is cached."""
-        indices, shard = self._current_state().indices, row // sharding.size
+    def _read_chunk(
+        self, name: str, sharding: Sharding, row: int, whole: bytes | None
+    ) -> NDArray[np.uint8]:
+        """Decode a subject's chunk, from the whole shard or from a local file."""
+        shard, inside = divmod(row, sharding.size)
+        number, position = divmod(inside, sharding.chunk)
+        shape, cache = BIG_ARRAYS[name].shape, self._current_state().cache
+        # Only chunks of several subjects are worth keeping.
+        key = (name, shard, number) if sharding.chunk > 1 else None
+        if key is not None:
+            masks = cache.get(key, position, shape)
+            if masks is not None:
+                return masks
+        if whole is not None:
+            stored = cut_chunk(whole, read_index(whole, sharding.chunks)[number])
+            block = decode_chunk(stored, (sharding.chunk, *shape), compact=sharding.compact)
+        else:
+            block = self._by_index(name, sharding, shard, number)
+        pixels: NDArray[np.uint8] = block[position]
+        if key is None:
+            return pixels
+        cache.put(key, block)
+        return pixels.copy()  # lets the rest of the chunk go
+
+    def _by_index(
+        self, name: str, sharding: Sharding, shard: int, number: int
+    ) -> NDArray[np.uint8]:
+        """Decode a chunk of a local shard; the index of the shard is cached."""
+        indices = self._current_state().indices
+        shape = (sharding.chunk, *BIG_ARRAYS[name].shape)
         was_cached = (name, shard) in indices
         try:
-            chunk = self._from_file(name, sharding, row)
-            return decode_chunk(chunk, BIG_ARRAYS[name].shape, compact=sharding.compact)
+            chunk = self._from_file(name, sharding, shard, number)
+            return decode_chunk(chunk, shape, compact=sharding.compact)
         except (RuntimeError, ValueError):
             indices.pop((name, shard), None)
             if not was_cached:
                 raise
         # The cached index may be old: a retry may have rewritten the shard.
-        chunk = self._from_file(name, sharding, row)
-        return decode_chunk(chunk, BIG_ARRAYS[name].shape, compact=sharding.compact)
+        chunk = self._from_file(name, sharding, shard, number)
+        return decode_chunk(chunk, shape, compact=sharding.compact)
 
-    def _from_file(self, name: str, sharding: Sharding, row: int) -> bytes | memoryview:
+    def _from_file(
+        self, name: str, sharding: Sharding, shard: int, number: int
+    ) -> bytes | memoryview:
         """Read one chunk of a local shard."""
         indices = self._current_state().indices
-        shard, position = divmod(row, sharding.size)
         with Path(self._store.url, shard_key(name, shard)).open("rb", buffering=0) as file:
             index = indices.get((name, shard))
             if index is None:
-                file.seek(-min(index_size(sharding.size), os.fstat(file.fileno()).st_size), 2)
-                index = indices[name, shard] = read_index(file.read(), sharding.size)
-            offset, size = (int(number) for number in index[position])
+                file.seek(-min(index_size(sharding.chunks), os.fstat(file.fileno()).st_size), 2)
+                index = indices[name, shard] = read_index(file.read(), sharding.chunks)
+            offset, size = (int(value) for value in index[number])
             if offset == ABSENT_CHUNK:
                 return b""
             return whole_chunk(os.pread(file.fileno(), size, offset), size)

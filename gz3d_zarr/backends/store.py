@@ -17,7 +17,14 @@ from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.backends.lazy_arrays import lazy_variable
 from gz3d_zarr.backends.partial_store import open_partial_store
 from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS, LABELS, SCHEMA, check_schema_version
+from gz3d_zarr.datamodel.schema import (
+    BIG_ARRAYS,
+    CATALOGUE_GROUP,
+    LABELS,
+    SCHEMA,
+    SHARD_ARRAYS,
+    check_schema_version,
+)
 from gz3d_zarr.errors import (
     IncompleteStoreError,
     StoreError,
@@ -30,7 +37,6 @@ from gz3d_zarr.locations import S3_SCHEMES
 from gz3d_zarr.storage.build_record import RECEIPTS_PREFIX, RECORD_KEY, ROOT_KEY, BuildRecord
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
-from gz3d_zarr.storage.small_arrays import CATALOGUE_GROUP
 
 READ_ERRORS = (
     ImportError,
@@ -123,34 +129,47 @@ def read_store(store: ObjectStore) -> tuple[xr.Dataset, xr.Dataset]:
     """
     root = open_root(store)
     dataset = _root_dataset(store, root, "shards")
-    try:
-        with ignore_zarr_spec_warnings():
-            # The root's metadata: an update may be rewriting the metadata of single arrays.
-            group = root[CATALOGUE_GROUP]
-            if not isinstance(group, zarr.Group):
-                raise TypeError(f"{CATALOGUE_GROUP} is not a group")
-            variables = {
-                name: (array.metadata.to_dict()["dimension_names"], array[...], {**array.attrs})
-                for name, array in group.arrays()
-            }
-        catalogue = xr.Dataset(variables).assign(status=dataset["status"].variable).load()
-    except access_errors(*READ_ERRORS) as error:
-        raise StoreError(
-            f"the group {CATALOGUE_GROUP} of {store.url} cannot be read: {error_message(error)}"
-        ) from error
+    catalogue = read_group(store, CATALOGUE_GROUP, root)
     if not all(catalogue["file_name"].values.tolist()):  # zarr fills in missing chunks
         raise StoreError(
             f"objects of the group {CATALOGUE_GROUP} of {store.url} are missing; gz3d-zarr verify "
             "lists them"
         )
-    return dataset, catalogue
+    return dataset, catalogue.assign(status=dataset["status"].variable.load())
+
+
+def read_group(store: ObjectStore, name: str, root: zarr.Group | None = None) -> xr.Dataset:
+    """Read a whole group of a complete store into memory.
+
+    Raises
+    ------
+    StoreError
+        It cannot be read.
+    """
+    opened = open_root(store) if root is None else root
+    try:
+        with ignore_zarr_spec_warnings():
+            # The root's metadata: an update may be rewriting the metadata of single arrays.
+            group = opened[name]
+            if not isinstance(group, zarr.Group):
+                raise TypeError(f"{name} is not a group")
+            return xr.Dataset(
+                {
+                    key: (array.metadata.to_dict()["dimension_names"], array[...], {**array.attrs})
+                    for key, array in group.arrays()
+                }
+            )
+    except access_errors(*READ_ERRORS) as error:
+        raise StoreError(
+            f"the group {name} of {store.url} cannot be read: {error_message(error)}"
+        ) from error
 
 
 def read_small_arrays(store: ObjectStore) -> Iterator[tuple[str, str]]:
     """Read all arrays except the big ones; yield each name, and what is wrong with it or ""."""
     try:
         root = open_root(store)
-        members = [item for item in root.members(max_depth=None) if item[0] not in BIG_ARRAYS]
+        members = [item for item in root.members(max_depth=None) if item[0] not in SHARD_ARRAYS]
     except access_errors(*READ_ERRORS, StoreError) as error:
         yield ROOT_KEY, f"it cannot be read: {error_message(error)}"
         return

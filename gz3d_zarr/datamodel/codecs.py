@@ -45,5 +45,7 @@ SMALL_COMPRESSORS = (_ZSTD_CHECKED,)
 
 
 def array_codec(name: str, codec: str) -> Codec:
-    """Codec of one of `BIG_ARRAYS`: `codec` for the image, a fixed one for masks."""
-    return CODECS[codec] if name == "image" else _MASKS
+    """Codec of one of the arrays in shards: `codec` for the image, fixed ones for the others."""
+    if name == "image":
+        return CODECS[codec]
+    return _MASKS if name == "segmentation" else CODECS["portable"]

@@ -15,8 +15,10 @@ import deflate
 import numpy as np
 from numpy.typing import NDArray
 
+from gz3d_zarr.datamodel.annotations import Annotations, encode_clusters, read_annotations
 from gz3d_zarr.datamodel.fits_header import HDU, scan
-from gz3d_zarr.datamodel.subject import CLASSES, SIDE, Subject, SubjectMetadata
+from gz3d_zarr.datamodel.fits_table import FitsTable
+from gz3d_zarr.datamodel.subject import CLASSES, SIDE, THRESHOLD, Subject, SubjectMetadata
 from gz3d_zarr.datamodel.wcs import read_scale
 from gz3d_zarr.errors import Status, SubjectError
 
@@ -26,7 +28,6 @@ MAX_UNPACKED = 32 * 2**20
 MAX_MEMBERS = 16
 """Members that a gzip file may have; real ones have one."""
 _DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
-_CELLS = {"B": ">B", "I": ">h", "J": ">i", "K": ">q", "E": ">f", "D": ">d"}
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -62,7 +63,9 @@ def decode_fits(raw: bytes | bytearray) -> Subject:
     segmentation = np.empty((len(CLASSES), SIDE, SIDE), np.uint8)
     for hdu, name, out in zip(hdus[1:5], CLASSES, segmentation, strict=True):
         _counts(_pixels(raw, hdu, "counts", (SIDE, SIDE)), f"{name} mask in HDU {hdu.index}", out)
-    return Subject(_metadata(raw, hdus), image.view(np.uint8), segmentation)
+    annotations = read_annotations({i: FitsTable(raw, hdus[i]) for i in range(6, HDU_COUNT)})
+    metadata = _metadata(raw, hdus, segmentation, annotations)
+    return Subject(metadata, image.view(np.uint8), segmentation, annotations)
 
 
 def unpack(data: bytes, limit: int = MAX_UNPACKED) -> bytes | bytearray:
@@ -161,11 +164,15 @@ def _nonzero_rows(values: NDArray[np.generic]) -> NDArray[np.bool_]:
     return rows
 
 
-def _metadata(raw: bytes | bytearray, hdus: tuple[HDU, ...]) -> SubjectMetadata:
-    row = _Row(raw, hdus[5])
-    for hdu in hdus[6:]:
-        if not hdu.is_table:
-            raise SubjectError(Status.INVALID, f"HDU {hdu.index} is not a table")
+def _metadata(
+    raw: bytes | bytearray,
+    hdus: tuple[HDU, ...],
+    segmentation: NDArray[np.uint8],
+    annotations: Annotations,
+) -> SubjectMetadata:
+    row = FitsTable(raw, hdus[5])
+    if row.rows != 1:
+        raise SubjectError(Status.INVALID, f"HDU 5 has {row.rows} rows, expected one")
     ra, dec = row.number("ra"), row.number("dec")
     if not (0 <= ra <= 360 and -90 <= dec <= 90):
         raise SubjectError(
@@ -179,74 +186,25 @@ def _metadata(raw: bytes | bytearray, hdus: tuple[HDU, ...]) -> SubjectMetadata:
         dec=dec,
         scale=read_scale(hdus[:5], ra, dec),
         ifu_design_size=row.whole("IFUDESIGNSIZE", 16),
-        manga_tile_id=row.whole("MANGA_TILEID", nan=-1),
-        nsa_id=row.whole("nsa_id", 64, nan=-1),
+        manga_tile_id=row.whole("MANGA_TILEID", unknown=(-1,)),
+        nsa_id=row.whole("nsa_id", 64, unknown=(-1,)),
         explorer_link=row.text("explorer_link"),
         total_classifications=row.whole("GZ_total_classifications"),
         spiral_votes=row.whole("GZ_spiral_votes"),
         bar_votes=row.whole("GZ_bar_votes"),
         sample=row.text("sample"),
-        number_galaxy_centers=hdus[6].integer("NAXIS2"),
-        number_foreground_stars=hdus[7].integer("NAXIS2"),
+        number_galaxy_centers=len(annotations.clusters["center"]),
+        number_foreground_stars=len(annotations.clusters["star"]),
+        classifications=annotations.asked,
+        classifications_drawn=annotations.drawn,
+        max_count=tuple(int(mask.max()) for mask in segmentation),
+        marked_pixels=_marked_pixels(segmentation, 0),
+        marked_pixels_above_3=_marked_pixels(segmentation, THRESHOLD),
+        center_clusters=encode_clusters(annotations.clusters["center"]),
+        star_clusters=encode_clusters(annotations.clusters["star"]),
     )
 
 
-class _Row:
-    """The single row of HDU 5, read by column name."""
-
-    def __init__(self, raw: bytes | bytearray, hdu: HDU) -> None:
-        if not hdu.is_table or len(hdu.shape) != 2 or hdu.shape[0] != 1:
-            found = f"shape {hdu.shape}" if hdu.is_table else "not a table"
-            raise SubjectError(Status.INVALID, f"HDU 5 is {found}, expected a table of one row")
-        self._cells = bytes(raw[hdu.start : hdu.start + hdu.shape[1]])
-        self._columns = hdu.columns()
-
-    def text(self, name: str) -> str:
-        letter, repeat, offset = self._find(name)
-        if letter != "A":
-            raise SubjectError(Status.INVALID, f"column {name} in HDU 5 is {letter}, expected text")
-        cell = self._cells[offset : offset + repeat]
-        if len(cell) != repeat or not cell.isascii():
-            raise SubjectError(Status.INVALID, f"column {name} in HDU 5 is not ASCII: {cell!r}")
-        return cell.decode("ascii").partition("\0")[0].strip()
-
-    def number(self, name: str) -> float:
-        value = self._value(name)
-        if not math.isfinite(value):
-            raise SubjectError(Status.INVALID, f"column {name} in HDU 5 is {value!r}")
-        return float(value)
-
-    def whole(self, name: str, bits: int = 32, *, nan: int | None = None) -> int:
-        value = self._value(name)
-        if nan is not None and (math.isnan(value) or value == nan):
-            return nan
-        if not 0 <= value < 2 ** (bits - 1) or value != int(value):
-            raise SubjectError(
-                Status.INVALID,
-                f"column {name} in HDU 5 is {value!r}, expected a whole number from 0 to "
-                f"{2 ** (bits - 1) - 1}",
-            )
-        return int(value)
-
-    def _value(self, name: str) -> int | float:
-        letter, repeat, offset = self._find(name)
-        if letter not in _CELLS or repeat != 1:
-            raise SubjectError(
-                Status.INVALID, f"column {name} in HDU 5 is {repeat}{letter}, expected one number"
-            )
-        try:
-            (value,) = struct.unpack_from(_CELLS[letter], self._cells, offset)
-        except struct.error:
-            raise SubjectError(
-                Status.INVALID,
-                f"column {name} in HDU 5 lies beyond the row's {len(self._cells)} bytes",
-            ) from None
-        return float(value) if letter in "ED" else int(value)
-
-    def _find(self, name: str) -> tuple[str, int, int]:
-        try:
-            return self._columns[name]
-        except KeyError:
-            raise SubjectError(
-                Status.INVALID, f"HDU 5 has no column {name}; it has {', '.join(self._columns)}"
-            ) from None
+def _marked_pixels(segmentation: NDArray[np.uint8], threshold: int) -> tuple[int, ...]:
+    """Pixels of each class whose count exceeds the threshold."""
+    return tuple(int(np.count_nonzero(mask > threshold)) for mask in segmentation)

@@ -17,7 +17,7 @@ DEFAULT_SHARD_SIZE = 64
 DEFAULT_CODEC = "portable"
 MAX_NSIDE = 2**29
 DEFAULT_NSIDE = 16
-SMALL_CHUNKS = {"subject": 32_768, "shard": 4_096}
+SMALL_CHUNKS = {"subject": 32_768, "galaxy_center": 131_072, "foreground_star": 131_072}
 """Chunk size of the small arrays, which are not sharded, along these dimensions. The whole survey
 fits in one chunk, and a store can grow without a new layout."""
 SAMPLES = ("extra", "original", "stripe82_coadd_1")

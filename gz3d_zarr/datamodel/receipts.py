@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -64,10 +65,9 @@ class Receipt:
     def to_dict(self) -> dict[str, Any]:
         """Content for JSON; floats survive exactly, NaN becomes null."""
         content = asdict(self)
-        for outcome in content["outcomes"]:
-            metadata = outcome["metadata"]
-            if metadata is not None and math.isnan(metadata["scale"]):
-                metadata["scale"] = None
+        for outcome, fields in zip(self.outcomes, content["outcomes"], strict=True):
+            if outcome.metadata is not None:
+                fields["metadata"] = metadata_to_json(outcome.metadata)
         return content
 
     @classmethod
@@ -96,10 +96,21 @@ class Receipt:
             ) from None
 
 
-def _outcome(record: dict[str, Any]) -> SubjectOutcome:
-    metadata = record["metadata"]
-    if metadata is not None:
-        if metadata["scale"] is None:
-            metadata["scale"] = math.nan
-        metadata = SubjectMetadata(**metadata)
-    return SubjectOutcome(**{**record, "status": Status(record["status"]), "metadata": metadata})
+def metadata_to_json(metadata: SubjectMetadata) -> dict[str, Any]:
+    """Fields for JSON, where NaN is null."""
+    fields = asdict(metadata)
+    return {**fields, "scale": None if math.isnan(metadata.scale) else metadata.scale}
+
+
+def metadata_from_json(fields: Mapping[str, Any]) -> SubjectMetadata:
+    """Rebuild the metadata from what `metadata_to_json` gives."""
+    scale = math.nan if fields["scale"] is None else fields["scale"]
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return SubjectMetadata(**{**values, "scale": scale})
+
+
+def _outcome(content: Mapping[str, Any]) -> SubjectOutcome:
+    fields = content["metadata"]
+    metadata = None if fields is None else metadata_from_json(fields)
+    status = Status(content["status"])
+    return SubjectOutcome(**{**content, "status": status, "metadata": metadata})

@@ -15,11 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gz3d_zarr.datamodel.annotations import marks_to_json
 from gz3d_zarr.datamodel.healpix import healpix_pixels
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.manifest import Entry
 from gz3d_zarr.datamodel.receipts import SubjectOutcome
-from gz3d_zarr.datamodel.subject import CHANNELS, CLASSES, SIDE, SubjectMetadata
+from gz3d_zarr.datamodel.subject import (
+    CHANNELS,
+    CLASSES,
+    SIDE,
+    UNKNOWN_BY_CLASS,
+    Subject,
+    SubjectMetadata,
+)
 from gz3d_zarr.datamodel.wcs import WCS_ATTRS
 from gz3d_zarr.errors import Status, StoreError
 
@@ -31,20 +39,45 @@ NO_VOTE = -1.0
 """Vote fraction of a class without votes."""
 NO_CLASSIFICATION = -0.5
 """Vote fraction of a subject without classifications."""
+UNKNOWN = -1
+"""Integer where neither the file nor the catalogue has a value."""
+MASK_CHUNK = 8
+"""Masks are 1 to 3 KB per subject: several in a chunk make fewer requests and fewer dask tasks."""
+THUMBNAIL_SIDE = 75
 
 
 @dataclass(frozen=True, slots=True)
 class BigArray:
-    """A sharded array with one inner chunk per subject."""
+    """An array whose shards are written by the tasks of the build.
+
+    Attributes
+    ----------
+    dims : tuple of str
+    shape : tuple of int
+        Of one subject.
+    attrs : mapping
+    max_chunk : int
+        Most subjects in an inner chunk; a text array has none, its chunks are whole shards.
+    is_text : bool
+        Whether it holds a text per subject rather than uint8.
+    """
 
     dims: tuple[str, ...]
     shape: tuple[int, ...]
     attrs: Mapping[str, Any]
+    max_chunk: int = 1
+    is_text: bool = False
 
     @property
-    def dtype(self) -> np.dtype[np.uint8]:
-        """uint8 for all."""
-        return np.dtype("uint8")
+    def dtype(self) -> np.dtype[Any]:
+        """In memory: uint8, or NumPy's variable-width string type."""
+        return np.dtypes.StringDType() if self.is_text else np.dtype("uint8")
+
+    def chunk_size(self, shard_size: int) -> int:
+        """Subjects per inner chunk: the largest divisor of the shard size that is allowed."""
+        if self.is_text:
+            return shard_size
+        return next(n for n in range(min(self.max_chunk, shard_size), 0, -1) if not shard_size % n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +127,67 @@ BIG_ARRAYS: Mapping[str, BigArray] = {
             "units": "1",
             **WCS_ATTRS,
         },
+        max_chunk=MASK_CHUNK,
     ),
 }
+"""Arrays of the root group with pixels."""
+CATALOGUE_GROUP, CLUSTERS_GROUP = "catalogue", "clusters"
+THUMBNAIL, MARKS = "thumbnail/image", "marks/annotations"
+GROUPS = (CATALOGUE_GROUP, CLUSTERS_GROUP, "marks", "thumbnail")
+SHARD_ARRAYS: Mapping[str, BigArray] = {
+    **BIG_ARRAYS,
+    THUMBNAIL: BigArray(
+        ("subject", "y_thumbnail", "x_thumbnail", "channel"),
+        (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3),
+        {
+            "long_name": "image reduced to 75 x 75 pixels",
+            "comment": "each pixel is the mean of a block of 7 x 7 pixels, rounded; row 0 is at "
+            "the top",
+        },
+    ),
+    MARKS: BigArray(
+        ("subject",),
+        (),
+        {
+            "long_name": "raw marks of every volunteer, HDUs 8 to 10 of the subject file",
+            "comment": "JSON: for center_star, spiral and bar the columns of the HDU, one value "
+            "per volunteer who was asked; columns of marks hold the JSON text of the file. "
+            "Points are x, y in pixels of the image. Empty where the status is not ok",
+        },
+        is_text=True,
+    ),
+}
+"""All arrays that the task of a shard writes, one object per shard each."""
+
+
+def subject_arrays(subject: Subject) -> dict[str, Any]:
+    """Value of each of `SHARD_ARRAYS` for one subject."""
+    return {
+        "image": subject.image,
+        "segmentation": subject.segmentation,
+        THUMBNAIL: make_thumbnail(subject.image),
+        MARKS: marks_to_json(subject.annotations.tables),
+    }
+
+
+def make_thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Means of blocks of 7 x 7 pixels, rounded half up.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (525, 525, 3)
+
+    Returns
+    -------
+    ndarray of uint8, shape (75, 75, 3)
+    """
+    block = SIDE // THUMBNAIL_SIDE
+    rows = image.reshape(THUMBNAIL_SIDE, block, SIDE * 3).sum(axis=1, dtype=np.uint16)
+    sums = rows.reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE, block, 3).sum(axis=2, dtype=np.uint16)
+    means: NDArray[np.uint8] = ((sums.astype(np.uint32) * 2 + block**2) // (2 * block**2)).astype(
+        np.uint8
+    )
+    return means
 
 
 def _zooniverse_subject_id(rows: Sequence[SubjectRecord], _: Layout) -> list[int]:
@@ -151,8 +243,16 @@ def _sample(rows: Sequence[SubjectRecord], layout: Layout) -> list[int]:
     return [flags.get(m.sample, 1) if (m := row.metadata) and m.sample else 0 for row in rows]
 
 
-def _observed(rows: Sequence[SubjectRecord], _: Layout) -> list[bool]:
-    return [row.entry.row is not None and row.entry.row.observed for row in rows]
+def _observed(rows: Sequence[SubjectRecord], _: Layout) -> list[int]:
+    return [UNKNOWN if row.entry.row is None else int(row.entry.row.observed) for row in rows]
+
+
+def _by_class(name: str) -> Callable[[Sequence[SubjectRecord], Layout], Any]:
+    """Values by class of one metadata field, which only files have."""
+    return lambda rows, _: [
+        UNKNOWN_BY_CLASS if row.outcome.metadata is None else getattr(row.outcome.metadata, name)
+        for row in rows
+    ]
 
 
 VARIABLES: Mapping[str, Variable] = {
@@ -191,6 +291,8 @@ VARIABLES: Mapping[str, Variable] = {
         "float32",
         {
             "long_name": "fraction of classifications that saw this structure",
+            "flag_values": [NO_VOTE, NO_CLASSIFICATION],
+            "flag_meanings": "class_without_votes no_classifications",
             "comment": "-1.0: class without votes; -0.5: no classifications; NaN: unknown",
         },
         _vote_fraction,
@@ -210,7 +312,44 @@ VARIABLES: Mapping[str, Variable] = {
         "int32", {"long_name": "votes for a bar, -1 where unknown"}, _field("bar_votes", -1)
     ),
     "ifu_design_size": Variable(
-        "int16", {"long_name": "fibers in the MaNGA bundle"}, _ifu_design_size
+        "int16",
+        {"long_name": "fibers in the MaNGA bundle"},
+        _ifu_design_size,
+        is_coordinate=True,
+    ),
+    "classifications": Variable(
+        "int16",
+        {
+            "long_name": "volunteers who were asked about a class, -1 where unknown",
+            "comment": "rows of HDU 8 for center and star, 9 for spiral, 10 for bar; 0: nobody "
+            "was asked, so that an empty mask says nothing",
+        },
+        _by_class("classifications"),
+        dims=("subject", "class"),
+    ),
+    "classifications_drawn": Variable(
+        "int16",
+        {"long_name": "volunteers who marked anything of a class, -1 where unknown"},
+        _by_class("classifications_drawn"),
+        dims=("subject", "class"),
+    ),
+    "max_count": Variable(
+        "int16",
+        {"long_name": "largest count in the mask of a class, -1 where unknown"},
+        _by_class("max_count"),
+        dims=("subject", "class"),
+    ),
+    "marked_pixels": Variable(
+        "int32",
+        {"long_name": "pixels of a class with counts above 0, -1 where unknown"},
+        _by_class("marked_pixels"),
+        dims=("subject", "class"),
+    ),
+    "marked_pixels_above_3": Variable(
+        "int32",
+        {"long_name": "pixels of a class with counts above 3, -1 where unknown"},
+        _by_class("marked_pixels_above_3"),
+        dims=("subject", "class"),
     ),
     "manga_tile_id": Variable(
         "int32", {"long_name": "MaNGA tile, -1 where unknown"}, _field("manga_tile_id", -1)
@@ -230,10 +369,11 @@ VARIABLES: Mapping[str, Variable] = {
         _field("number_foreground_stars", -1),
     ),
     "observed": Variable(
-        "bool",
+        "int8",
         {
-            "long_name": "observed by MaNGA",
-            "comment": "from the catalogue; also false if it has no row for the subject",
+            "long_name": "observed by MaNGA, from the catalogue",
+            "flag_values": [0, 1, UNKNOWN],
+            "flag_meanings": "no yes unknown",
         },
         _observed,
         needs_file=False,
@@ -248,6 +388,7 @@ VARIABLES: Mapping[str, Variable] = {
             "file name and the catalogue; the group catalogue has the reasons",
         },
         lambda rows, _: [int(row.outcome.status) for row in rows],
+        is_coordinate=True,
     ),
 }
 OBJECT_ID_ATTRS = {"long_name": "MaNGA id, by the published data model's name for it"}

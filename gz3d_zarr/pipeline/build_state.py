@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS, LABELS, SCHEMA, VARIABLES
+from gz3d_zarr.datamodel.schema import BIG_ARRAYS, GROUPS, LABELS, SCHEMA, SHARD_ARRAYS, VARIABLES
 from gz3d_zarr.errors import StoreError, UsageError
 from gz3d_zarr.storage.build_record import RECORD_KEY, ROOT_KEY, WORK_PREFIX, BuildRecord
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
 from gz3d_zarr.storage.published_receipts import is_published_key
-from gz3d_zarr.storage.small_arrays import CATALOGUE_GROUP
 
 
 class Mode(StrEnum):
@@ -221,7 +220,7 @@ def choose_action(store: ObjectStore, target: Target, mode: Mode) -> Action:
 OUR_PREFIXES = (
     WORK_PREFIX,
     "subject/",
-    *(f"{name}/" for name in (CATALOGUE_GROUP, *BIG_ARRAYS, *VARIABLES, *LABELS)),
+    *(f"{name}/" for name in (*GROUPS, *BIG_ARRAYS, *VARIABLES, *LABELS)),
 )
 
 
@@ -241,7 +240,7 @@ def is_only_ours(store: ObjectStore) -> bool:
 
 def is_shard(key: str) -> bool:
     """Whether a key is one of a big array's shards."""
-    return key.startswith(tuple(f"{name}/c/" for name in BIG_ARRAYS))
+    return key.startswith(tuple(f"{name}/c/" for name in SHARD_ARRAYS))
 
 
 def _foreign(store: ObjectStore) -> StoreError:

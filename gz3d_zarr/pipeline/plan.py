@@ -9,11 +9,20 @@ from typing import Any
 
 from dask.utils import format_bytes, parse_bytes
 
+from gz3d_zarr.datamodel.annotations import CLUSTER_COLUMNS
+from gz3d_zarr.datamodel.cluster_arrays import ROW_SIZES
 from gz3d_zarr.datamodel.codecs import CODECS
 from gz3d_zarr.datamodel.fits_decoder import MAX_UNPACKED
 from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE, Layout, LayoutOptions, make_layout
 from gz3d_zarr.datamodel.manifest import Manifest
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS, CATALOGUE_TEXT, LABELS, SCHEMA_VERSION, VARIABLES
+from gz3d_zarr.datamodel.schema import (
+    CATALOGUE_TEXT,
+    GROUPS,
+    LABELS,
+    SCHEMA_VERSION,
+    SHARD_ARRAYS,
+    VARIABLES,
+)
 from gz3d_zarr.datamodel.subject import IMAGE_BYTES, SEGMENTATION_BYTES
 from gz3d_zarr.errors import PlanError, UsageError, plural
 from gz3d_zarr.sources.listing import Source
@@ -99,10 +108,10 @@ class Plan:
     @property
     def objects(self) -> int:
         """Number of objects of the complete store."""
-        small = len(VARIABLES) + 1 + len(LABELS)
-        catalogue = len(CATALOGUE_TEXT) + 1 + len(BIG_ARRAYS)
-        big = len(BIG_ARRAYS) * (self.layout.shards + 1)
-        return big + 2 * (small + catalogue) + 3  # the receipts, and two groups
+        clusters = len(CLUSTER_COLUMNS) * len(ROW_SIZES) + len(ROW_SIZES)
+        small = len(VARIABLES) + 1 + len(LABELS) + len(CATALOGUE_TEXT) + 1 + clusters
+        sharded = len(SHARD_ARRAYS) * (self.layout.shards + 1)
+        return sharded + 2 * small + 1 + len(GROUPS) + 1  # root, groups, receipts
 
     @property
     def source_bytes(self) -> int:

@@ -226,9 +226,7 @@ def publish(
         An object cannot be written; the store is then still incomplete.
     """
     sha256, kept = encode_published_receipts(receipts, records)
-    objects = encode_small_objects(
-        records, receipts, layout, replace(provenance, receipts_sha256=sha256)
-    )
+    objects = encode_small_objects(records, layout, replace(provenance, receipts_sha256=sha256))
     root = objects.pop(ROOT_KEY)
     objects[published_key(sha256)] = kept
     # Values before metadata: a reader with the old metadata reads old rows, which do not change.

@@ -9,10 +9,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gz3d_zarr.datamodel.cluster_arrays import cluster_arrays
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.schema import (
-    BIG_ARRAYS,
+    CATALOGUE_GROUP,
     CATALOGUE_TEXT,
+    CLUSTERS_GROUP,
     VARIABLES,
     index_labels,
     variable_values,
@@ -20,7 +22,6 @@ from gz3d_zarr.datamodel.schema import (
 from gz3d_zarr.errors import plural
 from gz3d_zarr.pipeline.store_checks import Check, check_that
 from gz3d_zarr.storage.published_receipts import PublishedReceipts
-from gz3d_zarr.storage.small_arrays import CATALOGUE_GROUP
 
 
 def check_values(
@@ -48,16 +49,17 @@ def check_values(
         yield check_that("values", name, _compare(dataset, name, np.asarray(values)))
     expected = {name: [text(r) for r in records] for name, (_, text) in CATALOGUE_TEXT.items()}
     expected["source_size"] = [record.outcome.size for record in records]
-    for name in BIG_ARRAYS:
-        expected[f"{name}_sha256"] = [
-            stored.sha256
-            for receipt in published.receipts
-            for stored in receipt.objects
-            if stored.key.startswith(f"{name}/")
-        ]
     for name, values in expected.items():
         finding = _compare(catalogue, name, np.asarray(values))
         yield check_that("values", f"{CATALOGUE_GROUP}/{name}", finding)
+
+
+def check_clusters(clusters: xr.Dataset, published: PublishedReceipts) -> Iterator[Check]:
+    """Compare the group ``clusters`` with the receipts."""
+    for name, array in cluster_arrays(published.records).items():
+        yield check_that(
+            "values", f"{CLUSTERS_GROUP}/{name}", _compare(clusters, name, array.values)
+        )
 
 
 def _compare(dataset: xr.Dataset, name: str, expected: NDArray[Any]) -> str:

@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from distributed import Semaphore
 from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.receipts import Receipt, StoredObject, SubjectOutcome
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS
+from gz3d_zarr.datamodel.schema import SHARD_ARRAYS, subject_arrays
 from gz3d_zarr.errors import Status, StoreError, SubjectError
 from gz3d_zarr.sources.download import decode_body
 from gz3d_zarr.sources.options import FetchOptions
@@ -75,8 +76,8 @@ def build_shard(task: ShardTask) -> Receipt:
         A subject failed and the task is strict.
     """
     blocks = {
-        name: np.empty((len(task.files), *array.shape), array.dtype)
-        for name, array in BIG_ARRAYS.items()
+        name: np.zeros((len(task.files), *array.shape), array.dtype)
+        for name, array in SHARD_ARRAYS.items()
     }
     outcomes = _keep(task, blocks)
     wanted = [i for i in range(len(task.files)) if i not in outcomes]
@@ -89,16 +90,17 @@ def build_shard(task: ShardTask) -> Receipt:
             subject, outcome = decode_body(path, sha1, body)
             if task.strict and outcome.status is not Status.OK:
                 raise SubjectError(outcome.status, f"{path}: {outcome.reason}")
-            blocks["image"][i] = 0 if subject is None else subject.image
-            blocks["segmentation"][i] = 0 if subject is None else subject.segmentation
+            if subject is not None:
+                for name, value in subject_arrays(subject).items():
+                    blocks[name][i] = value
             outcomes[i] = outcome
     ordered = tuple(outcomes[i] for i in range(len(task.files)))
     _check_kept(task, ordered)
     # One array is encoded while the other is put.
-    with ThreadPoolExecutor(1 + len(BIG_ARRAYS), "gz3d-put") as executor:
+    with ThreadPoolExecutor(1 + len(SHARD_ARRAYS), "gz3d-put") as executor:
         ours = executor.submit(check_owner, task.store, task.build_id)
         puts = []
-        for name in BIG_ARRAYS:
+        for name in SHARD_ARRAYS:
             key, data = encode_shard(task.documents, name, task.shard, blocks.pop(name))
             ours.result()
             puts.append((key, data, executor.submit(task.store.put, key, data)))
@@ -114,7 +116,7 @@ def build_shard(task: ShardTask) -> Receipt:
     return receipt
 
 
-def _keep(task: ShardTask, blocks: Mapping[str, NDArray[np.uint8]]) -> dict[int, SubjectOutcome]:
+def _keep(task: ShardTask, blocks: Mapping[str, NDArray[Any]]) -> dict[int, SubjectOutcome]:
     """Copy what is kept of the existing shard to `blocks`; return the outcome of each subject.
 
     Where the shard does not exist as it was written, nothing is kept and all files are read again.

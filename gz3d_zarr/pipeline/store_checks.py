@@ -17,6 +17,7 @@ from gz3d_zarr.datamodel.healpix import healpix_pixels
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.schema import (
     BIG_ARRAYS,
+    CATALOGUE_GROUP,
     CATALOGUE_TEXT,
     LABELS,
     NO_CLASSIFICATION,
@@ -29,7 +30,6 @@ from gz3d_zarr.errors import GZ3DError, Status, StoreError, error_message, plura
 from gz3d_zarr.storage.build_record import ROOT_KEY, WORK_PREFIX
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
-from gz3d_zarr.storage.small_arrays import CATALOGUE_GROUP
 
 Problem = str
 """What is wrong, in words; empty where nothing is."""
@@ -119,7 +119,6 @@ def check_structure(dataset: xr.Dataset, catalogue: xr.Dataset, layout: Layout) 
         for name, (dims, dtype) in expected.items()
     ]
     expected = dict.fromkeys(CATALOGUE_TEXT, (("subject",), ""))
-    expected |= {f"{name}_sha256": (("shard",), "") for name in BIG_ARRAYS}
     expected["source_size"] = (("subject",), "int64")
     return checks + [
         check_that(

@@ -12,18 +12,19 @@ import numpy as np
 import xarray as xr
 from distributed import Semaphore
 
-from gz3d_zarr.backends.store import READ_ERRORS, read_small_arrays, read_store
+from gz3d_zarr.backends.store import READ_ERRORS, read_group, read_small_arrays, read_store
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS
+from gz3d_zarr.datamodel.schema import CLUSTERS_GROUP, SHARD_ARRAYS, UNKNOWN, subject_arrays
+from gz3d_zarr.datamodel.subject import Subject
 from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message
 from gz3d_zarr.pipeline import store_checks as checks
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
 from gz3d_zarr.pipeline.dask_tasks import run_tasks, share_connections
 from gz3d_zarr.pipeline.plan import parse_memory
-from gz3d_zarr.pipeline.receipt_checks import check_values
+from gz3d_zarr.pipeline.receipt_checks import check_clusters, check_values
 from gz3d_zarr.pipeline.report import VerifyReport
 from gz3d_zarr.pipeline.shard_task import limit_by_semaphore
 from gz3d_zarr.pipeline.store_checks import Check, check_that
@@ -160,7 +161,7 @@ def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
     found: list[Check] = []
     blocks: dict[str, Any] = {}
     count = len(task.receipt.outcomes)
-    for name, stored in zip(BIG_ARRAYS, task.receipt.objects, strict=True):
+    for name, stored in zip(SHARD_ARRAYS, task.receipt.objects, strict=True):
         finding = ""
         data = task.store.get(stored.key)
         if data is None:
@@ -179,7 +180,9 @@ def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
     # An unfinished retry may have written what the store does not know yet.
     known = all(stored.sha256 for stored in task.receipt.objects)
     for i, outcome in enumerate(task.receipt.outcomes if known else ()):
-        if outcome.status is not Status.OK and any(block[i].any() for block in blocks.values()):
+        if outcome.status is not Status.OK and any(
+            np.any(block[i] != np.zeros((), block.dtype)) for block in blocks.values()
+        ):
             found.append(
                 Check("blank", outcome.file_name, False, "it failed, but the store has its pixels")
             )
@@ -209,7 +212,7 @@ def _compare_files(task: VerifyTask, blocks: Mapping[str, Any]) -> list[Check]:
             if subject is not None:
                 rows = {name: block[i] for name, block in blocks.items()}
                 finding = _compare_metadata(outcome, now)
-                finding = finding or _compare_pixels(subject, rows)
+                finding = finding or _compare_arrays(subject, rows)
             if subject is not None:
                 found.append(check_that("source", outcome.file_name, finding))
     return found
@@ -239,11 +242,15 @@ def _compare_metadata(stored: SubjectOutcome, now: SubjectOutcome) -> str:
     )
 
 
-def _compare_pixels(subject: Any, rows: Mapping[str, Any]) -> str:
-    for name in BIG_ARRAYS:
+def _compare_arrays(subject: Subject, rows: Mapping[str, Any]) -> str:
+    for name, expected in subject_arrays(subject).items():
         if name not in rows:
             return f"{name} cannot be read from the store"
-        different = int(np.count_nonzero(rows[name] != getattr(subject, name)))
+        if isinstance(expected, str):
+            if rows[name] != expected:
+                return f"{name} differs"
+            continue
+        different = int(np.count_nonzero(rows[name] != expected))
         if different:
             return f"{name} differs in {different} values"
     return ""
@@ -296,6 +303,7 @@ def _check_alone(store: ObjectStore) -> tuple[list[Check], _Opened | None]:
         found += checks.check_attributes(attrs, dataset["status"].values.tolist())
         published = read_published_receipts(store, attrs)
         found += check_values(dataset, catalogue, published, layout)
+        found += check_clusters(read_group(store, CLUSTERS_GROUP), published)
     except access_errors(*READ_ERRORS, GZ3DError) as error:
         return [*found, Check("open", ROOT_KEY, False, error_message(error))], None
     # Shards that an unfinished update writes may have other digests by now.
@@ -315,7 +323,7 @@ def _check_manifest(dataset: Any, catalogue: Any, manifest: Manifest) -> list[Ch
     if not any(rows.values()) or not dataset.attrs.get("source_catalogue"):
         return []
     names = [str(name) for name in catalogue["file_name"].values]
-    expected = [(row := rows.get(name)) is not None and row.observed for name in names]
+    expected = [UNKNOWN if (row := rows.get(n)) is None else int(row.observed) for n in names]
     wrong = np.flatnonzero(dataset["observed"].values != np.array(expected))
     finding = f"differs from the catalogue in row {wrong[0]}" if wrong.size else ""
     return [check_that("catalogue", "observed", finding)]

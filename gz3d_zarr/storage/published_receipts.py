@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gz3d_zarr.datamodel.file_names import parse_name
 from gz3d_zarr.datamodel.manifest import CatalogueRow, Entry
-from gz3d_zarr.datamodel.receipts import Receipt
+from gz3d_zarr.datamodel.receipts import Receipt, metadata_from_json, metadata_to_json
 from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, SubjectRecord, check_schema_version
-from gz3d_zarr.datamodel.subject import SubjectMetadata
 from gz3d_zarr.errors import StoreError
 from gz3d_zarr.storage.build_record import digest
 from gz3d_zarr.storage.object_store import ObjectStore
@@ -105,7 +103,7 @@ def read_published_receipts(store: ObjectStore, attrs: Mapping[str, Any]) -> Pub
             )
         metadata = outcome.metadata
         if row is not None and row["metadata"] is not None:
-            metadata = SubjectMetadata(**{**row["metadata"], "scale": math.nan})
+            metadata = metadata_from_json(row["metadata"])
         known = None
         if row is not None and metadata is not None:
             known = CatalogueRow(metadata, row["observed"])
@@ -120,5 +118,5 @@ def _row_to_json(record: SubjectRecord) -> dict[str, Any] | None:
         return None
     metadata = None
     if record.outcome.metadata is None:
-        metadata = {**asdict(row.metadata), "scale": None}
+        metadata = metadata_to_json(row.metadata)
     return {"observed": row.observed, "metadata": metadata}

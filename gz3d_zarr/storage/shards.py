@@ -20,7 +20,7 @@ from zarr.storage import MemoryStore
 
 from gz3d_zarr.datamodel.codecs import array_codec
 from gz3d_zarr.datamodel.layout import Layout
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS
+from gz3d_zarr.datamodel.schema import BIG_ARRAYS, SHARD_ARRAYS
 from gz3d_zarr.errors import StoreError, error_message
 from gz3d_zarr.storage.build_record import ROOT_KEY
 
@@ -37,36 +37,37 @@ _open_lock = threading.Lock()
 
 
 def array_documents(layout: Layout) -> dict[str, bytes]:
-    """Metadata documents of the two big arrays.
+    """Metadata documents of all arrays of `SHARD_ARRAYS`.
 
     Returns
     -------
     dict
-        ``image`` and ``segmentation`` to the bytes of their ``zarr.json``.
+        Name to the bytes of its ``zarr.json``.
     """
     documents: dict[str, Any] = {}
-    for name, array in BIG_ARRAYS.items():
+    for name, array in SHARD_ARRAYS.items():
         codec = array_codec(name, layout.codec)
+        chunk = array.chunk_size(layout.shard_size)
         with ignore_zarr_spec_warnings():
             zarr.create_array(
                 MemoryStore(documents),
                 name=name,
                 shape=(layout.subjects, *array.shape),
                 dtype=array.dtype,
-                chunks=(1, *array.shape),
-                shards=(layout.shard_size, *array.shape),
+                chunks=(chunk, *array.shape),
+                shards=None if array.is_text else (layout.shard_size, *array.shape),
                 filters=codec.filters,
                 compressors=codec.compressors,
-                fill_value=0,
+                fill_value="" if array.is_text else 0,
                 attributes=dict(array.attrs),
                 dimension_names=array.dims,
                 zarr_format=3,
             )
-    return {name: documents[f"{name}/{ROOT_KEY}"].to_bytes() for name in BIG_ARRAYS}
+    return {name: documents[f"{name}/{ROOT_KEY}"].to_bytes() for name in SHARD_ARRAYS}
 
 
 def encode_shard(
-    documents: Mapping[str, bytes], name: str, shard: int, block: NDArray[np.uint8]
+    documents: Mapping[str, bytes], name: str, shard: int, block: NDArray[Any]
 ) -> tuple[str, bytes]:
     """Encode one whole shard of a big array in memory.
 
@@ -74,9 +75,10 @@ def encode_shard(
     ----------
     documents : mapping
         From `array_documents`.
-    name : {'image', 'segmentation'}
+    name : str
+        A key of `SHARD_ARRAYS`.
     shard : int
-    block : ndarray of uint8
+    block : ndarray of uint8 or of text
         All subjects of the shard; fewer than the shard size only in the last shard.
 
     Returns
@@ -106,19 +108,20 @@ def encode_shard(
 
 def shard_key(name: str, shard: int) -> str:
     """Key of the object that holds one shard of a big array."""
-    return f"{name}/c/{shard}" + "/0" * len(BIG_ARRAYS[name].shape)
+    return f"{name}/c/{shard}" + "/0" * len(SHARD_ARRAYS[name].shape)
 
 
 def decode_shard(
     documents: Mapping[str, bytes], name: str, shard: int, data: bytes, subjects: int
-) -> NDArray[np.uint8]:
+) -> NDArray[Any]:
     """Decode the first subjects of a shard and check all their checksums.
 
     Parameters
     ----------
     documents : mapping
         From `array_documents`.
-    name : {'image', 'segmentation'}
+    name : str
+        A key of `SHARD_ARRAYS`.
     shard : int
     data : bytes
         The object as stored.
@@ -127,8 +130,8 @@ def decode_shard(
 
     Returns
     -------
-    ndarray of uint8
-        Shape (subjects, 525, 525, 3) or (subjects, 4, 525, 525).
+    ndarray of uint8 or of text
+        Shape (subjects, ...), as `SHARD_ARRAYS` has it.
 
     Raises
     ------
@@ -143,13 +146,13 @@ def decode_shard(
         array = zarr.open_array(MemoryStore(memory), path=name, mode="r", zarr_format=3)
     first = shard * (array.shards or array.chunks)[0]
     try:
-        block = np.asarray(array[first : first + subjects], np.uint8)
+        block = np.asarray(array[first : first + subjects], SHARD_ARRAYS[name].dtype)
     except (ValueError, RuntimeError, IndexError, TypeError) as error:  # each codec has its own
         raise StoreError(f"{shard_key(name, shard)} is damaged: {error_message(error)}") from None
     return block
 
 
-def _rows_of(array: zarr.Array[Any], shard: int, block: NDArray[np.uint8]) -> slice:
+def _rows_of(array: zarr.Array[Any], shard: int, block: NDArray[Any]) -> slice:
     """Rows of the shard's subjects; StoreError unless the block fills exactly these."""
     size = (array.shards or array.chunks)[0]
     rows = slice(shard * size, min((shard + 1) * size, array.shape[0]))
@@ -183,12 +186,20 @@ class Sharding:
     ----------
     size : int
         Subjects per shard.
+    chunk : int
+        Subjects per inner chunk.
     compact : bool
         Whether the codec is ``compact`` rather than ``portable``.
     """
 
     size: int
+    chunk: int
     compact: bool
+
+    @property
+    def chunks(self) -> int:
+        """Inner chunks per shard."""
+        return self.size // self.chunk
 
 
 def whole_chunk(chunk: bytes | memoryview, size: int) -> bytes | memoryview:
@@ -212,7 +223,8 @@ def parse_sharding(document: Mapping[str, Any], name: str) -> Sharding | None:
             and document["chunk_key_encoding"].get("configuration", {}).get("separator", "/") == "/"
             and document["data_type"] == "uint8"
             and outer[1:] == shape
-            and inner["chunk_shape"] == [1, *shape]
+            and inner["chunk_shape"][1:] == shape
+            and outer[0] % inner["chunk_shape"][0] == 0
             and [part["name"] for part in inner["index_codecs"]] == INDEX_CODECS
             and inner.get("index_location", "end") == "end"
             and (
@@ -224,9 +236,11 @@ def parse_sharding(document: Mapping[str, Any], name: str) -> Sharding | None:
                 )
             )
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    return Sharding(int(outer[0]), chain == COMPACT_CODECS) if ours else None
+    if not ours:
+        return None
+    return Sharding(int(outer[0]), int(inner["chunk_shape"][0]), chain == COMPACT_CODECS)
 
 
 def index_size(size: int) -> int:
@@ -266,13 +280,13 @@ def cut_chunk(whole: bytes, entry: NDArray[np.uint64]) -> bytes | memoryview:
 def decode_chunk(
     chunk: bytes | memoryview, shape: tuple[int, ...], *, compact: bool
 ) -> NDArray[np.uint8]:
-    """Decode one chunk; an absent one is all zero."""
+    """Decode one chunk of this shape (subject, ...); an absent one is all zero."""
     if not len(chunk):
         return np.zeros(shape, np.uint8)
     pixels = np.empty(math.prod(shape), np.uint8)
     Zstd().decode(chunk, pixels)  # checks the checksum
     if not compact:
         return pixels.reshape(shape)
-    rows, columns, channels = shape  # stored as (y, channel, x), as differences
+    subjects, rows, columns, channels = shape  # stored as (y, channel, x), as differences
     np.add.accumulate(pixels, out=pixels)
-    return pixels.reshape(rows, channels, columns).transpose(0, 2, 1)
+    return pixels.reshape(subjects, rows, channels, columns).transpose(0, 1, 3, 2)

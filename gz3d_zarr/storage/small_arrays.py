@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from zarr.buffer import cpu
 from zarr.storage import MemoryStore
 
+from gz3d_zarr.datamodel.cluster_arrays import cluster_arrays
 from gz3d_zarr.datamodel.codecs import SMALL_COMPRESSORS
 from gz3d_zarr.datamodel.layout import SMALL_CHUNKS, Layout
-from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import (
-    BIG_ARRAYS,
+    CATALOGUE_GROUP,
     CATALOGUE_TEXT,
+    CLUSTERS_GROUP,
+    GROUPS,
     VARIABLES,
     Provenance,
     SubjectRecord,
@@ -28,12 +30,9 @@ from gz3d_zarr.datamodel.schema import (
 from gz3d_zarr.storage.build_record import ROOT_KEY
 from gz3d_zarr.storage.shards import array_documents, ignore_zarr_spec_warnings
 
-CATALOGUE_GROUP = "catalogue"
-
 
 def encode_small_objects(
     rows: Sequence[SubjectRecord],
-    receipts: Sequence[Receipt],
     layout: Layout,
     provenance: Provenance,
 ) -> dict[str, bytes]:
@@ -54,26 +53,29 @@ def encode_small_objects(
         for name, variable in VARIABLES.items():
             values = variable_values(name, rows, layout)
             _create(root, name, variable.dims, values, variable_attrs(name, layout))
-        _fill_catalogue(root.create_group(CATALOGUE_GROUP), rows, receipts)
+        _fill_catalogue(root.create_group(CATALOGUE_GROUP), rows)
+        _fill_clusters(root.create_group(CLUSTERS_GROUP), rows)
+        for name in GROUPS[2:]:
+            root.create_group(name)  # filled by the tasks of shards
         for name, document in array_documents(layout).items():
             memory[f"{name}/{ROOT_KEY}"] = cpu.Buffer.from_bytes(document)
         zarr.consolidate_metadata(store, zarr_format=3)
     return {key: buffer.to_bytes() for key, buffer in memory.items()}
 
 
-def _fill_catalogue(
-    group: zarr.Group, rows: Sequence[SubjectRecord], receipts: Sequence[Receipt]
-) -> None:
-    """Write text and provenance of each subject, and digests of each shard."""
+def _fill_catalogue(group: zarr.Group, rows: Sequence[SubjectRecord]) -> None:
+    """Write text and provenance of each subject."""
     for name, (meaning, text) in CATALOGUE_TEXT.items():
         _create(group, name, ("subject",), [text(row) for row in rows], {"long_name": meaning})
     sizes = np.array([row.outcome.size for row in rows], np.int64)
     meaning = "bytes of the file as read, -1 where it could not be read"
     _create(group, "source_size", ("subject",), sizes, {"long_name": meaning})
-    for name in BIG_ARRAYS:
-        digests = [o.sha256 for r in receipts for o in r.objects if o.key.startswith(f"{name}/")]
-        meaning = f"SHA-256 of each shard of {name} as written"
-        _create(group, f"{name}_sha256", ("shard",), digests, {"long_name": meaning})
+
+
+def _fill_clusters(group: zarr.Group, rows: Sequence[SubjectRecord]) -> None:
+    """Write HDUs 6 and 7 as contiguous ragged arrays of the CF conventions."""
+    for name, values in cluster_arrays(rows).items():
+        _create(group, name, values.dims, values.values, values.attrs)
 
 
 def _create(
