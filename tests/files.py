@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -94,4 +95,45 @@ def truth(path: Path) -> dict[str, Any]:
             "bar_votes": int(row["GZ_bar_votes"]),
             "number_galaxy_centers": len(hdus[6].data),
             "number_foreground_stars": len(hdus[7].data),
+            **_truth_by_class(hdus),
+        }
+
+
+MARK_CELLS = ((8, "center_points"), (8, "star_points"), (9, "spiral_paths"), (10, "bar_paths"))
+
+
+def _truth_by_class(hdus: fits.HDUList) -> dict[str, Any]:
+    masks = [hdu.data for hdu in hdus[1:5]]
+    return {
+        "classifications": tuple(len(hdus[hdu].data) for hdu, _ in MARK_CELLS),
+        "classifications_drawn": tuple(
+            sum(len(json.loads(cell)) > 0 for cell in hdus[hdu].data[column])
+            if len(hdus[hdu].data)
+            else 0
+            for hdu, column in MARK_CELLS
+        ),
+        "max_count": tuple(int(mask.max()) for mask in masks),
+        "marked_pixels": tuple(int((mask > 0).sum()) for mask in masks),
+        "marked_pixels_above_3": tuple(int((mask > 3).sum()) for mask in masks),
+    }
+
+
+def truth_of_clusters(path: Path) -> dict[str, np.ndarray]:
+    """Clusters of centers and stars that astropy reads, shape (n, 11)."""
+    with fits.open(path) as hdus:
+        return {
+            cls: np.array([list(row) for row in hdus[hdu].data], float).reshape(-1, 11)
+            for cls, hdu in (("center", 6), ("star", 7))
+        }
+
+
+def truth_of_marks(path: Path) -> dict[str, list[tuple[int, str, str]]]:
+    """Raw marks that astropy reads: classification, time and JSON text of each volunteer."""
+    with fits.open(path) as hdus:
+        return {
+            column: [
+                (int(row["classification_id"]), row["time_stamp"], row[column])
+                for row in hdus[hdu].data
+            ]
+            for hdu, column in MARK_CELLS
         }

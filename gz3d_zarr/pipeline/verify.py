@@ -17,7 +17,7 @@ from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
-from gz3d_zarr.datamodel.schema import CLUSTERS_GROUP, SHARD_ARRAYS, UNKNOWN, subject_arrays
+from gz3d_zarr.datamodel.schema import CLUSTERS_GROUP, SHARD_ARRAYS, subject_arrays
 from gz3d_zarr.datamodel.subject import Subject
 from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message
 from gz3d_zarr.pipeline import store_checks as checks
@@ -323,9 +323,10 @@ def _check_manifest(dataset: Any, catalogue: Any, manifest: Manifest) -> list[Ch
     if not any(rows.values()) or not dataset.attrs.get("source_catalogue"):
         return []
     names = [str(name) for name in catalogue["file_name"].values]
-    expected = [UNKNOWN if (row := rows.get(n)) is None else int(row.observed) for n in names]
-    wrong = np.flatnonzero(dataset["observed"].values != np.array(expected))
-    finding = f"differs from the catalogue in row {wrong[0]}" if wrong.size else ""
+    stored = dataset["observed"].values
+    known = [(i, int(row.observed)) for i, name in enumerate(names) if (row := rows.get(name))]
+    wrong = [i for i, observed in known if stored[i] != observed]
+    finding = f"differs from the catalogue in row {wrong[0]}" if wrong else ""
     return [check_that("catalogue", "observed", finding)]
 
 

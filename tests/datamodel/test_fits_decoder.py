@@ -17,6 +17,8 @@ from files import (
     edited,
     subject_files,
     truth,
+    truth_of_clusters,
+    truth_of_marks,
     with_card,
     with_cell,
     with_image,
@@ -27,6 +29,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gz3d_zarr import Status, SubjectError
+from gz3d_zarr.datamodel.annotations import CLASS_MARKS, decode_clusters
 from gz3d_zarr.datamodel.fits_decoder import decode, unpack
 from gz3d_zarr.datamodel.subject import SIDE
 
@@ -44,7 +47,19 @@ def test_files_decode_to_what_astropy_reads(simulated: Path) -> None:
         assert subject.image.dtype == subject.segmentation.dtype == np.uint8
         np.testing.assert_array_equal(subject.image, expected.pop("image"))
         np.testing.assert_array_equal(subject.segmentation, expected.pop("segmentation"))
-        assert asdict(subject.metadata) == expected
+        metadata = asdict(subject.metadata)
+        for cls, clusters in truth_of_clusters(path).items():
+            np.testing.assert_array_equal(subject.annotations.clusters[cls], clusters)
+            np.testing.assert_array_equal(
+                decode_clusters(metadata.pop(f"{cls}_clusters")), clusters
+            )
+        assert metadata == expected
+        for (question, column), marks in zip(
+            CLASS_MARKS.values(), truth_of_marks(path).values(), strict=True
+        ):
+            table = subject.annotations.tables[question]
+            found = zip(table.classification_id, table.time_stamp, table.marks[column], strict=True)
+            assert list(found) == marks
 
 
 BAD = {
