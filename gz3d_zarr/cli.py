@@ -264,9 +264,9 @@ def export() -> None:
 @_export_options
 @_handle_errors
 def export_fits_files(store: str, dest: str, as_json: bool, **options: Any) -> None:
-    """Write subject files, HDUs 0 to 5, into the folder DEST.
+    """Write subject files, with all 11 HDUs, into the folder DEST.
 
-    They have the same names as the source files.
+    They have the same names and values as the source files.
     """
     from gz3d_zarr.export.fits import export_fits
 

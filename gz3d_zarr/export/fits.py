@@ -1,9 +1,9 @@
-"""Write subject files from a store, with the HDUs whose values the store has."""
+"""Write subject files from a store, with all HDUs of the original files."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
+from gz3d_zarr.datamodel.annotations import (
+    CLUSTER_COLUMNS,
+    CLUSTER_HDUS,
+    MARK_COLUMNS,
+    MarkTable,
+)
 from gz3d_zarr.datamodel.file_names import base_name
 from gz3d_zarr.datamodel.wcs import image_wcs
+from gz3d_zarr.export.annotations import Clusters, read_clusters, read_marks
 from gz3d_zarr.export.runner import (
     ExportReport,
     Runner,
@@ -33,10 +40,8 @@ if TYPE_CHECKING:
 
 
 COMPRESSION = 6
-HISTORY = (
-    "Written from a Zarr store by gz3d_zarr: HDUs 0 to 5 only. The store",
-    "does not have HDUs 6 to 10 (clusters and the volunteers' raw marks).",
-)
+_Column = tuple[str, str, NDArray[Any]]
+"""Name, FITS format, and values of a column."""
 # Name, FITS format, and the variable or the column of the group catalogue that has the value.
 # Order and formats are those of release v4_0_0.
 _COLUMNS = (
@@ -57,10 +62,11 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class _Task:
-    """The subjects of one shard; `texts` has one value per subject."""
+    """The subjects of one shard; `texts` and `clusters` have one value per subject."""
 
     selection: Selection
     texts: Mapping[str, list[str]]
+    clusters: Sequence[Clusters]
     destination: ObjectStore
 
 
@@ -79,9 +85,9 @@ def export_fits(
 ) -> ExportReport:
     """Write gzipped subject files with the names of the original files.
 
-    HDUs 0 to 5 have the original values, types and WCS. The store does not have HDUs 6 to 10;
-    HISTORY cards in the header of HDU 0 say so. A ``MANGA_TILEID`` of -1 in the store is written as
-    NaN, as in the original file.
+    All 11 HDUs have the original values, columns, types and WCS. A ``MANGA_TILEID`` of -1 in the
+    store is written as NaN, as in the original file. Columns of marks are as wide as their longest
+    text; all columns of a table without rows are of type D, as in the original file.
 
     Parameters
     ----------
@@ -121,11 +127,12 @@ def export_fits(
     selection, destination = open_source_and_destination(
         store, dest, rows, storage_options, destination_options, overwrite=overwrite
     )
-    texts = read_texts(selection)
+    texts, clusters = read_texts(selection), read_clusters(selection)
     tasks = [
         _Task(
             selection.take(positions),
             {name: values[positions].tolist() for name, values in texts.items()},
+            [clusters[position] for position in positions],
             destination,
         )
         for positions in selection.shards()
@@ -137,11 +144,12 @@ def export_fits(
 def _write_shard(task: _Task) -> WrittenFiles:
     size = 0
     reader = ChunkReader(task.selection.store)
+    marks = read_marks(task.selection)
     for i, image, segmentation in read_subjects(reader, task.selection):
         values = {name: column[i] for name, column in task.selection.table.items()}
         values |= {name: column[i] for name, column in task.texts.items()}
         buffer = io.BytesIO()
-        make_hdus(values, image, segmentation).writeto(buffer)
+        make_hdus(values, image, segmentation, task.clusters[i], marks[i]).writeto(buffer)
         data = bytes(deflate.gzip_compress(buffer.getbuffer(), COMPRESSION))
         task.destination.put(base_name(values["file_name"]), data)
         size += len(data)
@@ -149,9 +157,13 @@ def _write_shard(task: _Task) -> WrittenFiles:
 
 
 def make_hdus(
-    values: Mapping[str, Any], image: NDArray[np.uint8], segmentation: NDArray[np.uint8]
+    values: Mapping[str, Any],
+    image: NDArray[np.uint8],
+    segmentation: NDArray[np.uint8],
+    clusters: Clusters,
+    marks: Mapping[str, MarkTable],
 ) -> HDUList:
-    """HDUs 0 to 5 of a subject file.
+    """The 11 HDUs of a subject file.
 
     Parameters
     ----------
@@ -160,6 +172,10 @@ def make_hdus(
     image : ndarray of uint8, shape (525, 525, 3)
     segmentation : ndarray of uint8, shape (4, 525, 525)
         Written as float64, as in the original file.
+    clusters : mapping of str to ndarray of float64, shape (n, 11)
+        Class to the rows of HDUs 6 and 7.
+    marks : mapping of str to MarkTable
+        HDUs 8 to 10, by the keys of `MARK_COLUMNS`.
 
     Returns
     -------
@@ -168,17 +184,31 @@ def make_hdus(
     from astropy.io import fits
 
     header = image_wcs(*(float(values[name]) for name in ("ra", "dec", "scale"))).to_header()
-    primary = fits.PrimaryHDU(image, header)
-    for line in HISTORY:
-        primary.header.add_history(line)
     masks = [fits.ImageHDU(mask.astype(np.float64), header) for mask in segmentation]
-    return fits.HDUList([primary, *masks, _table(values)])
+    return fits.HDUList(
+        [
+            fits.PrimaryHDU(image, header),
+            *masks,
+            _table(_metadata_columns(values)),
+            *(_table(_cluster_columns(clusters[cls])) for cls in CLUSTER_HDUS),
+            *(_table(_mark_columns(marks[question])) for question in MARK_COLUMNS),
+        ]
+    )
 
 
-def _table(values: Mapping[str, Any]) -> BinTableHDU:
+def _table(columns: Iterable[_Column]) -> BinTableHDU:
     from astropy.io import fits
 
-    columns = []
+    return fits.BinTableHDU.from_columns(
+        [
+            fits.Column(name, form if len(array) else "D", array=array)
+            for name, form, array in columns
+        ]
+    )
+
+
+def _metadata_columns(values: Mapping[str, Any]) -> Iterator[_Column]:
+    """Columns of HDU 5."""
     for name, form, key in _COLUMNS:
         value = values[key]
         if name == "MANGA_TILEID" and value == -1:
@@ -187,5 +217,19 @@ def _table(values: Mapping[str, Any]) -> BinTableHDU:
             form = "J"
         if form.endswith("A"):
             form = f"{max(int(form[:-1]), len(value))}A"
-        columns.append(fits.Column(name, form, array=np.array([value])))
-    return fits.BinTableHDU.from_columns(columns)
+        yield name, form, np.array([value])
+
+
+def _cluster_columns(rows: NDArray[np.float64]) -> Iterator[_Column]:
+    """Columns of HDU 6 or 7; counts are integers, as in the original file."""
+    for name, column in zip(CLUSTER_COLUMNS, rows.T, strict=True):
+        is_integer = name == "count" and not (column % 1).any()
+        yield name, "K" if is_integer else "D", column
+
+
+def _mark_columns(table: MarkTable) -> Iterator[_Column]:
+    """Columns of one of HDUs 8 to 10."""
+    yield "classification_id", "K", np.array(table.classification_id, np.int64)
+    for name, texts in {"time_stamp": table.time_stamp, **table.marks}.items():
+        column = np.array(texts, np.bytes_)
+        yield name, f"{column.dtype.itemsize}A", column

@@ -1,0 +1,95 @@
+"""Clusters and raw marks of the selected subjects of a store (HDUs 6 to 10 of their files)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gz3d_zarr.backends.store import read_group
+from gz3d_zarr.datamodel.annotations import CLUSTER_COLUMNS, MarkTable, marks_from_json
+from gz3d_zarr.datamodel.cluster_arrays import ROW_SIZES
+from gz3d_zarr.datamodel.schema import CLUSTERS_GROUP, MARKS
+from gz3d_zarr.errors import StoreError
+from gz3d_zarr.export.subset import Selection
+from gz3d_zarr.storage.build_record import ROOT_KEY
+from gz3d_zarr.storage.shards import decode_shard, shard_key
+
+Clusters = Mapping[str, NDArray[np.float64]]
+"""Class to the clusters of one subject, shape (n, 11), columns as in `CLUSTER_COLUMNS`."""
+
+
+def read_clusters(selection: Selection) -> list[Clusters]:
+    """Read the whole group ``clusters``, and split it by subject.
+
+    Returns
+    -------
+    list of mapping
+        One per selected subject.
+
+    Raises
+    ------
+    StoreError
+        The group cannot be read, or it does not have as many clusters as the root says.
+    """
+    group = read_group(selection.store, CLUSTERS_GROUP)
+    by_class = {}
+    for cls, (size_name, _) in ROW_SIZES.items():
+        names = [f"{cls}_{column}" for column in CLUSTER_COLUMNS]
+        missing = [name for name in (size_name, *names) if name not in group]
+        if missing:
+            raise StoreError(
+                f"the group {CLUSTERS_GROUP} of {selection.store.url} lacks {', '.join(missing)}: "
+                "another program changed it"
+            )
+        whole = np.column_stack([group[name].values for name in names])
+        sizes = group[size_name].values
+        stops = np.cumsum(sizes)
+        # Zarr reads missing chunks as zeros.
+        if stops[-1] != len(whole) or (sizes[selection.rows] != selection.table[size_name]).any():
+            raise StoreError(
+                f"the group {CLUSTERS_GROUP} of {selection.store.url} does not have as many {cls} "
+                f"clusters as {size_name} says: the store is damaged; gz3d-zarr verify says where"
+            )
+        by_class[cls] = [whole[stops[row] - sizes[row] : stops[row]] for row in selection.rows]
+    return [{cls: by_class[cls][i] for cls in by_class} for i in range(len(selection))]
+
+
+def read_marks(selection: Selection) -> list[dict[str, MarkTable]]:
+    """Read the raw marks of each selected subject, one object per shard.
+
+    Returns
+    -------
+    list of dict
+        One per selected subject: a `MarkTable` for each key of `MARK_COLUMNS`.
+
+    Raises
+    ------
+    StoreError
+        A shard is missing, or it cannot be read.
+    """
+    store = selection.store
+    document = store.get(f"{MARKS}/{ROOT_KEY}")
+    if document is None:
+        raise StoreError(f"{store.url} has no array {MARKS}: another program changed it")
+    array = json.loads(document)
+    size = int(array["chunk_grid"]["configuration"]["chunk_shape"][0])
+    if min(size, array["shape"][0]) != selection.shard_size:
+        raise StoreError(
+            f"{MARKS} of {store.url} has chunks of {size} subjects, expected "
+            f"{selection.shard_size} as in image: another program changed it"
+        )
+    marks = []
+    for positions in selection.shards():
+        shard, inside = np.divmod(selection.rows[positions], size)
+        number = int(shard[0])
+        data = store.get(shard_key(MARKS, number))
+        if data is None:
+            raise StoreError(
+                f"shard {number} of {MARKS} in {store.url} is missing: the store is damaged"
+            )
+        texts = decode_shard({MARKS: document}, MARKS, number, data, int(inside[-1]) + 1)
+        marks += [marks_from_json(str(text)) for text in texts[inside]]
+    return marks
