@@ -23,6 +23,7 @@ import gz3d_zarr
 from gz3d_zarr.cli_options import (
     SectionGroup,
     all_of,
+    class_option,
     cone_option,
     destination_option,
     failure_options,
@@ -247,7 +248,6 @@ _export_options = all_of(
     cone_option,
     store_options,
     destination_option,
-    worker_options,
     in_section("Other", "--overwrite", is_flag=True, help="Replace files of the same names."),
     json_option,
 )
@@ -262,6 +262,7 @@ def export() -> None:
 @click.argument("store")
 @click.argument("dest")
 @_export_options
+@worker_options
 @_handle_errors
 def export_fits_files(store: str, dest: str, as_json: bool, **options: Any) -> None:
     """Write subject files, with all 11 HDUs, into the folder DEST.
@@ -277,6 +278,7 @@ def export_fits_files(store: str, dest: str, as_json: bool, **options: Any) -> N
 @click.argument("store")
 @click.argument("dest")
 @_export_options
+@worker_options
 @_handle_errors
 def export_mmu_files(store: str, dest: str, as_json: bool, **options: Any) -> None:
     """Write HDF5 files in the layout of the Multimodal Universe.
@@ -286,6 +288,22 @@ def export_mmu_files(store: str, dest: str, as_json: bool, **options: Any) -> No
     from gz3d_zarr.export.mmu import export_mmu
 
     _export(export_mmu, store, dest, as_json, options)
+
+
+@export.command("marks")
+@click.argument("store")
+@click.argument("dest")
+@_export_options
+@class_option
+@_handle_errors
+def export_marks_file(store: str, dest: str, as_json: bool, **options: Any) -> None:
+    """Write the volunteers' raw marks into the GeoParquet file DEST.
+
+    It has one row per path (spiral, bar) or point (center, star), in pixels and in degrees.
+    """
+    from gz3d_zarr.export.marks import export_marks
+
+    _export(export_marks, store, dest, as_json, options)
 
 
 def _export(

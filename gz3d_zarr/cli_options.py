@@ -16,6 +16,7 @@ import click
 
 from gz3d_zarr.datamodel.layout import LayoutOptions
 from gz3d_zarr.datamodel.option_fields import OptionSpec, option_specs
+from gz3d_zarr.datamodel.subject import CLASSES
 from gz3d_zarr.pipeline.failure_policy import FailurePolicy
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 
@@ -67,6 +68,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "gz3d-zarr export mmu gz3d.zarr mmu",
         "gz3d-zarr export mmu gz3d.zarr mmu --ids my_galaxies.txt",
         "gz3d-zarr export mmu gz3d.zarr mmu --overwrite --workers 4",
+    ),
+    "marks": (
+        "gz3d-zarr export marks gz3d.zarr marks.parquet",
+        "gz3d-zarr export marks gz3d.zarr bars.parquet --class bar",
+        "gz3d-zarr export marks gz3d.zarr marks.parquet --ids my_galaxies.txt",
     ),
     "plot": (
         "gz3d-zarr plot gz3d.zarr 1-150042 -o galaxy.png",
@@ -305,6 +311,14 @@ cone_option = in_section(
     metavar="RA,DEC,RADIUS",
     callback=parse_cone,
     help="Only subjects within RADIUS arcseconds of a position in degrees.",
+)
+class_option = in_section(
+    "Selection",
+    "--class",
+    "classes",
+    type=click.Choice(CLASSES),
+    multiple=True,
+    help="Only marks of this class. Repeatable. [default: all]",
 )
 picture_options = all_of(
     in_section(
