@@ -38,6 +38,7 @@ def make_hdus(
     """The eleven HDUs of a subject file."""
     wcs = image_wcs(metadata.ra, metadata.dec, metadata.scale)
     header = wcs.to_header()
+    header.remove("MJDREF", ignore_missing=True)  # newer releases of WCSLIB write it
     masks = [
         mark_mask(clusters[0]),
         mark_mask(clusters[1]),
