@@ -20,6 +20,8 @@ from gz3d_zarr.errors import missing_extra_error
 EPS = 5.0
 MIN_SAMPLES = 3
 SIGMAS = 2.0
+NOTHING_FRACTION = 0.1
+"""Share of volunteers who draw no path though they were asked."""
 Points = list[list[float]]
 Paths = list[Points]
 FloatArray = NDArray[np.float64]
@@ -112,7 +114,7 @@ def draw_marks(
         points = [rng.normal(target, spread) for target in targets if rng.random() < 0.93]
         if rng.random() < 0.04:
             points.append(rng.uniform(0, SIDE - 1, 2))  # noise
-        drawn.append([_rounded(point) for point in points])
+        drawn.append(_rounded(np.array(points).reshape(-1, 2)))
     return drawn
 
 
@@ -128,13 +130,11 @@ def draw_outlines(
     for _ in range(volunteers):
         paths: Paths = []
         shift, spread = rng.normal(0, 3, 2), rng.uniform(0.8, 2.0)
-        for outline in outlines:
+        for outline in outlines if rng.random() >= NOTHING_FRACTION else []:
             for _ in range(repeats):
                 if rng.random() < 0.08:
                     continue
-                points = [
-                    _rounded(p) for p in outline + shift + rng.normal(0, spread, outline.shape)
-                ]
+                points = _rounded(outline + shift + rng.normal(0, spread, outline.shape))
                 kind = rng.random()
                 if kind < 0.03:
                     points = points[:1]
@@ -145,5 +145,7 @@ def draw_outlines(
     return drawn
 
 
-def _rounded(point: FloatArray) -> list[float]:
-    return [round(float(np.clip(value, 0, SIDE - 1)), 1) for value in point]
+def _rounded(points: FloatArray) -> Points:
+    """Points, shape (n, 2), within the image and to a tenth of a pixel."""
+    rounded: Points = np.round(np.clip(points, 0, SIDE - 1), 1).tolist()
+    return rounded

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -30,6 +32,10 @@ def cards(header: fits.Header) -> list[tuple[str, object, str]]:
         for c in header.cards
         if c.keyword != "MJDREF"
     ]
+
+
+def open_subject(index: int) -> fits.HDUList:
+    return fits.open(io.BytesIO(gzip.decompress(simulate_subject(index).data)))
 
 
 def test_headers_and_columns_are_those_of_the_producer(simulated: Path, reference: Path) -> None:
@@ -84,13 +90,37 @@ def test_edge_cases_repeat(simulated: Path) -> None:
             asked = m["GZ_total_classifications"] and (
                 m["GZ_spiral_votes"] / m["GZ_total_classifications"] >= 0.2
             )
-            assert bool(len(hdus[9].data)) == bool(asked)
-            if not asked:
+            without_votes = path == files[EdgeCase.ASKED_WITHOUT_VOTES]
+            assert bool(len(hdus[9].data)) == bool(asked or without_votes)
+            if len(hdus[9].data) == 0:
                 empty.append(path)
                 assert hdus[9].columns.formats == ["D", "D", "D"]
             if len(hdus[7].data) == 0:
                 assert set(hdus[7].columns.formats) == {"D"}
     assert empty
+
+
+def test_volunteers_who_drew_nothing_have_an_empty_list() -> None:
+    with open_subject(EdgeCase.ASKED_WITHOUT_VOTES) as hdus:
+        row = hdus[5].data[0]
+        assert row["GZ_total_classifications"] > 0
+        assert (row["GZ_spiral_votes"], row["GZ_bar_votes"]) == (0, 0)
+        for hdu, column in ((9, "spiral_paths"), (10, "bar_paths")):
+            assert len(hdus[hdu].data) >= 12
+            assert set(hdus[hdu].data[column]) == {"[]"}
+        assert not hdus[3].data.any()
+    with open_subject(EdgeCase.COUNTS_ABOVE_15) as hdus:
+        for hdu, column in ((8, "center_points"), (9, "spiral_paths"), (10, "bar_paths")):
+            nothing = (hdus[hdu].data[column] == "[]").sum()
+            assert 0 < nothing < 20
+
+
+def test_samples_are_lists_and_often_empty(simulated: Path) -> None:
+    with fits.open(simulated / "gz3d_metadata.fits") as hdus:
+        samples = hdus[1].data["sample"].tolist()
+    assert 2 < samples.count("") < 10
+    assert "sdss_lost_set,original" in samples
+    assert "stripe82,stripe82" in samples
 
 
 def test_masks_follow_from_the_marks_in_the_file(simulated: Path) -> None:
@@ -130,8 +160,9 @@ def test_rules_on_marks_worked_by_hand() -> None:
 
 def test_files_are_plausible_and_repeatable(simulated: Path, tmp_path: Path) -> None:
     sizes = [path.stat().st_size for path in subject_files(simulated)]
-    assert 200_000 < min(sizes)
-    assert max(sizes) < 450_000
+    assert 180_000 < min(sizes)  # reference files: 180 to 481 KB, on average 357 KB
+    assert max(sizes) < 481_000
+    assert 330_000 < np.mean(sizes) < 390_000
     files = simulate_archive(3, tmp_path / "again")
     for path in files:
         assert path.read_bytes() == (simulated / path.name).read_bytes()
