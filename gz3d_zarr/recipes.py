@@ -3,7 +3,8 @@
 They run on the current scheduler of dask: a `distributed.Client` if there is one, else threads. A
 task reads one shard and returns a small sum, so that it needs the memory of one shard, and the full
 survey (29,813 subjects in 466 shards) is a graph of fewer than 3,000 tasks. Subjects whose status
-is not ok are left out, and a `LeftOutWarning` counts them.
+is not ok are left out, and so are, for each class, those of which nobody was asked about it; a
+`LeftOutWarning` counts them.
 
 A recipe also accepts a selection, such as ``ds.gz3d.votes(spiral=0.2)``: dask then first combines
 rows of adjacent shards, in fewer than 4,500 tasks. Open the store with `open_store`, whose dask
@@ -15,7 +16,8 @@ for its status and for its masks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import dask.array as da
@@ -30,9 +32,10 @@ from gz3d_zarr.analysis.indexing import (
     compute_variables,
     with_subject_dim,
 )
+from gz3d_zarr.analysis.reductions import sum_annuli, sum_blocks, sum_masks
 from gz3d_zarr.analysis.validation import find_ok, validate_dataset
-from gz3d_zarr.datamodel.subject import CRPIX, SIDE, THRESHOLD
-from gz3d_zarr.errors import UsageError
+from gz3d_zarr.datamodel.subject import SIDE, THRESHOLD
+from gz3d_zarr.errors import LeftOutWarning, UsageError, plural
 
 FloatArray = NDArray[np.float64]
 STEP = 0.5
@@ -55,7 +58,8 @@ def mean_mask(
     ----------
     dataset : xarray.Dataset
         From `open_store`, or a selection from it. Volunteers were asked for spiral arms, or a bar,
-        only if at least a fifth of the votes were for one: select ``ds.gz3d.votes(spiral=0.2)``.
+        only if at least a fifth of the votes were for one; ``ds.gz3d.asked("spiral")`` selects
+        those subjects.
     cls : {'center', 'star', 'spiral', 'bar'}, optional
         None: all, along the dimension ``class``.
     of : {'subjects', 'counts'}
@@ -67,8 +71,10 @@ def mean_mask(
     Returns
     -------
     xarray.DataArray
-        float64 ([class,] y, x), a dask array: a fraction from 0 to 1, or a number of volunteers.
-        Pixels are averaged whatever their scale, which is usually 0.099 arcsec in the survey.
+        float64 ([class,] y, x), a dask array: a fraction from 0 to 1, or a number of volunteers;
+        NaN for a class that no subject was asked about. The attribute ``subjects`` has the number
+        of subjects that were averaged, for all classes a list. Pixels are averaged whatever
+        their scale, which is usually 0.099 arcsec in the survey.
 
     Raises
     ------
@@ -80,24 +86,25 @@ def mean_mask(
     Warns
     -----
     LeftOutWarning
-        Counts subjects whose status is not ok. They are left out.
+        Counts subjects whose status is not ok, or of which nobody was asked. They are left out.
     """
     if of not in ("subjects", "counts"):
         raise UsageError(f"of is {of!r}, expected subjects or counts")
     masks.whole_threshold(threshold)  # refuses what is out of range
     rows, planes = _planes(dataset, cls)
-    ok = _ok(rows, "the mean mask")
+    known = _volunteers(rows, cls, "the mean mask") > 0
+    subjects = known.sum(axis=0)
     level = threshold if of == "subjects" else None
-    total = _sum_blocks(_sum_masks, planes, ok, planes.shape[1:], level=level)
+    total = sum_blocks(sum_masks, planes, known, planes.shape[1:], level=level)
     marked = f"fraction of subjects marked by more than {threshold:g} volunteers"
     meaning = marked if of == "subjects" else "mean count of volunteers"
     return _result(
         planes[0],
         ("class", "y", "x"),
-        total / int(ok.sum()),
+        total / np.where(subjects, subjects, np.nan)[:, None, None],
         cls,
         "mean_mask",
-        {"long_name": meaning, "units": "1", "subjects": int(ok.sum())},
+        {"long_name": meaning, "units": "1", "subjects": _per_class(subjects, cls)},
     )
 
 
@@ -109,8 +116,7 @@ def arms_against_bars(
 ) -> xr.Dataset:
     """Compare the area of each subject's spiral arms with its votes for a bar.
 
-    If few people voted for spiral arms, volunteers were not asked to draw them, and the area is 0.
-    Select ``ds.gz3d.votes(spiral=0.2)`` first if 0 must mean that nothing was marked.
+    An area of 0 means that volunteers were asked to draw arms, and marked nothing.
 
     Parameters
     ----------
@@ -125,11 +131,11 @@ def arms_against_bars(
     Returns
     -------
     xarray.Dataset
-        In memory. Along ``subject``, only those whose status is ok: ``arm_area`` (float64,
-        arcsec2), ``bar_fraction`` and ``spiral_fraction`` (float32, 0 to 1; NaN if unknown), and
-        the coordinates of the subjects. With `bins`, along ``bar_bin``, the centers of the bins:
-        ``median_area`` (float64, arcsec2; NaN for an empty bin), ``number`` (int64), and the edges
-        ``bar_low, bar_high``.
+        In memory. Along ``subject``, only those of which volunteers were asked: ``arm_area``
+        (float64, arcsec2), ``bar_fraction`` and ``spiral_fraction`` (float32, 0 to 1; NaN if
+        unknown), and the coordinates of the subjects. With `bins`, along ``bar_bin``, the centers
+        of the bins: ``median_area`` (float64, arcsec2; NaN for an empty bin), ``number`` (int64),
+        and the edges ``bar_low, bar_high``.
 
     Raises
     ------
@@ -141,14 +147,14 @@ def arms_against_bars(
     Warns
     -----
     LeftOutWarning
-        Counts subjects whose status is not ok. They are left out.
+        Counts subjects whose status is not ok, or of which nobody was asked. They are left out.
     """
     validate_dataset(dataset, "vote_fraction", "class", "segmentation", "status", "scale")
     edges = None if bins is None else _bar_edges(bins)
     rows = with_subject_dim(dataset)
     area = masks.class_area(rows, "spiral", threshold)
     positions = {name: masks.check_class(rows, name) for name in CLASS_PHRASES}
-    ok = _ok(rows, "arms against bars")
+    is_asked = _volunteers(rows, "spiral", "arms against bars")[:, 0] > 0
     (votes,) = compute_variables(rows.transpose("subject", "class", ...), "vote_fraction")
     table: dict[str, Any] = {"arm_area": ("subject", area.values, area.attrs)}
     for name, position in positions.items():
@@ -161,7 +167,7 @@ def arms_against_bars(
         }
         table[f"{name}_fraction"] = ("subject", known, meaning)
     along = {n: c.variable.copy() for n, c in rows.coords.items() if c.dims == ("subject",)}
-    result: xr.Dataset = xr.Dataset(table, along).isel(subject=np.flatnonzero(ok)).load()
+    result: xr.Dataset = xr.Dataset(table, along).isel(subject=np.flatnonzero(is_asked)).load()
     return result if edges is None else result.assign(_binned(result, edges))
 
 
@@ -171,9 +177,9 @@ def radial_profile(
     """Mean fraction of volunteers as a function of the distance from the center of the image.
 
     Annuli are circles around the position of the subject, pixel 261.5 counted from 0, which is the
-    center of the bundle; the inclination of the galaxy is ignored. Each subject has the same
-    weight: its own profile is the mean over the pixels with centers in an annulus, whose radii are
-    in arcsec for every scale.
+    center of the bundle; the inclination of the galaxy is ignored. Each subject of which
+    volunteers were asked has the same weight: its own profile is the mean over the pixels with
+    centers in an annulus, whose radii are in arcsec for every scale.
 
     Parameters
     ----------
@@ -188,9 +194,10 @@ def radial_profile(
     Returns
     -------
     xarray.DataArray
-        float64 ([class,] radius), a dask array: counts divided by 15, the usual number of
-        volunteers, so that it may exceed 1; NaN if no pixel is in the annulus. The coordinates
-        ``radius`` (the middle of each annulus), ``radius_low`` and ``radius_high`` are in arcsec.
+        float64 ([class,] radius), a dask array: counts divided by ``classifications``, the number
+        of volunteers who were asked, so that it may exceed 1; NaN if no pixel is in the annulus.
+        The coordinates ``radius`` (the middle of each annulus), ``radius_low`` and ``radius_high``
+        are in arcsec. The attribute ``subjects`` is that of `mean_mask`.
 
     Raises
     ------
@@ -202,26 +209,30 @@ def radial_profile(
     Warns
     -----
     LeftOutWarning
-        Counts subjects whose status is not ok. They are left out.
+        Counts subjects whose status is not ok, or of which nobody was asked. They are left out.
     """
     validate_dataset(dataset, "scale")
     default = np.arange(0, MAX_RADIUS + STEP, STEP)
     bounds = default if edges is None else _ascending(edges, "edges", 0, math.inf)
     rows, planes = _planes(dataset, cls)
-    ok = _ok(rows, "the radial profile")
+    volunteers = _volunteers(rows, cls, "the radial profile")
     (scale,) = compute_variables(rows, "scale")
-    shape = planes.shape[1] + 1, len(bounds) - 1
-    pixel = np.where(ok, scale * 3600, np.nan)
-    total = _sum_blocks(_sum_annuli, planes, pixel, shape, edges=bounds)
-    subjects = total[-1]  # with a pixel in the annulus
-    mean = da.where(subjects > 0, total[:-1] / da.maximum(subjects, 1), np.nan) / masks.VOLUNTEERS
+    classes = planes.shape[1]
+    weights = np.column_stack([scale * 3600, volunteers])
+    total = sum_blocks(sum_annuli, planes, weights, (2 * classes, len(bounds) - 1), edges=bounds)
+    subjects = total[classes:]  # with a pixel in the annulus
+    mean = da.where(subjects > 0, total[:classes] / da.maximum(subjects, 1), np.nan)
     profile = _result(
         planes[0, :, 0, 0],
         ("class", "radius"),
         mean,
         cls,
         "radial_profile",
-        {"long_name": "mean fraction of volunteers", "units": "1", "subjects": int(ok.sum())},
+        {
+            "long_name": "mean fraction of volunteers",
+            "units": "1",
+            "subjects": _per_class((volunteers > 0).sum(axis=0), cls),
+        },
     )
     unit = {"units": "arcsec"}
     return profile.assign_coords(
@@ -236,7 +247,7 @@ CLASS_PHRASES = {"spiral": "spiral arms", "bar": "a bar"}
 
 def _planes(dataset: xr.Dataset, cls: str | None) -> tuple[xr.Dataset, xr.DataArray]:
     """The Dataset with the dimension ``subject``, and its counts (subject, class, y, x) in dask."""
-    validate_dataset(dataset, "segmentation", "class", "status")
+    validate_dataset(dataset, "segmentation", "class", "status", "classifications")
     rows = with_subject_dim(dataset)
     counts = as_shard_chunks(rows["segmentation"])
     if "class" not in counts.dims:
@@ -254,71 +265,43 @@ def _planes(dataset: xr.Dataset, cls: str | None) -> tuple[xr.Dataset, xr.DataAr
     return rows, chunk_values(counts, {"class": -1, "y": -1, "x": -1})
 
 
-def _ok(rows: xr.Dataset, purpose: str) -> NDArray[np.bool_]:
+def _volunteers(rows: xr.Dataset, cls: str | None, purpose: str) -> FloatArray:
+    """How many volunteers were asked, (subject, class): 0 if nobody, or the status is not ok.
+
+    Warns about subjects that are 0.
+    """
     if not rows.sizes["subject"]:
         raise UsageError(f"there is no subject for {purpose}")
-    return find_ok(rows, purpose, stacklevel=4)
+    ok = find_ok(rows, purpose, stacklevel=4)
+    asked = masks.volunteers_asked(rows, cls)
+    asked = asked if "class" in asked.dims else asked.expand_dims("class")
+    values = asked.transpose("subject", "class").values
+    numbers: FloatArray = np.where(ok[:, None], np.nan_to_num(values), 0).astype(np.float64)
+    names = [str(cls)] if cls is not None else np.atleast_1d(rows["class"].values).tolist()
+    missing = (ok.sum() - (numbers > 0).sum(axis=0)).tolist()
+    if not numbers.any():
+        raise UsageError(
+            f"no subject is left for {purpose}: volunteers were not asked about "
+            f"{' or '.join(names)} for any of the {plural(int(ok.sum()), 'subject')}"
+        )
+    if any(missing):
+        counts = ", ".join(
+            f"{plural(n, 'subject')} for {name}"
+            for n, name in zip(missing, names, strict=True)
+            if n
+        )
+        warnings.warn(
+            f"left out of {purpose}, as volunteers were not asked: {counts}",
+            LeftOutWarning,
+            stacklevel=3,
+        )
+    return numbers
 
 
-def _sum_blocks(
-    function: Callable[..., Any],
-    planes: xr.DataArray,
-    weights: NDArray[Any],
-    shape: tuple[int, ...],
-    **options: Any,
-) -> da.Array:
-    """Sum the results of a function of each block of rows and the weights of these rows.
-
-    The function returns float64 with `shape`; nothing else of a block is kept in memory.
-    """
-    block = da.from_array(weights, chunks=(planes.variable.chunksizes["subject"],))
-    letters = "abcdef"[: len(shape)]
-    parts = da.blockwise(
-        function,
-        "s" + letters,
-        planes.data,
-        "sklm",
-        block,
-        "s",
-        new_axes=dict(zip(letters, shape, strict=True)),
-        adjust_chunks={"s": 1},
-        concatenate=True,
-        dtype=np.float64,
-        meta=np.empty((0,) * (1 + len(shape))),
-        **options,
-    )
-    total: da.Array = parts.sum(axis=0)
-    return total
-
-
-def _sum_masks(counts: NDArray[Any], ok: NDArray[np.bool_], level: float | None) -> FloatArray:
-    """Sum of the counts, or of counts > level, over the rows that are ok: (1, class, y, x)."""
-    total = np.zeros(counts.shape[1:])
-    for i in np.flatnonzero(ok):  # row by row, to need little memory in addition to the block
-        total += counts[i] if level is None else counts[i] > level
-    return total[None]
-
-
-def _sum_annuli(counts: NDArray[Any], pixel: FloatArray, edges: FloatArray) -> FloatArray:
-    """Sum of the profiles of all rows, shape (1, class + 1, annulus).
-
-    The last plane is the number of rows with a pixel in the annulus. `pixel` is the scale in
-    arcsec; rows where it is NaN are left out. A profile is linear in the counts, so that the counts
-    of all rows with the same scale are added first.
-    """
-    total = np.zeros((counts.shape[1] + 1, len(edges) - 1))
-    offset = np.arange(SIDE) - (CRPIX - 1)
-    distance = np.hypot(offset[:, None], offset).ravel()
-    for scale in np.unique(pixel[np.isfinite(pixel)]):
-        annulus = np.searchsorted(edges, distance * scale, side="right")  # 0: inside the first edge
-        within = np.bincount(annulus, minlength=len(edges) + 1)[1:-1]
-        rows = np.flatnonzero(pixel == scale)
-        planes = _sum_masks(counts, pixel == scale, None)[0].reshape(counts.shape[1], -1)
-        for i, plane in enumerate(planes):
-            sums = np.bincount(annulus, plane, minlength=len(edges) + 1)[1:-1]
-            total[i] += sums / np.maximum(within, 1)
-        total[-1] += len(rows) * (within > 0)
-    return total[None]
+def _per_class(numbers: NDArray[np.int_], cls: str | None) -> int | list[int]:
+    """A number per class, or that of the one class; for attributes."""
+    found: list[int] = numbers.tolist()
+    return found if cls is None else found[0]
 
 
 def _result(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from gz3d_zarr import GZ3DError, LeftOutWarning, StoreError, UsageError
 from gz3d_zarr.datamodel.schema import BIG_ARRAYS, LABELS
 from gz3d_zarr.recipes import arms_against_bars, mean_mask, radial_profile
 
+pytestmark = pytest.mark.filterwarnings("ignore:left out of .*, as volunteers were not asked")
 SURVEY, SHARD = 29_813, 64
 MOST_TASKS = {"all": 3000, "selected": 4500}
 CLASSES = ("center", "star", "spiral", "bar")
@@ -61,7 +63,18 @@ def _scheduler(request: pytest.FixtureRequest) -> Iterator[None]:
             yield
 
 
-def profile(counts: np.ndarray, arcsec: np.ndarray, edges: np.ndarray) -> np.ndarray:
+@pytest.fixture
+def volunteers(ds: xr.Dataset) -> np.ndarray:
+    """How many were asked (subject, class)."""
+    found: np.ndarray = ds["classifications"].values
+    assert (found[:, 2] == 0).any()
+    assert (found[:, 2] > 0).any()
+    return found
+
+
+def profile(
+    counts: np.ndarray, volunteers: np.ndarray, arcsec: np.ndarray, edges: np.ndarray
+) -> np.ndarray:
     """Mean profile (class, annulus), the long way: a subject and an annulus at a time."""
     y, x = np.mgrid[:525, :525]
     profiles = np.full((len(counts), 4, len(edges) - 1), np.nan)
@@ -70,14 +83,18 @@ def profile(counts: np.ndarray, arcsec: np.ndarray, edges: np.ndarray) -> np.nda
         for j in range(len(edges) - 1):
             within = (radius >= edges[j]) & (radius < edges[j + 1])
             if within.any():
-                profiles[i, :, j] = counts[i][:, within].mean(axis=1) / 15
+                asked = np.where(volunteers[i] > 0, volunteers[i], np.nan)
+                profiles[i, :, j] = counts[i][:, within].mean(axis=1) / asked
     known = np.isfinite(profiles)
     total = np.where(known, profiles, 0).sum(axis=0)
     return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
 
 
 @pytest.mark.usefixtures("_scheduler")
-def test_mean_mask_is_the_share_of_subjects(ds: xr.Dataset, counts: np.ndarray) -> None:
+def test_mean_mask_is_the_share_of_subjects(
+    ds: xr.Dataset, counts: np.ndarray, volunteers: np.ndarray
+) -> None:
+    asked = volunteers > 0
     mean = mean_mask(ds)
     assert mean.dims == ("y", "x")
     assert mean.dtype == np.float64
@@ -86,23 +103,49 @@ def test_mean_mask_is_the_share_of_subjects(ds: xr.Dataset, counts: np.ndarray) 
     assert mean.attrs == {
         "long_name": "fraction of subjects marked by more than 3 volunteers",
         "units": "1",
-        "subjects": 18,
+        "subjects": asked[:, 2].sum(),
     }
-    np.testing.assert_allclose(mean, (counts[:, 2] > 3).mean(axis=0))
+    np.testing.assert_allclose(mean, (counts[asked[:, 2], 2] > 3).mean(axis=0))
     assert mean.max() > 0.2
     np.testing.assert_allclose(
-        mean_mask(ds, "bar", threshold=7.5), (counts[:, 3] > 7.5).mean(axis=0)
+        mean_mask(ds, "bar", threshold=7.5), (counts[asked[:, 3], 3] > 7.5).mean(axis=0)
     )
     every = mean_mask(ds, None, of="counts")
     assert every.dims == ("class", "y", "x")
     assert every["class"].values.tolist() == list(CLASSES)
-    np.testing.assert_allclose(every, counts.mean(axis=0))
+    assert every.attrs["subjects"] == asked.sum(axis=0).tolist()
+    for i in range(4):
+        np.testing.assert_allclose(every[i], counts[asked[:, i], i].mean(axis=0))
+
+
+def test_subjects_that_were_not_asked_are_left_out_and_counted(
+    ds: xr.Dataset, volunteers: np.ndarray
+) -> None:
+    spiral, bar = (volunteers[:, 2:] == 0).sum(axis=0)
+    for name, recipe in RECIPES.items():
+        with pytest.warns(LeftOutWarning, match=f"left out of {name}, .*: .* for spiral") as caught:
+            recipe(ds)
+        assert [warning.filename for warning in caught] == [__file__]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            recipe(ds.gz3d.asked("spiral"), **({"cls": "spiral"} if "arms" not in name else {}))
+    with pytest.warns(LeftOutWarning, match=f": {spiral} subjects? for spiral, {bar} subjects? fo"):
+        radial_profile(ds)
+    rows = ds.isel(subject=np.flatnonzero(volunteers[:, 2] == 0))
+    for recipe in (mean_mask, arms_against_bars, partial(radial_profile, cls="spiral")):
+        with pytest.raises(UsageError, match="volunteers were not asked about spiral for any of t"):
+            recipe(rows)
+    assert np.isnan(mean_mask(rows, None).sel({"class": "spiral"})).all()
 
 
 @pytest.mark.usefixtures("_scheduler")
-def test_arm_area_stands_beside_votes(ds: xr.Dataset, counts: np.ndarray) -> None:
+def test_arm_area_stands_beside_votes(
+    ds: xr.Dataset, counts: np.ndarray, volunteers: np.ndarray
+) -> None:
     table = arms_against_bars(ds, bins=4)
     assert table["arm_area"].chunks is None
+    asked = volunteers[:, 2] > 0
+    ds, counts = ds.isel(subject=asked), counts[asked]
     area = (counts[:, 2] > 3).sum(axis=(1, 2)) * 0.099**2
     np.testing.assert_allclose(table["arm_area"], area, rtol=1e-9)
     assert table["arm_area"].attrs["units"] == "arcsec2"
@@ -110,7 +153,6 @@ def test_arm_area_stands_beside_votes(ds: xr.Dataset, counts: np.ndarray) -> Non
     assert {"object_id", "zooniverse_subject_id", "ra", "dec"} <= set(table.coords)
     votes, total = ds["bar_votes"].values, ds["total_classifications"].values
     bar = np.where(total > 0, votes / np.maximum(total, 1), np.nan)
-    assert np.isnan(bar).sum() == 1  # no classifications
     np.testing.assert_allclose(table["bar_fraction"], bar, rtol=1e-6)
     np.testing.assert_allclose(
         table["spiral_fraction"].values[total > 0],
@@ -124,7 +166,7 @@ def test_arm_area_stands_beside_votes(ds: xr.Dataset, counts: np.ndarray) -> Non
     ]
     np.testing.assert_allclose(table["median_area"], expected, rtol=1e-9)
     assert table["bar_bin"].values.tolist() == [0.125, 0.375, 0.625, 0.875]
-    assert len(table.drop_dims("bar_bin").to_dataframe()) == 18
+    assert len(table.drop_dims("bar_bin").to_dataframe()) == asked.sum()
     assert "number" not in arms_against_bars(ds)
 
 
@@ -133,20 +175,25 @@ def test_bins_have_their_lower_edge_and_the_last_both(ds: xr.Dataset) -> None:
     share = np.array(rows["vote_fraction"].values)
     share[:, 3] = np.float32([0.2, 0.7, 0.9, -0.5, np.nan, 0.1])
     rows["vote_fraction"] = rows["vote_fraction"].copy(data=share)
+    rows["classifications"] = rows["classifications"] * 0 + 15
     table = arms_against_bars(rows, bins=[0.2, 0.7, 0.9])
     assert table["number"].values.tolist() == [1, 2]
     assert arms_against_bars(rows, bins=[0.91, 1.0])["median_area"].isnull().all()
 
 
 @pytest.mark.usefixtures("_scheduler")
-def test_radial_profile_is_the_mean_over_circles(ds: xr.Dataset, counts: np.ndarray) -> None:
+def test_radial_profile_is_the_mean_over_circles(
+    ds: xr.Dataset, counts: np.ndarray, volunteers: np.ndarray
+) -> None:
+    volunteers = np.where(volunteers > 0, volunteers - np.arange(18)[:, None] % 3, volunteers)
+    ds = ds.assign(classifications=(("subject", "class"), volunteers))
     edges = np.array([0.0, 0.05, 0.5, 1, 2, 5, 10, 26, 50])  # no pixel within 0.07 arcsec
     found = radial_profile(ds, edges=edges)
     assert found.dims == ("class", "radius")
     assert found.chunks is not None
     assert found["radius"].attrs["units"] == "arcsec"
     arcsec = ds["scale"].values * 3600
-    np.testing.assert_allclose(found, profile(counts, arcsec, edges), rtol=1e-9)
+    np.testing.assert_allclose(found, profile(counts, volunteers, arcsec, edges), rtol=1e-9)
     assert np.isnan(found.values[:, 0]).all()
     assert found.sel({"class": "center"}).values[1] > 0.3
     one = radial_profile(ds, "bar")
@@ -154,20 +201,22 @@ def test_radial_profile_is_the_mean_over_circles(ds: xr.Dataset, counts: np.ndar
     assert one["radius"].values[[0, -1]].tolist() == [0.25, 25.75]
     assert (one["radius_low"].values[0], one["radius_high"].values[-1]) == (0, 26)
     default = np.arange(0, 26.5, 0.5)
-    np.testing.assert_allclose(one, profile(counts, arcsec, default)[3], rtol=1e-9)
+    np.testing.assert_allclose(one, profile(counts, volunteers, arcsec, default)[3], rtol=1e-9)
 
 
-def test_each_subject_has_circles_of_its_own_scale(ds: xr.Dataset, counts: np.ndarray) -> None:
+def test_each_subject_has_circles_of_its_own_scale(
+    ds: xr.Dataset, counts: np.ndarray, volunteers: np.ndarray
+) -> None:
     scale = ds["scale"].values * np.linspace(0.4, 1, 18)
     mixed = ds.assign_coords(scale=("subject", scale))
     edges = np.array([0, 3, 14, 16, 30, 36])  # some pictures do not reach the last
     found = radial_profile(mixed, edges=edges)
-    np.testing.assert_allclose(found, profile(counts, scale * 3600, edges), rtol=1e-9)
+    np.testing.assert_allclose(found, profile(counts, volunteers, scale * 3600, edges), rtol=1e-9)
 
 
 def test_selections_orders_and_single_rows(ds: xr.Dataset, counts: np.ndarray) -> None:
-    asked = ds["vote_fraction"].sel({"class": "spiral"}).values >= 0.2
-    chosen = ds.gz3d.votes(spiral=0.2)
+    asked = ds["classifications"].sel({"class": "spiral"}).values > 0
+    chosen = ds.gz3d.asked("spiral")
     np.testing.assert_allclose(mean_mask(chosen), (counts[asked, 2] > 3).mean(axis=0))
     turned = ds.transpose("x", "class", "y", "subject", ...)
     np.testing.assert_allclose(mean_mask(turned), mean_mask(ds))
@@ -177,7 +226,7 @@ def test_selections_orders_and_single_rows(ds: xr.Dataset, counts: np.ndarray) -
     assert arms_against_bars(row).sizes == {"subject": 1}
     bar = ds.sel({"class": "bar"})
     np.testing.assert_allclose(radial_profile(bar, "bar"), radial_profile(ds, "bar"))
-    loaded = ds[["segmentation", "status"]].load()
+    loaded = ds[["segmentation", "status", "classifications"]].load()
     np.testing.assert_allclose(mean_mask(loaded), mean_mask(ds))
 
 
@@ -186,17 +235,18 @@ def test_rows_that_are_not_ok_weigh_nothing(flawed: Path) -> None:
     ds = gz3d_zarr.open_store(flawed)
     ok = ds["status"].values == 0
     good = ds.isel(subject=np.flatnonzero(ok))
-    counts = good["segmentation"].values
+    counts = good.gz3d.asked("spiral")["segmentation"].values
     found = {}
     for name, recipe in RECIPES.items():
         with pytest.warns(LeftOutWarning, match=f"2 subjects left out of {name}: 2 corr") as caught:
             found[name] = recipe(ds)
-        assert [warning.filename for warning in caught] == [__file__]
+        assert {warning.filename for warning in caught} == {__file__}
     np.testing.assert_allclose(found["the mean mask"], (counts[:, 2] > 3).mean(axis=0))
-    assert found["the mean mask"].attrs["subjects"] == 5
+    assert found["the mean mask"].attrs["subjects"] == len(counts)
     np.testing.assert_allclose(found["the radial profile"], radial_profile(good))
     table = found["arms against bars"]
-    assert table["zooniverse_subject_id"].equals(good["zooniverse_subject_id"])
+    ids = good.gz3d.asked("spiral")["zooniverse_subject_id"]
+    assert table["zooniverse_subject_id"].equals(ids)
     assert table["arm_area"].notnull().all()
 
 
@@ -259,6 +309,7 @@ def survey() -> xr.Dataset:
         {
             "segmentation": (array.dims, data),
             "vote_fraction": (("subject", "class"), votes),
+            "classifications": (("subject", "class"), np.full((SURVEY, 4), 15, np.int16)),
             "status": ("subject", (np.arange(SURVEY) % 1000 == 7).astype(np.uint8)),
         },
         coords={

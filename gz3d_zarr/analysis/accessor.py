@@ -7,6 +7,7 @@ only then: such a module may be the first to import xarray, and that import load
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import xarray as xr
@@ -123,6 +124,31 @@ class GZ3DAccessor(SkyMethods):
 
         return selection.select_votes(self._dataset, {"spiral": spiral, "bar": bar})
 
+    def asked(self, cls: str) -> xr.Dataset:
+        """Select the subjects for which volunteers were asked to mark a class.
+
+        Volunteers were asked for spiral arms, or a bar, only if at least a fifth of the votes were
+        for one. Of other subjects, an empty mask says nothing.
+
+        Parameters
+        ----------
+        cls : {'center', 'star', 'spiral', 'bar'}
+
+        Returns
+        -------
+        xarray.Dataset
+            Lazy, in the order of the store: the subjects whose ``classifications`` of this class
+            are above 0.
+
+        Raises
+        ------
+        UsageError
+            The class does not exist, or nobody was asked about it for any subject.
+        """
+        from gz3d_zarr.analysis import masks
+
+        return masks.select_asked(self._dataset, cls)
+
     def crossmatch(
         self, table: Any, radius: Any, *, ra: str = "ra", dec: str = "dec", prefix: str = "table_"
     ) -> xr.Dataset:
@@ -225,15 +251,16 @@ class GZ3DAccessor(SkyMethods):
         cls : {'center', 'star', 'spiral', 'bar'}, optional
             By default all, along the dimension ``class``.
         of : {'volunteers', 'marks'}
-            'volunteers': divide by 15, the usual number of volunteers per subject; the result
-            exceeds 1 where counts exceed 15. 'marks': divide by the highest count of the subject
-            and class, which is a lower limit for the number of marks; the result is 0 to 1, and 0
-            if nothing was marked.
+            'volunteers': divide by ``classifications``, the number of volunteers who were asked
+            about this subject and class; the result exceeds 1 where a volunteer's marks overlap.
+            'marks': divide by the highest count of the subject and class, which is a lower limit
+            for the number of marks; the result is 0 to 1, and 0 if nothing was marked.
 
         Returns
         -------
         xarray.DataArray
-            float32 (subject, [class,] y, x), a dask array.
+            float32 (subject, [class,] y, x), a dask array; NaN where nobody was asked, or the
+            status is not ok.
 
         Raises
         ------
@@ -244,21 +271,29 @@ class GZ3DAccessor(SkyMethods):
 
         return masks.marked_fraction(self._dataset, cls, of)
 
-    def area(self, cls: str | None = None, threshold: float = THRESHOLD) -> xr.DataArray:
+    def area(
+        self,
+        cls: str | None = None,
+        threshold: float = THRESHOLD,
+        *,
+        unasked: float = math.nan,
+    ) -> xr.DataArray:
         """Area of a class's mask.
 
         Parameters
         ----------
         cls, threshold
             As for `mask`.
+        unasked : float
+            Value where nobody was asked about the class, such as 0. Volunteers were asked for
+            spiral arms, or a bar, only if at least a fifth of the votes were for one.
 
         Returns
         -------
         xarray.DataArray
-            float64 (subject, [class]) in arcsec2, a dask array; NaN if the status is not ok. It
-            is 0 also if volunteers were not asked to draw: they were asked for spiral arms, or a
-            bar, only if at least a fifth of the votes were for one. The area of a pixel is `scale`
-            squared; over the 52 arcsec of an image, the projection changes it by 1e-7.
+            float64 (subject, [class]) in arcsec2, a dask array; NaN if the status is not ok. The
+            area of a pixel is `scale` squared; over the 52 arcsec of an image, the projection
+            changes it by 1e-7.
 
         Raises
         ------
@@ -267,4 +302,4 @@ class GZ3DAccessor(SkyMethods):
         """
         from gz3d_zarr.analysis import masks
 
-        return masks.class_area(self._dataset, cls, threshold)
+        return masks.class_area(self._dataset, cls, threshold, unasked)

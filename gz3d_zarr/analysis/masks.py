@@ -16,14 +16,17 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gz3d_zarr.analysis.indexing import as_shard_chunks, chunk_values
+from gz3d_zarr.analysis.indexing import (
+    as_shard_chunks,
+    chunk_values,
+    isel_subjects,
+    with_subject_dim,
+)
 from gz3d_zarr.analysis.sky_grids import require_scale
 from gz3d_zarr.analysis.validation import validate_dataset
 from gz3d_zarr.datamodel.subject import CLASSES
-from gz3d_zarr.errors import Status, UsageError
+from gz3d_zarr.errors import Status, UsageError, plural
 
-VOLUNTEERS = 15
-"""Volunteers who were usually asked about a subject."""
 MAX_THRESHOLD = 254
 """The highest threshold that a uint8 count can exceed."""
 
@@ -62,23 +65,33 @@ def marked_fraction(
     functions = {"volunteers": _of_volunteers, "marks": _of_marks}
     if of not in functions:
         raise UsageError(f"of is {of!r}, expected volunteers or marks")
+    counts = _counts(dataset, cls)
     fraction = xr.apply_ufunc(
         functions[of],
-        _counts(dataset, cls),
-        input_core_dims=[["y", "x"]],
+        counts,
+        _chunk_like(counts, volunteers_asked(dataset, cls)),
+        input_core_dims=[["y", "x"], []],
         output_core_dims=[["y", "x"]],
         dask="parallelized",
         output_dtypes=[np.float32],
     )
-    whole = "15 volunteers" if of == "volunteers" else "the count of the most marked pixel"
+    whole = (
+        "the number of volunteers who were asked"
+        if of == "volunteers"
+        else "the count of the most marked pixel"
+    )
     return _named(fraction, "fraction", f"counts divided by {whole}", "1")
 
 
-def class_area(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.DataArray:
+def class_area(
+    dataset: xr.Dataset, cls: str | None, threshold: float, unasked: float = math.nan
+) -> xr.DataArray:
     """Marked area, as `GZ3DAccessor.area` documents."""
     require_scale(dataset, "status")
     counts = _counts(dataset, cls)
-    pixel = ((dataset["scale"] * 3600) ** 2).where(dataset["status"] == Status.OK)
+    is_asked = volunteers_asked(dataset, cls) > 0
+    is_ok = dataset["status"] == Status.OK
+    pixel = ((dataset["scale"] * 3600) ** 2).where(is_ok).where(is_asked)
     area = xr.apply_ufunc(
         _area,
         counts,
@@ -88,6 +101,8 @@ def class_area(dataset: xr.Dataset, cls: str | None, threshold: float) -> xr.Dat
         dask="parallelized",
         output_dtypes=[np.float64],
     )
+    if not math.isnan(unasked):
+        area = area.where(is_asked | ~is_ok, unasked)
     return _named(area, "area", f"area marked by more than {threshold:g} volunteers", "arcsec2")
 
 
@@ -107,6 +122,29 @@ def _counts(dataset: xr.Dataset, cls: str | None) -> xr.DataArray:
     # By position: the index of a text coordinate differs between versions of pandas. Without the
     # dimension, the class is already selected.
     return counts.isel({"class": position}) if "class" in counts.dims else counts
+
+
+def select_asked(dataset: xr.Dataset, cls: str) -> xr.Dataset:
+    """Rows of which volunteers were asked about a class, as `GZ3DAccessor.asked` documents."""
+    validate_dataset(dataset, "classifications", "class")
+    rows = with_subject_dim(dataset)
+    is_asked = volunteers_asked(rows, cls).values > 0
+    if not is_asked.any():
+        raise UsageError(
+            f"volunteers were not asked to mark {cls} for any of the "
+            f"{plural(len(is_asked), 'subject')}: select others"
+        )
+    return isel_subjects(rows, np.flatnonzero(is_asked))
+
+
+def volunteers_asked(dataset: xr.Dataset, cls: str | None) -> xr.DataArray:
+    """How many volunteers were asked about a class: (subject, [class]), NaN where nobody was."""
+    validate_dataset(dataset, "classifications", "class")
+    numbers = dataset["classifications"]
+    if cls is not None:
+        position = check_class(dataset, cls)
+        numbers = numbers.isel({"class": position}) if "class" in numbers.dims else numbers
+    return numbers.where(numbers > 0)
 
 
 def check_class(dataset: xr.Dataset, cls: str) -> int:
@@ -147,14 +185,16 @@ def _free(counts: NDArray[Any], ok: NDArray[np.bool_], level: Any) -> NDArray[np
     return free
 
 
-def _of_volunteers(counts: NDArray[Any]) -> NDArray[np.float32]:
-    return counts.astype(np.float32) / np.float32(VOLUNTEERS)
+def _of_volunteers(counts: NDArray[Any], asked: NDArray[Any]) -> NDArray[np.float32]:
+    return counts.astype(np.float32) / asked.astype(np.float32)[..., None, None]
 
 
-def _of_marks(counts: NDArray[Any]) -> NDArray[np.float32]:
+def _of_marks(counts: NDArray[Any], asked: NDArray[Any]) -> NDArray[np.float32]:
     # Unlike max, fmax ignores NaN (outside the image).
     most: NDArray[Any] = np.fmax.reduce(counts, axis=(-2, -1), keepdims=True, initial=0)
-    share: NDArray[np.float32] = counts.astype(np.float32) / np.maximum(most, 1).astype(np.float32)
+    most = np.maximum(most, 1).astype(np.float32)
+    most[np.isnan(asked)] = np.nan
+    share: NDArray[np.float32] = counts.astype(np.float32) / most
     return share
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.indexing import with_subject_dim
-from gz3d_zarr.analysis.masks import VOLUNTEERS, check_class, whole_threshold
+from gz3d_zarr.analysis.masks import check_class, whole_threshold
 from gz3d_zarr.analysis.selection import select_any
 from gz3d_zarr.analysis.sky_grids import (
     WCS_VARIABLES,
@@ -46,6 +46,8 @@ _IMAGE_BRIGHTNESS = 0.7
 """Of the image under the masks, relative to the original."""
 _MAX_OPACITY = 0.8
 """Opacity of the color for the highest count."""
+_FULL_COLOR_COUNT = 15
+"""Usual number of volunteers, so that the colors of most subjects can be compared."""
 _NEEDED = ("image", "segmentation", "class", "status", "ifu_design_size")
 
 
@@ -287,8 +289,8 @@ def _overlay(
 
 
 def _color_limit(count: int) -> int:
-    """Count with the full color: that of all volunteers, or the highest count if it is larger."""
-    return max(VOLUNTEERS, count)
+    """Count with the full color: a fixed one, or the highest count if it is larger."""
+    return max(_FULL_COLOR_COUNT, count)
 
 
 def _colormap(name: str) -> Colormap:

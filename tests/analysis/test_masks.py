@@ -61,15 +61,39 @@ def test_fractions_of_volunteers_and_of_marks(ds: xr.Dataset, counts: np.ndarray
     share = ds.gz3d.fraction("center")
     assert share.dtype == np.float32
     assert share.chunks is not None
-    np.testing.assert_allclose(share.values, counts[:, 0] / 15, rtol=1e-6)
-    assert share.max().values > 1  # counts above 15 are not cut off
+    volunteers = ds["classifications"].values
+    assert len(np.unique(volunteers)) > 1
+    np.testing.assert_allclose(share.values, counts[:, 0] / volunteers[:, :1, None], rtol=1e-6)
+    assert counts[:, 0].max() > 15  # of more volunteers than usual
     assert ds.gz3d.fraction().dims == ("subject", "class", "y", "x")
     marks = ds.gz3d.fraction(of="marks").values
     peak = counts.max(axis=(2, 3))
     for i, j in np.ndindex(peak.shape):
+        if not volunteers[i, j]:
+            assert np.isnan(marks[i, j]).all()
+            continue
         expected = counts[i, j] / peak[i, j] if peak[i, j] else 0 * counts[i, j]
         np.testing.assert_allclose(marks[i, j], expected, rtol=1e-6)
-    assert set(np.unique(marks.max(axis=(2, 3)))) == {0.0, 1.0}
+    assert set(np.unique(marks.max(axis=(2, 3))[volunteers > 0])) == {0.0, 1.0}
+    unasked = volunteers == 0
+    assert unasked.any()
+    np.testing.assert_array_equal(np.isnan(ds.gz3d.fraction().values).all((2, 3)), unasked)
+
+
+def test_asked_selects_by_class(ds: xr.Dataset) -> None:
+    volunteers = ds["classifications"].values
+    for i, name in enumerate(CLASSES):
+        chosen = ds.gz3d.asked(name)
+        assert chosen["segmentation"].chunks is not None
+        ids = ds["zooniverse_subject_id"].values[volunteers[:, i] > 0]
+        np.testing.assert_array_equal(chosen["zooniverse_subject_id"], ids)
+    rows = ds.isel(subject=np.flatnonzero(volunteers[:, 2] == 0))
+    with pytest.raises(UsageError, match="not asked to mark spiral for any of the .* select other"):
+        rows.gz3d.asked("spiral")
+    with pytest.raises(UsageError, match="no class 'arm'"):
+        ds.gz3d.asked("arm")
+    with pytest.raises(StoreError, match="lacks classifications"):
+        ds.drop_vars("classifications").gz3d.asked("bar")
 
 
 def test_areas_are_pixels_times_scale(ds: xr.Dataset, counts: np.ndarray) -> None:
@@ -77,11 +101,16 @@ def test_areas_are_pixels_times_scale(ds: xr.Dataset, counts: np.ndarray) -> Non
     assert area.dims == ("subject",)
     assert area.chunks is not None
     assert area.attrs["units"] == "arcsec2"
-    np.testing.assert_allclose(area, (counts[:, 2] > 3).sum(axis=(1, 2)) * 0.099**2, rtol=1e-9)
+    asked = ds["classifications"].values > 0
+    expected = np.where(asked, (counts > 3).sum(axis=(2, 3)) * 0.099**2, np.nan)
+    np.testing.assert_allclose(area, expected[:, 2], rtol=1e-9)
+    zeros = ds.gz3d.area("spiral", unasked=0.0)
+    np.testing.assert_allclose(zeros, np.nan_to_num(expected[:, 2]), rtol=1e-9)
     assert area.max().values > 10
     every = ds.gz3d.area(threshold=0)
     assert every.dims == ("subject", "class")
-    np.testing.assert_allclose(every, (counts > 0).sum(axis=(2, 3)) * 0.099**2, rtol=1e-9)
+    expected = np.where(asked, (counts > 0).sum(axis=(2, 3)) * 0.099**2, np.nan)
+    np.testing.assert_allclose(every, expected, rtol=1e-9)
     row = ds.isel(subject=3)
     np.testing.assert_allclose(row.gz3d.area("center"), ds.gz3d.area("center")[3])
 
@@ -92,7 +121,9 @@ def test_rows_that_are_not_ok_have_no_area(archive: Path, client: Client, tmp_pa
     ds = gz3d_zarr.open_store(tmp_path / "g.zarr")
     bad = ds["status"].values != 0
     assert bad.sum() == 1
-    np.testing.assert_array_equal(np.isnan(ds.gz3d.area("center").values), bad)
+    for unasked in (np.nan, 0.0):
+        area = ds.gz3d.area("center", unasked=unasked)
+        np.testing.assert_array_equal(np.isnan(area.values), bad)
     assert not ds.gz3d.mask("center").values[bad].any()
     other = ds.gz3d.other()
     assert other.dims == ("subject", "y", "x")
@@ -106,6 +137,7 @@ def test_what_is_outside_the_picture_is_not_other_and_spoils_no_fraction(
     ds: xr.Dataset, counts: np.ndarray
 ) -> None:
     part = ds.isel(subject=slice(3))
+    part = part.assign(classifications=part["classifications"] * 0 + 15)
     inside = xr.DataArray(np.arange(525) > 100, dims="y")
     seen = part.assign(segmentation=part["segmentation"].where(inside))
     np.testing.assert_array_equal(seen.gz3d.other(), part.gz3d.other() & inside)
@@ -140,7 +172,10 @@ def test_the_whole_survey_is_a_small_graph() -> None:
     number = 29_813
     array = BIG_ARRAYS["segmentation"]
     data = da.zeros((number, *array.shape), dtype=np.uint8, chunks=(64, *array.shape))
-    rows = {name: ("subject", np.zeros(number)) for name in ("ra", "dec", "scale", "status")}
+    rows: dict[str, Any] = {
+        name: ("subject", np.zeros(number)) for name in ("ra", "dec", "scale", "status")
+    }
+    rows["classifications"] = (("subject", "class"), np.full((number, 4), 15, np.int16))
     survey = xr.Dataset(
         {"segmentation": (array.dims, data), **rows},
         coords={
