@@ -149,6 +149,19 @@ class GZ3DAccessor(SkyMethods):
 
         return masks.select_asked(self._dataset, cls)
 
+    def vote_fraction(self) -> xr.DataArray:
+        """Fractions of Galaxy Zoo votes, without flags.
+
+        Returns
+        -------
+        xarray.DataArray
+            float32 (subject, class): the variable ``vote_fraction`` with NaN in place of its flags
+            -1.0 (center and star, which have no votes) and -0.5 (no classifications).
+        """
+        from gz3d_zarr.analysis import masks
+
+        return masks.known_votes(self._dataset)
+
     def crossmatch(
         self, table: Any, radius: Any, *, ra: str = "ra", dec: str = "dec", prefix: str = "table_"
     ) -> xr.Dataset:

@@ -24,6 +24,7 @@ from gz3d_zarr.analysis.indexing import (
 )
 from gz3d_zarr.analysis.sky_grids import require_scale
 from gz3d_zarr.analysis.validation import validate_dataset
+from gz3d_zarr.datamodel.sentinels import SENTINELS, masked_attrs
 from gz3d_zarr.datamodel.subject import CLASSES
 from gz3d_zarr.errors import Status, UsageError, plural
 
@@ -135,6 +136,15 @@ def select_asked(dataset: xr.Dataset, cls: str) -> xr.Dataset:
             f"{plural(len(is_asked), 'subject')}: select others"
         )
     return isel_subjects(rows, np.flatnonzero(is_asked))
+
+
+def known_votes(dataset: xr.Dataset) -> xr.DataArray:
+    """Vote fractions without flags, as `GZ3DAccessor.vote_fraction` documents."""
+    validate_dataset(dataset, "vote_fraction")
+    stored = dataset["vote_fraction"]
+    votes: xr.DataArray = stored.where(~stored.isin(SENTINELS["vote_fraction"]))
+    votes.attrs = masked_attrs("vote_fraction", stored.attrs)
+    return votes
 
 
 def volunteers_asked(dataset: xr.Dataset, cls: str | None) -> xr.DataArray:

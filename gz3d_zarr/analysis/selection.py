@@ -143,7 +143,8 @@ def _pixels(dataset: xr.Dataset, nside: int, own: int | None) -> NDArray[np.int6
     if own is not None and nside <= own:
         (stored,) = compute_variables(dataset, "healpix")
         shift = 2 * (int(own).bit_length() - nside.bit_length())
-        coarser: NDArray[np.int64] = stored.astype(np.int64) >> shift  # -1 stays -1
+        known = np.where(stored >= 0, stored, -1)  # NaN in a masked Dataset
+        coarser: NDArray[np.int64] = known.astype(np.int64) >> shift  # -1 stays -1
         return coarser
     ra, dec = compute_variables(dataset, "ra", "dec")
     return healpix_pixels(ra, dec, nside)

@@ -1,4 +1,4 @@
-"""Images and masks of a store as lazy xarray arrays, without dask."""
+"""Arrays of a store as lazy xarray arrays, without dask."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
+from gz3d_zarr.datamodel.sentinels import SENTINELS, mask_sentinels, masked_attrs, masked_dtype
 
 
 def lazy_variable(reader: ChunkReader, name: str, array: xr.DataArray) -> xr.Variable:
@@ -53,6 +54,44 @@ class ShardedArray(BackendArray):
         if planes:
             return np.stack(planes)
         return np.zeros((0, *_outer(np.empty(self.shape[1:], np.uint8), key[1:]).shape), np.uint8)
+
+
+def mask_dataset(dataset: xr.Dataset) -> xr.Dataset:
+    """Replace the sentinels of all variables by NaN, lazily; integers become floats."""
+    masked = {
+        name: _masked_variable(name, dataset.variables[name])
+        for name in SENTINELS
+        if name in dataset.variables
+    }
+    coordinates = {name: masked.pop(name) for name in list(masked) if name in dataset.coords}
+    return dataset.assign(masked).assign_coords(coordinates)
+
+
+def _masked_variable(name: str, variable: xr.Variable) -> xr.Variable:
+    data: Any
+    if variable.chunks is not None:
+        data = variable.data.map_blocks(
+            lambda block: mask_sentinels(name, block), dtype=masked_dtype(variable.dtype)
+        )
+    else:
+        data = indexing.LazilyIndexedArray(MaskedArray(name, variable))
+    return xr.Variable(variable.dims, data, masked_attrs(name, variable.attrs))
+
+
+class MaskedArray(BackendArray):
+    """One variable with NaN in place of its sentinels."""
+
+    def __init__(self, name: str, variable: xr.Variable) -> None:
+        self.shape, self.dtype = variable.shape, masked_dtype(variable.dtype)
+        self._name, self._variable = name, variable
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.OUTER, self._take
+        )
+
+    def _take(self, key: tuple[Any, ...]) -> Any:
+        return mask_sentinels(self._name, self._variable[key].values)
 
 
 def _outer(pixels: NDArray[np.uint8], key: tuple[Any, ...]) -> NDArray[np.uint8]:

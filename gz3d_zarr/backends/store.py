@@ -14,7 +14,7 @@ from zarr.storage import StorePath
 
 from gz3d_zarr.backends.assemble import assemble, text_array
 from gz3d_zarr.backends.chunk_reader import ChunkReader
-from gz3d_zarr.backends.lazy_arrays import lazy_variable
+from gz3d_zarr.backends.lazy_arrays import lazy_variable, mask_dataset
 from gz3d_zarr.backends.partial_store import open_partial_store
 from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE
 from gz3d_zarr.datamodel.schema import (
@@ -58,6 +58,7 @@ def open_store(
     anon: bool = False,
     chunks: str | None = "shards",
     incomplete: bool = False,
+    masked: bool = False,
 ) -> xr.Dataset:
     """Open a complete store as a lazy Dataset; over a network, this takes two requests.
 
@@ -74,6 +75,10 @@ def open_store(
         is the fastest way to look at one subject after another.
     incomplete : bool
         If the build is unfinished, open the subjects that it has written so far.
+    masked : bool
+        Give NaN for every sentinel, so that means are right: -1 where a value is unknown, and the
+        flags -1.0 and -0.5 of ``vote_fraction``. Integers with a sentinel become floats; an
+        ``observed`` is then 0, 1 or NaN.
 
     Returns
     -------
@@ -94,7 +99,8 @@ def open_store(
     options = dict(storage_options or {})
     if anon and str(store).startswith(S3_SCHEMES):
         options["anon"] = True
-    return open_dataset(open_object_store(store, options), chunks=chunks, incomplete=incomplete)
+    dataset = open_dataset(open_object_store(store, options), chunks=chunks, incomplete=incomplete)
+    return mask_dataset(dataset) if masked else dataset
 
 
 def open_dataset(

@@ -90,6 +90,8 @@ class Variable:
     is_coordinate: bool = False
     dims: tuple[str, ...] = ("subject",)
     needs_file: bool = True
+    sentinels: tuple[float, ...] = ()
+    """Values that are flags, not data: NaN in masked Datasets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +282,7 @@ VARIABLES: Mapping[str, Variable] = {
         {"long_name": "HEALPix pixel of the position, -1 where unknown", "ordering": "nested"},
         _healpix,
         is_coordinate=True,
+        sentinels=(UNKNOWN,),
     ),
     "scale": Variable(
         "float64",
@@ -297,19 +300,25 @@ VARIABLES: Mapping[str, Variable] = {
         },
         _vote_fraction,
         dims=("subject", "class"),
+        sentinels=(NO_VOTE, NO_CLASSIFICATION),
     ),
     "total_classifications": Variable(
         "int32",
         {"long_name": "Galaxy Zoo classifications, -1 where unknown"},
-        _field("total_classifications", -1),
+        _field("total_classifications", UNKNOWN),
+        sentinels=(UNKNOWN,),
     ),
     "spiral_votes": Variable(
         "int32",
         {"long_name": "votes for spiral arms, -1 where unknown"},
-        _field("spiral_votes", -1),
+        _field("spiral_votes", UNKNOWN),
+        sentinels=(UNKNOWN,),
     ),
     "bar_votes": Variable(
-        "int32", {"long_name": "votes for a bar, -1 where unknown"}, _field("bar_votes", -1)
+        "int32",
+        {"long_name": "votes for a bar, -1 where unknown"},
+        _field("bar_votes", UNKNOWN),
+        sentinels=(UNKNOWN,),
     ),
     "ifu_design_size": Variable(
         "int16",
@@ -326,47 +335,60 @@ VARIABLES: Mapping[str, Variable] = {
         },
         _by_class("classifications"),
         dims=("subject", "class"),
+        sentinels=(UNKNOWN,),
     ),
     "classifications_drawn": Variable(
         "int16",
         {"long_name": "volunteers who marked anything of a class, -1 where unknown"},
         _by_class("classifications_drawn"),
         dims=("subject", "class"),
+        sentinels=(UNKNOWN,),
     ),
     "max_count": Variable(
         "int16",
         {"long_name": "largest count in the mask of a class, -1 where unknown"},
         _by_class("max_count"),
         dims=("subject", "class"),
+        sentinels=(UNKNOWN,),
     ),
     "marked_pixels": Variable(
         "int32",
         {"long_name": "pixels of a class with counts above 0, -1 where unknown"},
         _by_class("marked_pixels"),
         dims=("subject", "class"),
+        sentinels=(UNKNOWN,),
     ),
     "marked_pixels_above_3": Variable(
         "int32",
         {"long_name": "pixels of a class with counts above 3, -1 where unknown"},
         _by_class("marked_pixels_above_3"),
         dims=("subject", "class"),
+        sentinels=(UNKNOWN,),
     ),
     "manga_tile_id": Variable(
-        "int32", {"long_name": "MaNGA tile, -1 where unknown"}, _field("manga_tile_id", -1)
+        "int32",
+        {"long_name": "MaNGA tile, -1 where unknown"},
+        _field("manga_tile_id", UNKNOWN),
+        sentinels=(UNKNOWN,),
     ),
     "nsa_id": Variable(
-        "int64", {"long_name": "NASA-Sloan Atlas id, -1 where unknown"}, _field("nsa_id", -1)
+        "int64",
+        {"long_name": "NASA-Sloan Atlas id, -1 where unknown"},
+        _field("nsa_id", UNKNOWN),
+        sentinels=(UNKNOWN,),
     ),
     "sample": Variable("int16", {"long_name": "target sample"}, _sample),
     "number_galaxy_centers": Variable(
         "int32",
         {"long_name": "clusters of center marks, -1 where unknown"},
-        _field("number_galaxy_centers", -1),
+        _field("number_galaxy_centers", UNKNOWN),
+        sentinels=(UNKNOWN,),
     ),
     "number_foreground_stars": Variable(
         "int32",
         {"long_name": "clusters of star marks, -1 where unknown"},
-        _field("number_foreground_stars", -1),
+        _field("number_foreground_stars", UNKNOWN),
+        sentinels=(UNKNOWN,),
     ),
     "observed": Variable(
         "int8",
@@ -377,6 +399,7 @@ VARIABLES: Mapping[str, Variable] = {
         },
         _observed,
         needs_file=False,
+        sentinels=(UNKNOWN,),
     ),
     "status": Variable(
         "uint8",
