@@ -17,7 +17,8 @@ ALLOWED = {
     "datamodel": {"errors"},
     "sources": {*BASE, "datamodel"},
     "storage": {*BASE, "datamodel"},
-    "analysis": {*BASE, "datamodel"},
+    # Marks and clusters are other groups of the store that a Dataset was opened from.
+    "analysis": {*BASE, "datamodel", "backends", "storage"},
     "simulation": {*BASE, "datamodel"},
     "backends": {*BASE, "datamodel", "sources", "storage"},
     "pipeline": {*BASE, "datamodel", "sources", "storage", "backends"},

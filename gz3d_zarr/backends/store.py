@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 from xarray.backends import ZarrStore
 from zarr.storage import StorePath
 
@@ -38,6 +40,8 @@ from gz3d_zarr.storage.build_record import RECEIPTS_PREFIX, RECORD_KEY, ROOT_KEY
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 
+STORE_ENCODING = "object_store"
+"""Key in the encoding of a Dataset: the ObjectStore that it was opened from."""
 READ_ERRORS = (
     ImportError,
     KeyError,
@@ -171,6 +175,53 @@ def read_group(store: ObjectStore, name: str, root: zarr.Group | None = None) ->
         ) from error
 
 
+def read_rows(
+    store: ObjectStore,
+    name: str,
+    rows: NDArray[np.intp] | slice = slice(None),
+    root: zarr.Group | None = None,
+) -> NDArray[Any]:
+    """Read rows of one array of a complete store, such as ``marks/annotations``; by default all.
+
+    Raises
+    ------
+    StoreError
+        It cannot be read.
+    """
+    opened = open_root(store) if root is None else root
+    try:
+        with ignore_zarr_spec_warnings():
+            array = opened[name]
+            if not isinstance(array, zarr.Array):
+                raise TypeError(f"{name} is not an array")
+            return np.asarray(array.get_orthogonal_selection(rows))
+    except access_errors(*READ_ERRORS) as error:
+        raise StoreError(
+            f"the array {name} of {store.url} cannot be read: {error_message(error)}"
+        ) from error
+
+
+def find_object_store(dataset: xr.Dataset) -> ObjectStore:
+    """The store that a Dataset was opened from, by `open_store` or ``xr.open_zarr``.
+
+    Raises
+    ------
+    UsageError
+        It was not opened from a store, or its encoding, which has the location, was removed.
+    """
+    store = dataset.encoding.get(STORE_ENCODING)
+    if isinstance(store, ObjectStore):
+        return store
+    source = dataset.encoding.get("source")
+    if source is None or str(source).endswith(".fits.gz"):
+        raise UsageError(
+            "the volunteers' marks are in other groups of a store, and this Dataset does not say "
+            "which store it was opened from: use a Dataset of gz3d_zarr.open_store, or a selection "
+            "from one; for subject files, build a store with gz3d_zarr.build first"
+        )
+    return open_object_store(str(source))
+
+
 def read_small_arrays(store: ObjectStore) -> Iterator[tuple[str, str]]:
     """Read all arrays except the big ones; yield each name, and what is wrong with it or ""."""
     try:
@@ -278,6 +329,7 @@ def _root_dataset(store: ObjectStore, root: zarr.Group, chunks: str | None) -> x
         variables[name] = (name, text_array(values))
     whole = assemble(variables, dataset.attrs, coordinates=set(map(str, dataset.coords)))
     whole.encoding["source"] = store.url
+    whole.encoding[STORE_ENCODING] = store  # has the storage options, and does not show them
     return whole
 
 

@@ -1,0 +1,175 @@
+"""Clusters of marks as astropy tables, and the raw marks of each volunteer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gz3d_zarr.analysis.indexing import with_subject_dim
+from gz3d_zarr.analysis.store_groups import StoreGroups
+from gz3d_zarr.analysis.validation import validate_dataset
+from gz3d_zarr.datamodel.annotations import (
+    CLASS_MARKS,
+    CLUSTER_COLUMNS,
+    MarkTable,
+    marks_from_json,
+)
+from gz3d_zarr.datamodel.cluster_arrays import ROW_SIZES
+from gz3d_zarr.datamodel.schema import CLUSTERS_GROUP
+from gz3d_zarr.errors import StoreError, UsageError, missing_extra_error
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
+
+FloatArray = NDArray[np.float64]
+POINT_CLASSES = tuple(ROW_SIZES)
+"""Classes of which volunteers mark points, which are clustered; of others they draw paths."""
+_ASTROPY_UNITS = {"pixel": "pix", "pixel2": "pix2"}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class VolunteerMarks:
+    """What one volunteer marked of one class of a subject.
+
+    Attributes
+    ----------
+    classification_id : int
+    time_stamp : str
+        As in the subject file: ``2018-02-01 04:05:00 UTC``.
+    points : ndarray of float64, shape (n, 2)
+        Positions (x, y) in pixels of the image, counted from 0; of ``center`` and ``star``.
+    paths : tuple of ndarray of float64, each of shape (n, 2)
+        Drawn outlines, likewise; of ``spiral`` and ``bar``.
+    """
+
+    classification_id: int
+    time_stamp: str
+    points: FloatArray
+    paths: tuple[FloatArray, ...]
+
+    def to_shapely(self) -> Any:
+        """Convert the marks to shapely.
+
+        Returns
+        -------
+        shapely.MultiPoint or shapely.GeometryCollection
+            Points; or for paths a collection with a LineString each, and a Point for a path of one
+            point. Paths are not closed, as in the file.
+
+        Raises
+        ------
+        UsageError
+            shapely is not installed (extra ``demo``).
+        """
+        try:
+            import shapely
+        except ImportError as error:
+            raise missing_extra_error("to_shapely", error, "demo") from error
+        if self.paths:
+            return shapely.GeometryCollection(
+                [
+                    shapely.LineString(path) if len(path) > 1 else shapely.Point(path[0])
+                    for path in self.paths
+                ]
+            )
+        return shapely.MultiPoint(self.points)
+
+
+def read_volunteers(row: xr.Dataset, cls: str) -> list[VolunteerMarks]:
+    """Marks on one subject, as `GZ3DAccessor.marks` documents."""
+    check_mark_class(cls)
+    (text,) = StoreGroups(with_subject_dim(row)).marks()
+    question, column = CLASS_MARKS[cls]
+    return parse_marks(marks_from_json(text)[question], column)
+
+
+def parse_marks(table: MarkTable, column: str) -> list[VolunteerMarks]:
+    """Parse the JSON text of one column of marks; one item per volunteer who was asked."""
+    is_points = column.endswith("_points")
+    volunteers = []
+    for number, stamp, text in zip(
+        table.classification_id, table.time_stamp, table.marks[column], strict=True
+    ):
+        try:
+            marks = json.loads(text) if text.strip() else []
+            points = _positions(marks if is_points else [])
+            paths = () if is_points else tuple(_positions(path) for path in marks if path)
+        except (ValueError, TypeError) as error:
+            raise StoreError(
+                f"the {column} of classification {number} are not a JSON list of positions "
+                f"([x, y] in pixels): {error}"
+            ) from error
+        volunteers.append(VolunteerMarks(number, stamp, points, paths))
+    return volunteers
+
+
+def _positions(points: list[list[float]]) -> FloatArray:
+    return np.array(points, np.float64).reshape(len(points), 2)
+
+
+def cluster_table(dataset: xr.Dataset, cls: str) -> QTable:
+    """Clusters of a class, as `GZ3DAccessor.clusters` documents."""
+    validate_dataset(dataset)
+    from astropy import units
+    from astropy.table import QTable
+
+    rows = with_subject_dim(dataset)
+    columns, sizes, attrs = cluster_columns(rows, cls)
+    table = QTable()
+    table["subject"] = np.repeat(np.array(rows["subject"].values.tolist(), "U"), sizes)
+    table["subject"].info.description = "MaNGA id, not unique"
+    table["zooniverse_subject_id"] = np.repeat(rows["zooniverse_subject_id"].values, sizes)
+    table["zooniverse_subject_id"].info.description = "Zooniverse subject id, unique"
+    for name, unit in CLUSTER_COLUMNS.items():
+        values = columns[name]
+        if unit == "1":
+            table[name] = values.astype(np.int64)
+        else:
+            table[name] = units.Quantity(values, _ASTROPY_UNITS.get(unit, unit))
+        table[name].info.description = attrs[name]
+    table.meta["class"] = cls
+    return table
+
+
+def cluster_columns(
+    rows: xr.Dataset, cls: str
+) -> tuple[dict[str, FloatArray], NDArray[np.int64], dict[str, str]]:
+    """Columns of the clusters of a class, for the subjects of a Dataset in their order.
+
+    Returns
+    -------
+    columns : dict of str to ndarray of float64, shape (n,)
+        One item of `CLUSTER_COLUMNS` each.
+    sizes : ndarray of int, shape (subject,)
+        Number of clusters of each subject.
+    descriptions : dict of str to str
+    """
+    if cls not in POINT_CLASSES:
+        raise UsageError(
+            f"there are no clusters of {cls!r}, expected one of {', '.join(POINT_CLASSES)}"
+        )
+    groups = StoreGroups(rows)
+    stored = groups.group(CLUSTERS_GROUP)
+    every = stored[ROW_SIZES[cls][0]].values.astype(np.int64)
+    first = np.cumsum(every) - every
+    sizes = every[groups.rows]
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    chosen = np.repeat(first[groups.rows], sizes) + within
+    arrays = {name: stored[f"{cls}_{name}"] for name in CLUSTER_COLUMNS}
+    return (
+        {name: array.values[chosen] for name, array in arrays.items()},
+        sizes,
+        {name: str(array.attrs.get("long_name", "")) for name, array in arrays.items()},
+    )
+
+
+def check_mark_class(cls: str, expected: Mapping[str, Any] = CLASS_MARKS) -> None:
+    """UsageError if a class does not exist."""
+    if cls not in expected:
+        raise UsageError(f"there is no class {cls!r}, expected one of {', '.join(expected)}")
