@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gz3d_zarr.analysis.accessor_sky import SkyMethods
 
 if TYPE_CHECKING:
+    import xarray as xr
     from astropy.table import QTable
 
     from gz3d_zarr.analysis.annotations import VolunteerMarks
@@ -68,3 +70,50 @@ class MarkMethods(SkyMethods):
         from gz3d_zarr.analysis import annotations
 
         return annotations.read_volunteers(self._one(subject), cls)
+
+    def redraw(
+        self,
+        cls: str,
+        *,
+        simple_only: bool = True,
+        minimum_area: float = 0.0,
+        weights: Mapping[int, float] | None = None,
+        once_per_volunteer: bool = False,
+    ) -> xr.DataArray:
+        """Draw the masks of a class again, from the volunteers' marks.
+
+        With the defaults, the published rules apply, and the result equals ``segmentation`` of the
+        class: for spiral and bar, paths that do not cross themselves are counted at the integer
+        pixel positions that they enclose; for center and star, clusters are drawn as 2-sigma
+        ellipses with the number of their marks. The options are for spiral and bar.
+
+        Parameters
+        ----------
+        cls : {'center', 'star', 'spiral', 'bar'}
+        simple_only : bool
+            False: also count paths that cross themselves. Pixels that a path winds around are
+            enclosed (nonzero winding rule).
+        minimum_area : float
+            Leave out paths that enclose fewer pixels than this.
+        weights : mapping of int to float, optional
+            ``classification_id`` to the weight of this volunteer, from 0 on; 1 for others.
+        once_per_volunteer : bool
+            Count a volunteer once per pixel, however many of their paths enclose it.
+
+        Returns
+        -------
+        xarray.DataArray
+            (subject, y, x), a dask array in the chunks of ``segmentation``; uint8, at most 255, or
+            float32 with `weights`. It is 0 where nobody was asked, or the status is not ok.
+
+        Raises
+        ------
+        UsageError
+            The class does not exist, an option is out of range or is not for this class, shapely
+            or matplotlib is not installed (extra ``demo``), or the Dataset was not opened from a
+            store.
+        """
+        from gz3d_zarr.analysis import redraw
+
+        rules = redraw.PathRules(simple_only, minimum_area, weights, once_per_volunteer)
+        return redraw.redraw(self._dataset, cls, rules)
