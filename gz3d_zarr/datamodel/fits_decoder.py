@@ -27,6 +27,10 @@ MAX_UNPACKED = 32 * 2**20
 """Largest unpacked file that is accepted, in bytes; real ones have 9.7 to 9.9 MB."""
 MAX_MEMBERS = 16
 """Members that a gzip file may have; real ones have one."""
+UNKNOWN_VALUES = (-1, -999, -9999)
+"""Numbers, besides NaN, that stand for an unknown tile, NSA id or number of votes."""
+MAX_COUNT = 255
+"""Largest count that is stored; one volunteer who clicks hundreds of times can exceed it."""
 _DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -61,10 +65,12 @@ def decode_fits(raw: bytes | bytearray) -> Subject:
     if hdus[0].integer("BITPIX") != 8:
         raise SubjectError(Status.INVALID, "the image in HDU 0 is not uint8 (BITPIX 8)")
     segmentation = np.empty((len(CLASSES), SIDE, SIDE), np.uint8)
+    saturated = 0
     for hdu, name, out in zip(hdus[1:5], CLASSES, segmentation, strict=True):
-        _counts(_pixels(raw, hdu, "counts", (SIDE, SIDE)), f"{name} mask in HDU {hdu.index}", out)
+        counts = _pixels(raw, hdu, "counts", (SIDE, SIDE))
+        saturated += _copy_counts(counts, f"{name} mask in HDU {hdu.index}", out)
     annotations = read_annotations({i: FitsTable(raw, hdus[i]) for i in range(6, HDU_COUNT)})
-    metadata = _metadata(raw, hdus, segmentation, annotations)
+    metadata = _metadata(raw, hdus, segmentation, annotations, saturated)
     return Subject(metadata, image.view(np.uint8), segmentation, annotations)
 
 
@@ -137,24 +143,33 @@ def _pixels(
     return np.frombuffer(raw, dtype, math.prod(shape), hdu.start).reshape(shape)
 
 
-def _counts(values: NDArray[np.generic], where: str, out: NDArray[np.uint8]) -> None:
-    """Copy whole numbers from 0 to 255 to `out`; SubjectError if any value is another."""
+def _copy_counts(values: NDArray[np.generic], where: str, out: NDArray[np.uint8]) -> int:
+    """Copy counts to `out`, those above `MAX_COUNT` as `MAX_COUNT`; return how many those are.
+
+    SubjectError (invalid) if a value is negative, fractional or not finite.
+    """
     out[...] = 0
     rows = np.flatnonzero(_nonzero_rows(values))
     if rows.size == 0:
-        return
+        return 0
     top, bottom = rows[0], rows[-1] + 1
     part, target = values[top:bottom], out[top:bottom]
     with np.errstate(invalid="ignore"):  # lossy casts are found below
         np.copyto(target, part, casting="unsafe")
     wrong = target != part
+    if not wrong.any():
+        return 0
+    above = np.isfinite(part) & (part > MAX_COUNT) & (part == np.trunc(part))
+    target[above] = MAX_COUNT
+    wrong &= ~above
     if wrong.any():
         y, x = (int(i) for i in np.argwhere(wrong)[0])
         raise SubjectError(
             Status.INVALID,
             f"{where} has {float(part[y, x])!r} at x={x}, y={y + top} and "
-            f"{int(wrong.sum())} such values; expected whole numbers from 0 to 255",
+            f"{int(wrong.sum())} such values; expected whole numbers, 0 or more",
         )
+    return int(np.count_nonzero(above))
 
 
 def _nonzero_rows(values: NDArray[np.generic]) -> NDArray[np.bool_]:
@@ -169,6 +184,7 @@ def _metadata(
     hdus: tuple[HDU, ...],
     segmentation: NDArray[np.uint8],
     annotations: Annotations,
+    saturated: int,
 ) -> SubjectMetadata:
     row = FitsTable(raw, hdus[5])
     if row.rows != 1:
@@ -186,18 +202,19 @@ def _metadata(
         dec=dec,
         scale=read_scale(hdus[:5], ra, dec),
         ifu_design_size=row.whole("IFUDESIGNSIZE", 16),
-        manga_tile_id=row.whole("MANGA_TILEID", unknown=(-1,)),
-        nsa_id=row.whole("nsa_id", 64, unknown=(-1,)),
+        manga_tile_id=row.whole("MANGA_TILEID", unknown=UNKNOWN_VALUES),
+        nsa_id=row.whole("nsa_id", 64, unknown=UNKNOWN_VALUES),
         explorer_link=row.text("explorer_link"),
-        total_classifications=row.whole("GZ_total_classifications"),
-        spiral_votes=row.whole("GZ_spiral_votes"),
-        bar_votes=row.whole("GZ_bar_votes"),
+        total_classifications=row.whole("GZ_total_classifications", unknown=UNKNOWN_VALUES),
+        spiral_votes=row.whole("GZ_spiral_votes", unknown=UNKNOWN_VALUES),
+        bar_votes=row.whole("GZ_bar_votes", unknown=UNKNOWN_VALUES),
         sample=row.text("sample"),
         number_galaxy_centers=len(annotations.clusters["center"]),
         number_foreground_stars=len(annotations.clusters["star"]),
         classifications=annotations.asked,
         classifications_drawn=annotations.drawn,
         max_count=tuple(int(mask.max()) for mask in segmentation),
+        saturated_pixels=saturated,
         marked_pixels=_marked_pixels(segmentation, 0),
         marked_pixels_above_3=_marked_pixels(segmentation, THRESHOLD),
         center_clusters=encode_clusters(annotations.clusters["center"]),

@@ -249,6 +249,10 @@ def _observed(rows: Sequence[SubjectRecord], _: Layout) -> list[int]:
     return [UNKNOWN if row.entry.row is None else int(row.entry.row.observed) for row in rows]
 
 
+def _saturated(rows: Sequence[SubjectRecord], _: Layout) -> list[bool]:
+    return [row.metadata is not None and row.metadata.saturated_pixels > 0 for row in rows]
+
+
 def _by_class(name: str) -> Callable[[Sequence[SubjectRecord], Layout], Any]:
     """Values by class of one metadata field, which only files have."""
     return lambda rows, _: [
@@ -400,6 +404,15 @@ VARIABLES: Mapping[str, Variable] = {
         _observed,
         needs_file=False,
         sentinels=(UNKNOWN,),
+    ),
+    "saturated": Variable(
+        "uint8",
+        {
+            "long_name": "whether a count of the file exceeds 255, and is 255 in segmentation",
+            "flag_values": [0, 1],
+            "flag_meanings": "no yes",
+        },
+        _saturated,
     ),
     "status": Variable(
         "uint8",

@@ -39,9 +39,12 @@ class SubjectMetadata:
     ifu_design_size : int
         Fibers in the MaNGA bundle (7 to 127).
     manga_tile_id, nsa_id : int
-        -1 if the source has NaN.
+        -1 if the source has NaN, -1, -999 or -9999.
     total_classifications, spiral_votes, bar_votes : int
-        Galaxy Zoo 2 or 4 volunteers who classified the galaxy, and who saw arms or a bar.
+        Galaxy Zoo 2 or 4 volunteers who classified the galaxy, and who saw arms or a bar; -1 as
+        above.
+    saturated_pixels : int
+        Values of the masks that are above 255 in the file, and 255 in `Subject.segmentation`.
     classifications, classifications_drawn : tuple of int
         Volunteers who were asked about each class, and who marked anything.
     max_count, marked_pixels, marked_pixels_above_3 : tuple of int
@@ -70,6 +73,7 @@ class SubjectMetadata:
     max_count: tuple[int, ...] = UNKNOWN_BY_CLASS
     marked_pixels: tuple[int, ...] = UNKNOWN_BY_CLASS
     marked_pixels_above_3: tuple[int, ...] = UNKNOWN_BY_CLASS
+    saturated_pixels: int = 0
     center_clusters: str = ""
     star_clusters: str = ""
 

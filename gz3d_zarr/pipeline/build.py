@@ -15,7 +15,7 @@ from gz3d_zarr.datamodel.layout import LayoutOptions
 from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, Provenance, SubjectRecord
-from gz3d_zarr.errors import Status, StoreError, plural
+from gz3d_zarr.errors import Status, StoreError
 from gz3d_zarr.pipeline.build_state import BuildRequest, Mode, choose_request, inspect_target
 from gz3d_zarr.pipeline.failure_policy import FailurePolicy
 from gz3d_zarr.pipeline.plan import Plan, make_plan, parse_memory
@@ -28,7 +28,7 @@ from gz3d_zarr.pipeline.publish import (
     remove_leftovers,
     writing_target,
 )
-from gz3d_zarr.pipeline.report import BuildReport, Failure
+from gz3d_zarr.pipeline.report import BuildReport, Failure, list_saturated, note_subjects
 from gz3d_zarr.pipeline.resume import ResumePlan, plan_resume
 from gz3d_zarr.pipeline.shard_runner import run_shards
 from gz3d_zarr.progress import Progress
@@ -275,7 +275,7 @@ def _complete(
     ]
     reconcile_objects(store, ordered, build_id)
     publish(store, records, ordered, plan.layout, _describe_origin(plan, records), build_id)
-    notes = (*plan.manifest.notes, *_note_other_ids(records))
+    notes = (*plan.manifest.notes, *note_subjects(records))
     return _report(work, records, ordered, time.monotonic() - began, notes)
 
 
@@ -301,25 +301,8 @@ def _describe_origin(plan: Plan, records: Sequence[SubjectRecord]) -> Provenance
         order=plan.manifest.order,
         ok=ok,
         failed=len(records) - ok,
-        notes=(*plan.manifest.notes, *_note_other_ids(records)),
+        notes=(*plan.manifest.notes, *note_subjects(records)),
     )
-
-
-def _note_other_ids(records: Sequence[SubjectRecord]) -> list[str]:
-    """Report files whose name and HDU 5 disagree; the name decides the coordinate."""
-    others = [
-        (record.entry.file.name, record.outcome.metadata.manga_id)
-        for record in records
-        if record.outcome.metadata is not None
-        and record.outcome.metadata.manga_id != record.entry.file.manga_id
-    ]
-    if not others:
-        return []
-    name, inside = others[0]
-    return [
-        f"another MANGAID inside than in the name of {plural(len(others), 'file')} (first "
-        f"{name}: {inside}); the coordinate subject has the name's"
-    ]
 
 
 def _report_complete(store: ObjectStore, work: ResumePlan, seconds: float) -> BuildReport:
@@ -354,4 +337,5 @@ def _report(
         stored_bytes=sum(stored.size for receipt in built for stored in receipt.objects),
         seconds=seconds,
         notes=notes,
+        saturated=list_saturated(records),
     )

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
 from dask.utils import format_bytes
 
+from gz3d_zarr.datamodel.schema import UNKNOWN, SubjectRecord
 from gz3d_zarr.errors import plural, status_counts
 from gz3d_zarr.pipeline.store_checks import Check
 
 MAX_LISTED = 50
 """Failures that the text lists; JSON lists all."""
+MAY_BE_UNKNOWN = (
+    "manga_tile_id",
+    "nsa_id",
+    "total_classifications",
+    "spiral_votes",
+    "bar_votes",
+)
+"""Metadata of a subject that is ok for which a file may have a value such as -999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,8 @@ class BuildReport:
         Wall time of this run, without the start of the workers.
     notes : tuple of str
         Notes for the user.
+    saturated : tuple of str
+        Files with counts above 255, which the store has as 255.
     """
 
     store: str
@@ -59,6 +71,7 @@ class BuildReport:
     stored_bytes: int
     seconds: float
     notes: tuple[str, ...] = ()
+    saturated: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -75,6 +88,14 @@ class BuildReport:
         verb = "is" if self.subjects == 1 else "are"
         return f"{self.ok} of {plural(self.subjects, 'subject')} {verb} ok"
 
+    @property
+    def _saturated_text(self) -> str:
+        names = ", ".join(self.saturated[:MAX_LISTED])
+        if len(self.saturated) > MAX_LISTED:
+            names += f" and {len(self.saturated) - MAX_LISTED} more (--json lists all)"
+        files = plural(len(self.saturated), "file")
+        return f"counts above 255 are stored as 255, with the flag saturated, in {files}: {names}"
+
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         counts = "".join(f"<th>{name}</th>" for name in self.counts)
@@ -87,7 +108,8 @@ class BuildReport:
         if len(self.failures) > MAX_LISTED:
             rows += f"<tr><td colspan='3'>and {len(self.failures) - MAX_LISTED} more</td></tr>"
         failures = f"<table><tr><th>status</th><th>file</th><th>reason</th></tr>{rows}</table>"
-        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        remarks = [*self.notes, self._saturated_text] if self.saturated else self.notes
+        notes = "".join(f"<li>{escape(note)}</li>" for note in remarks)
         return (
             f"<p><b>{escape(self.store)}</b>: {self._ok_text}; built "
             f"{self.subjects_built} in {self.seconds:.1f} s</p>"
@@ -112,6 +134,8 @@ class BuildReport:
             done = "Nothing to build: all shards exist."
         lines = [done, f"{self.store}: {self._ok_text}."]
         lines += [f"Note: {note}." for note in self.notes]
+        if self.saturated:
+            lines.append(f"Note: {self._saturated_text}.")
         if self.failures:
             lines.append(f"{plural(len(self.failures), 'subject')} failed:")
             lines += [
@@ -120,6 +144,37 @@ class BuildReport:
             if len(self.failures) > MAX_LISTED:
                 lines.append(f"  and {len(self.failures) - MAX_LISTED} more; --json lists all")
         return "\n".join(lines)
+
+
+def list_saturated(records: Iterable[SubjectRecord]) -> tuple[str, ...]:
+    """Names of the files with counts above 255."""
+    return tuple(
+        record.entry.file.name
+        for record in records
+        if record.metadata is not None and record.metadata.saturated_pixels
+    )
+
+
+def note_subjects(records: Iterable[SubjectRecord]) -> list[str]:
+    """Notes about files that are ok and have something unusual in HDU 5."""
+    read = [(r.entry.file, r.outcome.metadata) for r in records if r.outcome.metadata is not None]
+    notes = []
+    others = [(file, m) for file, m in read if m.manga_id != file.manga_id]
+    if others:
+        file, metadata = others[0]
+        notes.append(
+            f"another MANGAID inside than in the name of {plural(len(others), 'file')} (first "
+            f"{file.name}: {metadata.manga_id}); the coordinate subject has the name's"
+        )
+    unknown = [
+        file.name for file, m in read if UNKNOWN in [getattr(m, name) for name in MAY_BE_UNKNOWN]
+    ]
+    if unknown:
+        notes.append(
+            f"the tile, NSA id or votes of {plural(len(unknown), 'subject')} are unknown in HDU 5, "
+            f"and {UNKNOWN} in the store (first {unknown[0]})"
+        )
+    return notes
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import io
 import pickle
 import struct
 import tracemalloc
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,8 +85,8 @@ BAD = {
     "infinite count": (lambda d: with_mask_value(d, 3, np.inf), Status.INVALID, "HDU 3 has inf"),
     "negative count": (lambda d: with_mask_value(d, 1, -1), Status.INVALID, "center mask .* -1.0"),
     "fractional count": (lambda d: with_mask_value(d, 4, 0.5), Status.INVALID, "bar mask .* 0.5"),
-    "count of 300": (lambda d: with_mask_value(d, 2, 300), Status.INVALID, "star mask .* 300.0"),
-    "count of 256": (lambda d: with_mask_value(d, 2, 256), Status.INVALID, "star mask .* 256.0"),
+    "300.5 counts": (lambda d: with_mask_value(d, 2, 300.5), Status.INVALID, "star mask .* 300.5"),
+    "minus infinity": (lambda d: with_mask_value(d, 2, -np.inf), Status.INVALID, "mask .* -inf"),
     "missing HDUs": (
         lambda d: edited(d, lambda hdus: hdus.__delitem__(slice(6, None))),
         Status.INVALID,
@@ -113,9 +113,14 @@ BAD = {
     "ra beyond": (lambda d: with_cell(d, "ra", 400), Status.INVALID, "not on the sky"),
     "ra moved": (lambda d: with_cell(d, "ra", 12), Status.INVALID, "CRVAL in HDU 0"),
     "negative votes": (
-        lambda d: with_cell(d, "GZ_bar_votes", -1),
+        lambda d: with_cell(d, "GZ_bar_votes", -2),
         Status.INVALID,
-        "GZ_bar_votes in HDU 5 is -1",
+        "GZ_bar_votes in HDU 5 is -2",
+    ),
+    "unknown bundle size": (
+        lambda d: with_cell(d, "IFUDESIGNSIZE", -999),
+        Status.INVALID,
+        "IFUDESIGNSIZE in HDU 5 is -999",
     ),
     "bundle size": (
         lambda d: with_cell(d, "IFUDESIGNSIZE", 19.5),
@@ -153,8 +158,37 @@ def test_subject_error_survives_pickling() -> None:
     assert (error.status, error.reason, str(error)) == (Status.INVALID, "why", "invalid: why")
 
 
-def test_unknown_tile_becomes_minus_one(data: bytes) -> None:
-    assert decode(with_cell(data, "MANGA_TILEID", np.nan)).metadata.manga_tile_id == -1
+@pytest.mark.parametrize(
+    ("column", "field", "value"),
+    [
+        ("MANGA_TILEID", "manga_tile_id", np.nan),
+        ("MANGA_TILEID", "manga_tile_id", -999),
+        ("nsa_id", "nsa_id", -9999),
+        ("GZ_total_classifications", "total_classifications", -1),
+        ("GZ_spiral_votes", "spiral_votes", -999),
+        ("GZ_bar_votes", "bar_votes", -9999),
+    ],
+)
+def test_sentinels_become_minus_one(data: bytes, column: str, field: str, value: float) -> None:
+    metadata = decode(with_cell(data, column, value)).metadata
+    assert metadata == replace(decode(data).metadata, **{field: -1})
+
+
+@pytest.mark.parametrize("value", [256, 300, 65_535])
+def test_counts_above_255_are_stored_as_255_and_counted(data: bytes, value: float) -> None:
+    assert decode(data).metadata.saturated_pixels == 0
+    subject = decode(with_mask_value(data, 2, value))
+    assert subject.segmentation[1, 100, 200] == 255
+    assert subject.metadata.saturated_pixels == 1
+    assert subject.metadata.max_count[1] == 255
+
+
+def test_one_bad_count_among_saturated_ones_is_invalid(data: bytes) -> None:
+    def edit(hdus: fits.HDUList) -> None:
+        hdus[1].data[0, :3] = 300, -1, 400
+
+    with pytest.raises(SubjectError, match="center mask .* -1.0 at x=1, y=0 and 1 such values"):
+        decode(edited(data, edit))
 
 
 def test_largest_count_is_exact_and_negative_zero_is_zero(data: bytes) -> None:

@@ -72,7 +72,7 @@ BAD: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "NaN count": ("invalid", lambda data: with_mask_value(data, 1, np.nan)),
     "negative count": ("invalid", lambda data: with_mask_value(data, 2, -1)),
     "fractional count": ("invalid", lambda data: with_mask_value(data, 3, 2.5)),
-    "count of 300": ("invalid", lambda data: with_mask_value(data, 4, 300)),
+    "300.5 counts": ("invalid", lambda data: with_mask_value(data, 4, 300.5)),
     "missing HDUs": ("invalid", lambda data: edited(data, cut_hdus)),
     "wrong mask shape": ("invalid", lambda data: with_image(data, 3, np.zeros((525, 524)))),
     "wrong image shape": (
@@ -119,6 +119,36 @@ def test_fifteen_bad_files_are_flagged_and_named(
     meanings = ds["status"].attrs["flag_meanings"].split()
     statuses = dict(zip(kept["file_name"].values, ds["status"].values, strict=True))
     assert {name: meanings[statuses[name]] for name in damaged} == damaged
+
+
+def test_saturated_counts_and_sentinels_are_kept_and_named(
+    archive: Path, client: Client, tmp_path: Path
+) -> None:
+    (archive / "manga_morphology_galaxyzoo3d_v4_0_0.sha1sum").unlink()
+    first, second, *_ = subject_files(archive)
+    first.write_bytes(with_mask_value(first.read_bytes(), 4, 300))
+    second.write_bytes(with_cell(second.read_bytes(), "nsa_id", -999))
+    target = tmp_path / "g.zarr"
+    with client.as_current():
+        result = CliRunner().invoke(
+            main, ["build", str(archive), str(target), "--limit", "2", "--order", "name"]
+        )
+    assert result.exit_code == 0, result.output
+    assert (
+        f"counts above 255 are stored as 255, with the flag saturated, in 1 file: {first.name}."
+    ) in result.stdout
+    note = "the tile, NSA id or votes of 1 subject are unknown in HDU 5, and -1 in the store"
+    assert f"{note} (first {second.name})" in result.stdout
+    ds = xr.open_zarr(target)
+    assert f"{note} (first {second.name})" in ds.attrs["notes"]
+    assert ds["saturated"].values.tolist() == [1, 0]
+    assert ds["status"].values.tolist() == [0, 0]
+    assert ds["nsa_id"].values[1] == -1
+    assert ds["segmentation"].values[0, 3, 100, 200] == 255
+    again = gz3d_zarr.build(archive, target, client, limit=2, order="name", resume=True)
+    assert again.saturated == (first.name,)
+    assert first.name in again._repr_html_()
+    assert gz3d_zarr.verify(target, archive, client).passed
 
 
 def test_report_is_html_in_a_notebook(
