@@ -18,7 +18,8 @@ from files import subject_files
 
 import gz3d_zarr
 from gz3d_zarr import GZ3DError, LeftOutWarning, StoreError, UsageError
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS, LABELS
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
+from gz3d_zarr.datamodel.variables import LABELS
 from gz3d_zarr.recipes import arms_against_bars, mean_mask, radial_profile
 
 pytestmark = pytest.mark.filterwarnings("ignore:left out of .*, as volunteers were not asked")

@@ -20,8 +20,8 @@ from gz3d_zarr.datamodel.annotations import (
     MarkTable,
     marks_from_json,
 )
+from gz3d_zarr.datamodel.arrays import CLUSTERS_GROUP
 from gz3d_zarr.datamodel.cluster_arrays import ROW_SIZES
-from gz3d_zarr.datamodel.schema import CLUSTERS_GROUP
 from gz3d_zarr.errors import StoreError, UsageError, missing_extra_error
 
 if TYPE_CHECKING:

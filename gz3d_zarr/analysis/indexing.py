@@ -10,8 +10,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS, VARIABLES
+from gz3d_zarr.datamodel.variables import VARIABLES
 from gz3d_zarr.errors import StoreError, plural
 
 MAX_DASK_CHUNKS = 4000

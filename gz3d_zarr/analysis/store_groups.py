@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gz3d_zarr.datamodel.schema import MARKS
+from gz3d_zarr.datamodel.arrays import MARKS
 from gz3d_zarr.errors import UsageError, plural
 
 if TYPE_CHECKING:

@@ -8,16 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.manifest import Entry
-from gz3d_zarr.datamodel.schema import (
-    BIG_ARRAYS,
-    LABELS,
-    OBJECT_ID_ATTRS,
-    VARIABLES,
-    index_labels,
-    variable_attrs,
-)
+from gz3d_zarr.datamodel.schema import OBJECT_ID_ATTRS, index_labels
+from gz3d_zarr.datamodel.variables import LABELS, VARIABLES, variable_attrs
 
 ReadVariable = Callable[[str, tuple[int, ...], np.dtype[Any]], Any]
 """Gives the values of a variable from its name, its shape per subject, and its dtype."""

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_cache import ChunkCache
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.errors import StoreError, access_errors, error_message
 from gz3d_zarr.locations import is_url
 from gz3d_zarr.storage.object_store import ObjectStore

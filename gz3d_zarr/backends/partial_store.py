@@ -12,10 +12,12 @@ from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.assemble import assemble, define_variables
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.datamodel.file_names import parse_name
 from gz3d_zarr.datamodel.manifest import Entry
 from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS, SubjectRecord, dataset_attrs, variable_values
+from gz3d_zarr.datamodel.schema import dataset_attrs
+from gz3d_zarr.datamodel.variables import SubjectRecord, variable_values
 from gz3d_zarr.errors import StoreError
 from gz3d_zarr.storage.build_record import FILES_KEY, RECEIPTS_PREFIX, RECORD_KEY, BuildRecord
 from gz3d_zarr.storage.object_store import ObjectStore

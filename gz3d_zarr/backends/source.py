@@ -13,18 +13,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.assemble import assemble, define_variables
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.datamodel.layout import Layout, LayoutOptions, make_layout
 from gz3d_zarr.datamodel.manifest import Entry
 from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import SubjectOutcome
-from gz3d_zarr.datamodel.schema import (
-    BIG_ARRAYS,
-    VARIABLES,
-    SubjectRecord,
-    dataset_attrs,
-    variable_values,
-)
+from gz3d_zarr.datamodel.schema import dataset_attrs
 from gz3d_zarr.datamodel.subject import Subject
+from gz3d_zarr.datamodel.variables import VARIABLES, SubjectRecord, variable_values
 from gz3d_zarr.errors import Status, SubjectError
 from gz3d_zarr.sources.download import FileBody, decode_body, read_file
 from gz3d_zarr.sources.listing import Source

@@ -18,15 +18,10 @@ from gz3d_zarr.backends.assemble import assemble, text_array
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.backends.lazy_arrays import lazy_variable, mask_dataset
 from gz3d_zarr.backends.partial_store import open_partial_store
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, CATALOGUE_GROUP, SHARD_ARRAYS
 from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE
-from gz3d_zarr.datamodel.schema import (
-    BIG_ARRAYS,
-    CATALOGUE_GROUP,
-    LABELS,
-    SCHEMA,
-    SHARD_ARRAYS,
-    check_schema_version,
-)
+from gz3d_zarr.datamodel.schema import SCHEMA, check_schema_version
+from gz3d_zarr.datamodel.variables import LABELS
 from gz3d_zarr.errors import (
     IncompleteStoreError,
     StoreError,

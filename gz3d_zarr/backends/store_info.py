@@ -12,7 +12,7 @@ import numpy as np
 from dask.utils import format_bytes
 
 from gz3d_zarr.backends.store import read_store
-from gz3d_zarr.datamodel.schema import CATALOGUE_GROUP
+from gz3d_zarr.datamodel.arrays import CATALOGUE_GROUP
 from gz3d_zarr.errors import Status, status_counts
 from gz3d_zarr.storage.object_store import open_object_store
 

@@ -132,7 +132,8 @@ class _FileReader:
 
     def values(self, name: str, layout: Layout) -> np.ndarray[Any, Any]:
         """Values of one variable, with the dimension ``subject``."""
-        from gz3d_zarr.datamodel.schema import BIG_ARRAYS, variable_values
+        from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
+        from gz3d_zarr.datamodel.variables import variable_values
 
         with self._lock:
             if self._read is None:
@@ -144,7 +145,7 @@ class _FileReader:
         return variable_values(name, [record], layout)
 
     def _decode(self) -> Any:
-        from gz3d_zarr.datamodel.schema import SubjectRecord
+        from gz3d_zarr.datamodel.variables import SubjectRecord
         from gz3d_zarr.errors import Status, SubjectError
         from gz3d_zarr.sources.download import decode_body, read_file
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.annotations import CLUSTER_COLUMNS, decode_clusters
-from gz3d_zarr.datamodel.schema import SubjectRecord
+from gz3d_zarr.datamodel.variables import SubjectRecord
 
 ROW_SIZES: Mapping[str, tuple[str, str]] = {
     "center": ("number_galaxy_centers", "galaxy_center"),

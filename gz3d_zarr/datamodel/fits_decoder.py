@@ -159,7 +159,8 @@ def _copy_counts(values: NDArray[np.generic], where: str, out: NDArray[np.uint8]
     wrong = target != part
     if not wrong.any():
         return 0
-    above = np.isfinite(part) & (part > MAX_COUNT) & (part == np.trunc(part))
+    numbers = part.astype(np.float64)
+    above = np.isfinite(numbers) & (numbers > MAX_COUNT) & (numbers == np.trunc(numbers))
     target[above] = MAX_COUNT
     wrong &= ~above
     if wrong.any():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gz3d_zarr.datamodel.schema import VARIABLES
+from gz3d_zarr.datamodel.variables import VARIABLES
 
 SENTINELS: Mapping[str, tuple[float, ...]] = {
     name: variable.sentinels for name, variable in VARIABLES.items() if variable.sentinels

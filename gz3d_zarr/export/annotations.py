@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.backends.store import read_group
 from gz3d_zarr.datamodel.annotations import CLUSTER_COLUMNS, MarkTable, marks_from_json
+from gz3d_zarr.datamodel.arrays import CLUSTERS_GROUP, MARKS
 from gz3d_zarr.datamodel.cluster_arrays import ROW_SIZES
-from gz3d_zarr.datamodel.schema import CLUSTERS_GROUP, MARKS
 from gz3d_zarr.errors import StoreError
 from gz3d_zarr.export.subset import Selection
 from gz3d_zarr.storage.build_record import ROOT_KEY

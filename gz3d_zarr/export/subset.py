@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.selection import select_cone
 from gz3d_zarr.backends.store import open_dataset, read_store
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.datamodel.ids import find_rows, parse_id
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS, VARIABLES
+from gz3d_zarr.datamodel.variables import VARIABLES
 from gz3d_zarr.errors import LeftOutWarning, Status, StoreError, UsageError, plural
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 

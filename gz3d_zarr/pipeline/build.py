@@ -14,7 +14,8 @@ import gz3d_zarr
 from gz3d_zarr.datamodel.layout import LayoutOptions
 from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, Provenance, SubjectRecord
+from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, Provenance
+from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import Status, StoreError
 from gz3d_zarr.pipeline.build_state import BuildRequest, Mode, choose_request, inspect_target
 from gz3d_zarr.pipeline.failure_policy import FailurePolicy

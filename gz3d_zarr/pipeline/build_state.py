@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS, GROUPS, LABELS, SCHEMA, SHARD_ARRAYS, VARIABLES
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, GROUPS, SHARD_ARRAYS
+from gz3d_zarr.datamodel.schema import SCHEMA
+from gz3d_zarr.datamodel.variables import LABELS, VARIABLES
 from gz3d_zarr.errors import StoreError, UsageError
 from gz3d_zarr.storage.build_record import RECORD_KEY, ROOT_KEY, WORK_PREFIX, BuildRecord
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore

@@ -10,20 +10,15 @@ from typing import Any
 from dask.utils import format_bytes, parse_bytes
 
 from gz3d_zarr.datamodel.annotations import CLUSTER_COLUMNS
+from gz3d_zarr.datamodel.arrays import GROUPS, SHARD_ARRAYS
 from gz3d_zarr.datamodel.cluster_arrays import ROW_SIZES
 from gz3d_zarr.datamodel.codecs import CODECS
 from gz3d_zarr.datamodel.fits_decoder import MAX_UNPACKED
 from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE, Layout, LayoutOptions, make_layout
 from gz3d_zarr.datamodel.manifest import Manifest
-from gz3d_zarr.datamodel.schema import (
-    CATALOGUE_TEXT,
-    GROUPS,
-    LABELS,
-    SCHEMA_VERSION,
-    SHARD_ARRAYS,
-    VARIABLES,
-)
+from gz3d_zarr.datamodel.schema import SCHEMA_VERSION
 from gz3d_zarr.datamodel.subject import IMAGE_BYTES, SEGMENTATION_BYTES
+from gz3d_zarr.datamodel.variables import CATALOGUE_TEXT, LABELS, VARIABLES
 from gz3d_zarr.errors import PlanError, UsageError, plural
 from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions

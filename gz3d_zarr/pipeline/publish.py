@@ -10,7 +10,8 @@ from pathlib import Path
 
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.datamodel.schema import Provenance, SubjectRecord
+from gz3d_zarr.datamodel.schema import Provenance
+from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import StoreError, error_message
 from gz3d_zarr.pipeline.build_state import (
     OUR_PREFIXES,

@@ -9,16 +9,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gz3d_zarr.datamodel.arrays import CATALOGUE_GROUP, CLUSTERS_GROUP
 from gz3d_zarr.datamodel.cluster_arrays import cluster_arrays
 from gz3d_zarr.datamodel.layout import Layout
-from gz3d_zarr.datamodel.schema import (
-    CATALOGUE_GROUP,
-    CATALOGUE_TEXT,
-    CLUSTERS_GROUP,
-    VARIABLES,
-    index_labels,
-    variable_values,
-)
+from gz3d_zarr.datamodel.schema import index_labels
+from gz3d_zarr.datamodel.variables import CATALOGUE_TEXT, VARIABLES, variable_values
 from gz3d_zarr.errors import plural
 from gz3d_zarr.pipeline.store_checks import Check, check_that
 from gz3d_zarr.storage.published_receipts import PublishedReceipts

@@ -10,7 +10,7 @@ from typing import Any
 
 from dask.utils import format_bytes
 
-from gz3d_zarr.datamodel.schema import UNKNOWN, SubjectRecord
+from gz3d_zarr.datamodel.variables import UNKNOWN, SubjectRecord
 from gz3d_zarr.errors import plural, status_counts
 from gz3d_zarr.pipeline.store_checks import Check
 

@@ -12,8 +12,8 @@ import numpy as np
 from distributed import Semaphore
 from numpy.typing import NDArray
 
+from gz3d_zarr.datamodel.arrays import SHARD_ARRAYS, subject_arrays
 from gz3d_zarr.datamodel.receipts import Receipt, StoredObject, SubjectOutcome
-from gz3d_zarr.datamodel.schema import SHARD_ARRAYS, subject_arrays
 from gz3d_zarr.errors import Status, StoreError, SubjectError
 from gz3d_zarr.sources.download import decode_body
 from gz3d_zarr.sources.options import FetchOptions

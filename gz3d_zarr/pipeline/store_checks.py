@@ -12,12 +12,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, CATALOGUE_GROUP
 from gz3d_zarr.datamodel.file_names import parse_name
 from gz3d_zarr.datamodel.healpix import healpix_pixels
 from gz3d_zarr.datamodel.layout import Layout
-from gz3d_zarr.datamodel.schema import (
-    BIG_ARRAYS,
-    CATALOGUE_GROUP,
+from gz3d_zarr.datamodel.subject import CLASSES, SIDE
+from gz3d_zarr.datamodel.variables import (
     CATALOGUE_TEXT,
     LABELS,
     NO_CLASSIFICATION,
@@ -25,7 +25,6 @@ from gz3d_zarr.datamodel.schema import (
     VARIABLES,
     variable_attrs,
 )
-from gz3d_zarr.datamodel.subject import CLASSES, SIDE
 from gz3d_zarr.errors import GZ3DError, Status, StoreError, error_message, plural
 from gz3d_zarr.storage.build_record import ROOT_KEY, WORK_PREFIX
 from gz3d_zarr.storage.object_store import ObjectStore

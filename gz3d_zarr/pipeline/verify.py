@@ -13,11 +13,11 @@ import xarray as xr
 from distributed import Semaphore
 
 from gz3d_zarr.backends.store import READ_ERRORS, read_group, read_small_arrays, read_store
+from gz3d_zarr.datamodel.arrays import CLUSTERS_GROUP, SHARD_ARRAYS, subject_arrays
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
-from gz3d_zarr.datamodel.schema import CLUSTERS_GROUP, SHARD_ARRAYS, subject_arrays
 from gz3d_zarr.datamodel.subject import Subject
 from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message
 from gz3d_zarr.pipeline import store_checks as checks

@@ -12,7 +12,8 @@ from typing import Any
 from gz3d_zarr.datamodel.file_names import parse_name
 from gz3d_zarr.datamodel.manifest import CatalogueRow, Entry
 from gz3d_zarr.datamodel.receipts import Receipt, metadata_from_json, metadata_to_json
-from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, SubjectRecord, check_schema_version
+from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, check_schema_version
+from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import StoreError
 from gz3d_zarr.storage.build_record import digest
 from gz3d_zarr.storage.object_store import ObjectStore

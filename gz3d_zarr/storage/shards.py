@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from zarr.buffer import cpu
 from zarr.storage import MemoryStore
 
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, SHARD_ARRAYS
 from gz3d_zarr.datamodel.codecs import array_codec
 from gz3d_zarr.datamodel.layout import Layout
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS, SHARD_ARRAYS
 from gz3d_zarr.errors import StoreError, error_message
 from gz3d_zarr.storage.build_record import ROOT_KEY
 

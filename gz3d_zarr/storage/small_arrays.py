@@ -11,19 +11,15 @@ from numpy.typing import NDArray
 from zarr.buffer import cpu
 from zarr.storage import MemoryStore
 
+from gz3d_zarr.datamodel.arrays import CATALOGUE_GROUP, CLUSTERS_GROUP, GROUPS
 from gz3d_zarr.datamodel.cluster_arrays import cluster_arrays
 from gz3d_zarr.datamodel.codecs import SMALL_COMPRESSORS
 from gz3d_zarr.datamodel.layout import SMALL_CHUNKS, Layout
-from gz3d_zarr.datamodel.schema import (
-    CATALOGUE_GROUP,
+from gz3d_zarr.datamodel.schema import Provenance, index_labels, root_attrs
+from gz3d_zarr.datamodel.variables import (
     CATALOGUE_TEXT,
-    CLUSTERS_GROUP,
-    GROUPS,
     VARIABLES,
-    Provenance,
     SubjectRecord,
-    index_labels,
-    root_attrs,
     variable_attrs,
     variable_values,
 )

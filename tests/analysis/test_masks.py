@@ -16,7 +16,8 @@ from files import subject_files, truth
 
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
-from gz3d_zarr.datamodel.schema import BIG_ARRAYS, LABELS
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
+from gz3d_zarr.datamodel.variables import LABELS
 
 CLASSES = ("center", "star", "spiral", "bar")
 
