@@ -169,6 +169,9 @@ class SkyMethods:
     ) -> Figure:
         """Plot the image of a subject, next to the same image with the masks in color.
 
+        Rings show clusters of center and star marks, if the Dataset was opened from a store. The
+        legend says of which classes nobody was asked.
+
         Parameters
         ----------
         subject : str or int, optional

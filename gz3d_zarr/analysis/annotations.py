@@ -155,12 +155,18 @@ def cluster_columns(
             f"there are no clusters of {cls!r}, expected one of {', '.join(POINT_CLASSES)}"
         )
     groups = StoreGroups(rows)
-    stored = groups.group(CLUSTERS_GROUP)
+    return select_clusters(groups.group(CLUSTERS_GROUP), groups.rows, cls)
+
+
+def select_clusters(
+    stored: xr.Dataset, rows: NDArray[np.intp], cls: str
+) -> tuple[dict[str, FloatArray], NDArray[np.int64], dict[str, str]]:
+    """Clusters of some rows of the store, as for `cluster_columns`, from the whole group."""
     every = stored[ROW_SIZES[cls][0]].values.astype(np.int64)
     first = np.cumsum(every) - every
-    sizes = every[groups.rows]
+    sizes = every[rows]
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    chosen = np.repeat(first[groups.rows], sizes) + within
+    chosen = np.repeat(first[rows], sizes) + within
     arrays = {name: stored[f"{cls}_{name}"] for name in CLUSTER_COLUMNS}
     return (
         {name: array.values[chosen] for name, array in arrays.items()},

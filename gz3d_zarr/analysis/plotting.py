@@ -12,8 +12,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gz3d_zarr.analysis.annotations import POINT_CLASSES
 from gz3d_zarr.analysis.indexing import with_subject_dim
 from gz3d_zarr.analysis.masks import check_class, whole_threshold
+from gz3d_zarr.analysis.plot_rings import Ring, draw_rings, read_rings
 from gz3d_zarr.analysis.selection import select_any
 from gz3d_zarr.analysis.sky_grids import (
     WCS_VARIABLES,
@@ -64,7 +66,8 @@ def plot_subject(
     _need_matplotlib()
     level = whole_threshold(threshold)
     names = _classes(row, classes)
-    row = load_variables(row, *_NEEDED, *WCS_VARIABLES)
+    rings = read_rings(row, names)
+    row = load_variables(row, *_NEEDED, *WCS_VARIABLES, "classifications")
     status = int(row["status"].values)
     if status != Status.OK:
         raise UsageError(f"subject {_title(row)} has no image: its status is "
@@ -82,14 +85,16 @@ def plot_subject(
         _show_image(panels[0], image)
         panels[0].set_title(_title(row))
     right = panels[-1]
-    _overlay(right, image, counts, level)
+    _overlay(right, image, counts, level, None if rings is None else rings[0])
     right.set_title("volunteers' counts" if len(panels) == 2 else _title(row))
     if hexagon:
         for panel in panels:
             _draw_hexagon(panel, row)
     for bar, (name, values) in zip(bars, counts.items(), strict=True):
         _count_bar(figure, right, bar, name, int(values.max()))
-    _legend(right, counts, level, hexagon)
+    unasked = _find_unasked(row, names)
+    labels = {name: f"{name} (not asked)" if name in unasked else name for name in names}
+    _legend(right, labels, level, hexagon, rings is not None)
     return figure
 
 
@@ -136,17 +141,20 @@ def plot_sheet(
         if len(panels) < number:
             raise UsageError(f"{number} subjects need as many axes, not {len(panels)}")
         figure = cast("Figure", panels[0].figure)
+    rings = read_rings(rows, names)
     for i in range(number):
-        row = load_variables(rows.isel(subject=i), *_NEEDED, "scale")
+        row = load_variables(rows.isel(subject=i), *_NEEDED, "scale", "classifications")
         image, counts = _pixels(row, names)
-        _overlay(panels[i], image, counts, level)
-        panels[i].set_title(_title(row), fontsize="small")
+        _overlay(panels[i], image, counts, level, None if rings is None else rings[i])
+        unasked = _find_unasked(row, names)
+        note = f"\nnot asked: {', '.join(unasked)}" if unasked else ""
+        panels[i].set_title(_title(row) + note, fontsize="small")
         panels[i].set_axis_off()
         if hexagon:
             _draw_hexagon(panels[i], row)
     if ax is None:
         figure.legend(
-            handles=_handles(names, level, hexagon),
+            handles=_handles({name: name for name in names}, level, hexagon, rings is not None),
             loc="outside lower center",
             ncols=3,
             frameon=False,
@@ -265,10 +273,25 @@ def _show_image(axes: Axes, image: NDArray[np.uint8]) -> None:
     axes.set_ylim(image.shape[0] - 0.5, -0.5)
 
 
+def _find_unasked(row: xr.Dataset, names: Sequence[str]) -> list[str]:
+    """Classes that nobody was asked about, of a row in memory."""
+    if "classifications" not in row.variables:
+        return []
+    numbers = np.atleast_1d(row["classifications"].values)
+    return [name for name in names if numbers[check_class(row, name)] == 0]
+
+
 def _overlay(
-    axes: Axes, image: NDArray[np.uint8], counts: Mapping[str, NDArray[np.uint8]], level: int
+    axes: Axes,
+    image: NDArray[np.uint8],
+    counts: Mapping[str, NDArray[np.uint8]],
+    level: int,
+    rings: Sequence[Ring] | None,
 ) -> None:
-    """Show a darker image, and over it each class in its color: more marks, more opaque."""
+    """Show a darker image, and over it each class in its color: more marks, more opaque.
+
+    Centers and stars have rings around their clusters, if these are known, instead of outlines.
+    """
     _show_image(axes, np.rint(image * _IMAGE_BRIGHTNESS).astype(np.uint8))
     for name, values in counts.items():
         if not values.any():
@@ -281,9 +304,10 @@ def _overlay(
             origin="lower",
             interpolation="nearest",
         )
-        if values.max() > level:
+        if values.max() > level and not (rings is not None and name in POINT_CLASSES):
             color = CLASS_COLORS[name]
             axes.contour(values, [level + 0.5], colors=[color], linewidths=1.0)
+    draw_rings(axes, rings or (), CLASS_COLORS)
     axes.set_xlim(-0.5, image.shape[1] - 0.5)
     axes.set_ylim(image.shape[0] - 0.5, -0.5)
 
@@ -330,9 +354,11 @@ def _draw_hexagon(axes: Axes, row: xr.Dataset) -> None:
         )
 
 
-def _legend(axes: Axes, counts: Mapping[str, Any], level: int, hexagon: bool) -> None:
+def _legend(
+    axes: Axes, labels: Mapping[str, str], level: int, hexagon: bool, has_rings: bool
+) -> None:
     legend = axes.legend(
-        handles=_handles(list(counts), level, hexagon),
+        handles=_handles(labels, level, hexagon, has_rings),
         loc="upper left",
         fontsize="x-small",
         facecolor="black",
@@ -342,14 +368,19 @@ def _legend(axes: Axes, counts: Mapping[str, Any], level: int, hexagon: bool) ->
     legend.get_frame().set_linewidth(0)
 
 
-def _handles(names: Sequence[str], level: int, hexagon: bool) -> list[Any]:
+def _handles(labels: Mapping[str, str], level: int, hexagon: bool, has_rings: bool) -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Any] = [Patch(color=CLASS_COLORS[name], label=name) for name in names]
+    handles: list[Any] = [
+        Patch(color=CLASS_COLORS[name], label=label) for name, label in labels.items()
+    ]
     handles.append(
         Line2D([], [], color="#888888", linewidth=1.0, label=f"marked by more than {level}")
     )
+    if has_rings:
+        ring: dict[str, Any] = {"marker": "o", "fillstyle": "none", "linestyle": ""}
+        handles.append(Line2D([], [], color="#888888", label="cluster of marks", **ring))
     if hexagon:
         handles.append(Patch(fill=False, edgecolor="#aaaaaa", label="MaNGA bundle"))
     return handles

@@ -13,13 +13,16 @@ import xarray as xr
 from click.testing import CliRunner, Result
 from distributed import Client
 from files import subject_files
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.patches import Ellipse, Polygon
 
 import gz3d_zarr
 from gz3d_zarr import LeftOutWarning, UsageError
+from gz3d_zarr.analysis.plot_rings import make_ring
 from gz3d_zarr.analysis.plotting import CLASS_COLORS
 from gz3d_zarr.analysis.sky_grids import bundle_hexagon
 from gz3d_zarr.backends import source as source_backend
@@ -67,11 +70,66 @@ def test_a_plot_has_picture_masks_bars_bundle_and_legend(ds: xr.Dataset) -> None
         assert str(axes.wcs.wcs.ctype[0]) == "RA---TAN"
         assert axes.wcs.wcs.crval.tolist() == [row["ra"].item(), row["dec"].item()]
         assert axes.get_ylim() == (524.5, -0.5)  # row 0, the north, is at the top
-        np.testing.assert_allclose(axes.patches[0].get_xy()[:6], bundle_hexagon(row))
+        (bundle,) = (patch for patch in axes.patches if isinstance(patch, Polygon))
+        np.testing.assert_allclose(bundle.get_xy()[:6], bundle_hexagon(row))
     texts = [text.get_text() for text in right.get_legend().get_texts()]
-    assert texts == [*CLASS_COLORS, "marked by more than 3", "MaNGA bundle"]
+    asked = row["classifications"].values > 0
+    assert asked.any()
+    labels = [
+        name if is_asked else f"{name} (not asked)"
+        for name, is_asked in zip(CLASS_COLORS, asked, strict=True)
+    ]
+    assert texts == [*labels, "marked by more than 3", "cluster of marks", "MaNGA bundle"]
     assert str(row["subject"].item()) in left.get_title()
     FigureCanvasAgg(figure).draw()
+
+
+def rings(axes: Axes) -> list[tuple[str, float, float]]:
+    found = [patch for patch in axes.patches if isinstance(patch, Ellipse)]
+    return [(to_hex(ring.get_edgecolor()), *ring.center) for ring in found]
+
+
+def test_centers_and_stars_have_rings_from_their_clusters(ds: xr.Dataset, simulated: Path) -> None:
+    i = int(ds["number_foreground_stars"].values.argmax())
+    expected = [
+        (CLASS_COLORS[name], cluster["x"].value, cluster["y"].value)
+        for name in ("center", "star")
+        for cluster in ds.isel(subject=i).gz3d.clusters(name)
+    ]
+    assert len(expected) > 1
+    left, right, *_ = ds.isel(subject=i).gz3d.plot().axes
+    assert rings(left) == []
+    assert rings(right) == expected
+    sheet = ds.isel(subject=[i, 0]).gz3d.contact_sheet(classes=["star"])
+    assert rings(sheet.axes[0]) == [ring for ring in expected if ring[0] == CLASS_COLORS["star"]]
+    source = gz3d_zarr.open_source(simulated, limit=1).gz3d.plot().axes[1]
+    assert rings(source) == []
+    texts = [text.get_text() for text in source.get_legend().get_texts()]
+    assert "cluster of marks" not in texts
+
+
+def test_rings_are_ellipses_that_can_be_seen() -> None:
+    ring = make_ring("star", 10, 20, 100, 400, 0)
+    assert sorted([ring.width, ring.height]) == [40, 80]
+    upright = ring.height > ring.width
+    assert ring.angle % 180 == (0 if upright else 90)
+    assert make_ring("star", 10, 20, 0, 0, 0).width == 10
+    tilted = make_ring("center", 0, 0, 100, 100, 99)
+    assert min(tilted.width, tilted.height) == 10  # 2 sigma would be 4
+    assert tilted.angle % 90 == pytest.approx(45)
+
+
+def test_classes_that_nobody_was_asked_about_are_named(ds: xr.Dataset) -> None:
+    volunteers = ds["classifications"].values
+    i = int(np.flatnonzero((volunteers[:, 2] == 0) & (volunteers[:, 0] > 0))[0])
+    row = ds.isel(subject=i)
+    texts = [t.get_text() for t in row.gz3d.plot().axes[1].get_legend().get_texts()]
+    assert "spiral (not asked)" in texts
+    assert "center" in texts
+    title = ds.isel(subject=[i]).gz3d.contact_sheet(classes=["center", "spiral"]).axes[0]
+    assert title.get_title().endswith("\nnot asked: spiral")
+    few = row.drop_vars("classifications").gz3d.plot().axes[1].get_legend().get_texts()
+    assert "spiral" in [text.get_text() for text in few]
 
 
 def test_notebooks_show_a_plot(ds: xr.Dataset) -> None:
@@ -108,7 +166,7 @@ def test_plots_go_into_axes_that_are_given(ds: xr.Dataset) -> None:
     one = figure.subplots()
     assert row.gz3d.plot(ax=one, classes=["center"], threshold=5, hexagon=False) is figure
     assert [image.get_cmap().name for image in one.images[1:]] == ["center"]
-    assert not one.patches
+    assert not [patch for patch in one.patches if isinstance(patch, Polygon)]
     assert len(figure.axes) == 2
     figure = row.sel({"class": "center"}).gz3d.plot()
     assert [image.get_cmap().name for image in figure.axes[1].images[1:]] == ["center"]
