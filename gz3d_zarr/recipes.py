@@ -73,7 +73,8 @@ def mean_mask(
     xarray.DataArray
         float64 ([class,] y, x), a dask array: a fraction from 0 to 1, or a number of volunteers;
         NaN for a class that no subject was asked about. The attribute ``subjects`` has the number
-        of subjects that were averaged, for all classes a list. Pixels are averaged whatever
+        of subjects of which volunteers were asked, and the coordinate ``asked_subjects`` that of
+        each class. Pixels are averaged whatever
         their scale, which is usually 0.099 arcsec in the survey.
 
     Raises
@@ -104,7 +105,8 @@ def mean_mask(
         total / np.where(subjects, subjects, np.nan)[:, None, None],
         cls,
         "mean_mask",
-        {"long_name": meaning, "units": "1", "subjects": _per_class(subjects, cls)},
+        {"long_name": meaning, "units": "1", "subjects": int(known.any(axis=1).sum())},
+        subjects,
     )
 
 
@@ -197,7 +199,8 @@ def radial_profile(
         float64 ([class,] radius), a dask array: counts divided by ``classifications``, the number
         of volunteers who were asked, so that it may exceed 1; NaN if no pixel is in the annulus.
         The coordinates ``radius`` (the middle of each annulus), ``radius_low`` and ``radius_high``
-        are in arcsec. The attribute ``subjects`` is that of `mean_mask`.
+        are in arcsec. The attribute ``subjects`` and the coordinate ``asked_subjects`` are those
+        of `mean_mask`.
 
     Raises
     ------
@@ -231,8 +234,9 @@ def radial_profile(
         {
             "long_name": "mean fraction of volunteers",
             "units": "1",
-            "subjects": _per_class((volunteers > 0).sum(axis=0), cls),
+            "subjects": int((volunteers > 0).any(axis=1).sum()),
         },
+        (volunteers > 0).sum(axis=0),
     )
     unit = {"units": "arcsec"}
     return profile.assign_coords(
@@ -298,12 +302,6 @@ def _volunteers(rows: xr.Dataset, cls: str | None, purpose: str) -> FloatArray:
     return numbers
 
 
-def _per_class(numbers: NDArray[np.int_], cls: str | None) -> int | list[int]:
-    """A number per class, or that of the one class; for attributes."""
-    found: list[int] = numbers.tolist()
-    return found if cls is None else found[0]
-
-
 def _result(
     like: xr.DataArray,
     dims: tuple[str, ...],
@@ -311,9 +309,12 @@ def _result(
     cls: str | None,
     name: str,
     attrs: dict[str, Any],
+    subjects: NDArray[np.int_],
 ) -> xr.DataArray:
     """A DataArray with the coordinate ``class`` of another; a single class has no dimension."""
-    labels = {"class": like["class"].variable} if "class" in like.coords else {}
+    labels: dict[str, Any] = {"asked_subjects": ("class", subjects)}
+    if "class" in like.coords:
+        labels["class"] = like["class"].variable
     result: xr.DataArray = xr.DataArray(data, labels, dims, name, attrs)
     return result if cls is None else result.isel({"class": 0})
 

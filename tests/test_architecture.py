@@ -18,7 +18,7 @@ ALLOWED = {
     "sources": {*BASE, "datamodel"},
     "storage": {*BASE, "datamodel"},
     # Marks and clusters are other groups of the store that a Dataset was opened from.
-    "analysis": {*BASE, "datamodel", "backends", "storage"},
+    "analysis": {*BASE, "datamodel", "backends"},
     "simulation": {*BASE, "datamodel"},
     "backends": {*BASE, "datamodel", "sources", "storage"},
     "pipeline": {*BASE, "datamodel", "sources", "storage", "backends"},

@@ -103,12 +103,15 @@ def test_cloud() -> None:
     assert draw() == 1
 
 
+@pytest.mark.filterwarnings("ignore:left out of .*, as volunteers were not asked")
 def test_analysis() -> None:
     names = run("analysis", SUBJECTS=16)
     assert names["mean"].dims == ("class", "y", "x")
     assert names["table"]["number"].sum() == names["table"].sizes["subject"]
     profiles = names["profiles"].values()
     assert sum(profile.attrs["subjects"] for profile in profiles) == names["mean"].attrs["subjects"]
-    assert all(np.isfinite(profile).all() for profile in profiles)
+    for profile in profiles:
+        is_asked = (profile["asked_subjects"] > 0).values
+        np.testing.assert_array_equal(np.isfinite(profile).all("radius"), is_asked)
     assert names["client"].status == "closed"
     assert draw() == 3

@@ -114,7 +114,8 @@ def test_mean_mask_is_the_share_of_subjects(
     every = mean_mask(ds, None, of="counts")
     assert every.dims == ("class", "y", "x")
     assert every["class"].values.tolist() == list(CLASSES)
-    assert every.attrs["subjects"] == asked.sum(axis=0).tolist()
+    assert every.attrs["subjects"] == asked.any(axis=1).sum()
+    assert every["asked_subjects"].values.tolist() == asked.sum(axis=0).tolist()
     for i in range(4):
         np.testing.assert_allclose(every[i], counts[asked[:, i], i].mean(axis=0))
 

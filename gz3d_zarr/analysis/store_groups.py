@@ -5,7 +5,7 @@ The only module of `analysis` that reads from a store itself; all others use the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.arrays import MARKS
 from gz3d_zarr.errors import UsageError, plural
-
-if TYPE_CHECKING:
-    from gz3d_zarr.storage.object_store import ObjectStore
 
 
 class StoreGroups:
@@ -45,7 +42,7 @@ class StoreGroups:
     def __init__(self, dataset: xr.Dataset) -> None:
         from gz3d_zarr.backends import store as backend
 
-        self.store: ObjectStore = backend.find_object_store(dataset)
+        self.store: Any = backend.find_object_store(dataset)
         self._root = backend.open_root(self.store)
         name = "zooniverse_subject_id"
         every = backend.read_rows(self.store, name, root=self._root)
