@@ -236,7 +236,15 @@ def _click_arguments(spec: OptionSpec, default: Any) -> dict[str, Any]:
 
 
 selection_options = declare_options(
-    SelectionOptions, "Selection", "limit", "tiny", "ids", "min_vote_fraction", "order"
+    SelectionOptions,
+    "Selection",
+    "limit",
+    "tiny",
+    "ids",
+    "missing_ids",
+    "ids_table",
+    "min_vote_fraction",
+    "order",
 )
 ids_option = declare_options(SelectionOptions, "Selection", "ids")
 layout_options = declare_options(LayoutOptions, "Layout")

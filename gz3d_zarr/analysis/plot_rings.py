@@ -13,7 +13,7 @@ import xarray as xr
 from gz3d_zarr.analysis.annotations import POINT_CLASSES, select_clusters
 from gz3d_zarr.analysis.indexing import with_subject_dim
 from gz3d_zarr.analysis.store_groups import StoreGroups
-from gz3d_zarr.datamodel.schema import CLUSTERS_GROUP
+from gz3d_zarr.datamodel.arrays import CLUSTERS_GROUP
 from gz3d_zarr.errors import StoreError, UsageError
 
 if TYPE_CHECKING:

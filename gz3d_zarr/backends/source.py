@@ -48,8 +48,8 @@ def open_source(
     nside, cache, source_options
         As for `build`.
     **options
-        Fields of `SelectionOptions`: ``limit, tiny, ids, min_vote_fraction, catalogue, order``, as
-        for `build`.
+        Fields of `SelectionOptions`: ``limit, tiny, ids, missing_ids, ids_table,
+        min_vote_fraction, catalogue, order``, as for `build`.
 
     Returns
     -------

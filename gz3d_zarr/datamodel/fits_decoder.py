@@ -23,8 +23,9 @@ from gz3d_zarr.datamodel.wcs import read_scale
 from gz3d_zarr.errors import Status, SubjectError
 
 HDU_COUNT = 11
-MAX_UNPACKED = 32 * 2**20
-"""Largest unpacked file that is accepted, in bytes; real ones have 9.7 to 9.9 MB."""
+MAX_UNPACKED = 128 * 2**20
+"""Largest unpacked file that is accepted, in bytes; real ones have 9.7 to 9.9 MB, and more where
+volunteers drew many marks."""
 MAX_MEMBERS = 16
 """Members that a gzip file may have; real ones have one."""
 UNKNOWN_VALUES = (-1, -999, -9999)
@@ -159,8 +160,7 @@ def _copy_counts(values: NDArray[np.generic], where: str, out: NDArray[np.uint8]
     wrong = target != part
     if not wrong.any():
         return 0
-    numbers = part.astype(np.float64)
-    above = np.isfinite(numbers) & (numbers > MAX_COUNT) & (numbers == np.trunc(numbers))
+    above = np.isfinite(part) & np.greater(part, MAX_COUNT) & (part == np.trunc(part))
     target[above] = MAX_COUNT
     wrong &= ~above
     if wrong.any():

@@ -20,7 +20,7 @@ DEFAULT_NSIDE = 16
 SMALL_CHUNKS = {"subject": 32_768, "galaxy_center": 131_072, "foreground_star": 131_072}
 """Chunk size of the small arrays, which are not sharded, along these dimensions. The whole survey
 fits in one chunk, and a store can grow without a new layout."""
-SAMPLES = ("extra", "original", "stripe82_coadd_1")
+SAMPLES = ("extra", "original", "sdss_lost_set", "stripe82", "stripe82_coadd_1")
 """Target samples known without a catalogue."""
 
 
@@ -39,7 +39,7 @@ class Layout:
     nside : int
         HEALPix resolution of the coordinate ``healpix``.
     samples : tuple of str
-        Names of the flags of ``sample``, from flag 2 on.
+        Names of the flag masks of ``sample``, from mask 2 on.
     """
 
     subjects: int

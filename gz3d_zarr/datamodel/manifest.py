@@ -12,10 +12,10 @@ from gz3d_zarr.datamodel.subject import SubjectMetadata
 
 @dataclass(frozen=True, slots=True)
 class CatalogueRow:
-    """One row of ``gz3d_metadata.fits``."""
+    """One row of ``gz3d_metadata.fits``; `observed` is None where it is unknown."""
 
     metadata: SubjectMetadata
-    observed: bool
+    observed: bool | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.healpix import healpix_pixels
 from gz3d_zarr.datamodel.layout import Layout
-from gz3d_zarr.datamodel.manifest import Entry
+from gz3d_zarr.datamodel.manifest import CatalogueRow, Entry
 from gz3d_zarr.datamodel.receipts import SubjectOutcome
+from gz3d_zarr.datamodel.sample_flags import sample_attrs, sample_mask
 from gz3d_zarr.datamodel.subject import (
     CHANNELS,
     CLASSES,
@@ -112,12 +113,16 @@ def _ifu_design_size(rows: Sequence[SubjectRecord], _: Layout) -> list[int]:
 
 
 def _sample(rows: Sequence[SubjectRecord], layout: Layout) -> list[int]:
-    flags = {name: i for i, name in enumerate(layout.samples, 2)}
-    return [flags.get(m.sample, 1) if (m := row.metadata) and m.sample else 0 for row in rows]
+    return [sample_mask(m.sample, layout.samples) if (m := row.metadata) else 0 for row in rows]
 
 
 def _observed(rows: Sequence[SubjectRecord], _: Layout) -> list[int]:
-    return [UNKNOWN if row.entry.row is None else int(row.entry.row.observed) for row in rows]
+    return [observed_flag(row.entry.row) for row in rows]
+
+
+def observed_flag(row: CatalogueRow | None) -> int:
+    """Flag of ``observed``: 0, 1, or -1 where the catalogue does not say it."""
+    return UNKNOWN if row is None or row.observed is None else int(row.observed)
 
 
 def _saturated(rows: Sequence[SubjectRecord], _: Layout) -> list[bool]:
@@ -252,7 +257,7 @@ VARIABLES: Mapping[str, Variable] = {
         _field("nsa_id", UNKNOWN),
         sentinels=(UNKNOWN,),
     ),
-    "sample": Variable("int16", {"long_name": "target sample"}, _sample),
+    "sample": Variable("int32", {"long_name": "target samples, 0 where none is known"}, _sample),
     "number_galaxy_centers": Variable(
         "int32",
         {"long_name": "clusters of center marks, -1 where unknown"},
@@ -305,7 +310,10 @@ CATALOGUE_TEXT: Mapping[str, tuple[str, Callable[[SubjectRecord], str]]] = {
     "manga_id": ("MANGAID as HDU 5 has it", lambda row: _text(row, "manga_id")),
     "iauname": ("IAUNAME", lambda row: _text(row, "iauname")),
     "explorer_link": ("link to the SDSS explorer", lambda row: _text(row, "explorer_link")),
-    "sample_name": ("name of the target sample", lambda row: _text(row, "sample")),
+    "sample_name": (
+        "target samples, joined by commas",
+        lambda row: _text(row, "sample"),
+    ),
     "reason": ("why the status is not ok", lambda row: row.outcome.reason),
 }
 """Text columns of the group ``catalogue``; empty where neither file nor catalogue has a value."""
@@ -333,7 +341,5 @@ def variable_attrs(name: str, layout: Layout) -> dict[str, Any]:
     if name == "healpix":
         attrs["nside"] = layout.nside
     if name == "sample":
-        names = ("unknown", "other", *layout.samples)
-        attrs["flag_values"] = list(range(len(names)))
-        attrs["flag_meanings"] = " ".join("_".join(label.split()) for label in names)
+        attrs |= sample_attrs(layout.samples)
     return attrs

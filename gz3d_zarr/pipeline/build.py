@@ -155,7 +155,8 @@ def build(
     on_error : {'skip', 'raise'}
         Whether a subject that cannot be read keeps its row and gets a status, or stops the build.
     max_failures : int, optional
-        Stop once more subjects than this have failed.
+        Stop once more subjects than this have failed. By default a build of more than 100
+        subjects stops if the first 100 are all invalid or corrupt.
     progress : callable, optional
         Called with a `Progress` after every shard.
     announce : callable, optional
@@ -168,7 +169,11 @@ def build(
         tiny : bool
             Keep the first five.
         ids : iterable of str or int
-            Keep these MaNGA ids or Zooniverse subject ids.
+            Keep these MaNGA ids or Zooniverse subject ids; with `ids_table`, also plate-IFUs.
+        missing_ids : {'error', 'warn'}
+            Whether ids that no subject has are an error, or a note.
+        ids_table : str or Path
+            FITS or CSV table with the columns ``mangaid`` and ``plateifu``, such as DRPall.
         min_vote_fraction : float
             Keep subjects whose spiral or bar vote fraction is at least this; needs the catalogue.
         catalogue : str or Path
@@ -232,7 +237,8 @@ def build(
             lease = stack.enter_context(hold_lease(target))
             writing = stack.enter_context(writing_target(target, request, lease))
             work = plan_resume(writing, build_plan, request)
-            policy.check([work.receipts[i] for i in sorted(work.receipts)])
+            kept = [work.receipts[i] for i in sorted(work.receipts)]
+            policy.check(kept, work.plan.layout.subjects)
             receipts = dict(work.receipts)
             with contextlib.ExitStack() as workers_stack:
                 if work.missing:  # workers first: without any, nothing is written or deleted

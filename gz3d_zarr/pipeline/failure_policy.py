@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,9 +12,15 @@ from gz3d_zarr.datamodel.option_fields import option
 from gz3d_zarr.errors import BuildError, Status, UsageError, plural
 
 if TYPE_CHECKING:
-    from gz3d_zarr.datamodel.receipts import Receipt
+    from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 
 ON_ERROR = ("skip", "raise")
+FIRST_SUBJECTS = 100
+"""A larger build stops if so many subjects are read and all of them are invalid or corrupt."""
+_DAMAGED = (Status.INVALID, Status.CORRUPT)
+_MAX_REASON = 160
+_VARYING = re.compile(r"[0-9a-f]{40}|\d[\d.]*")
+"""Digests and numbers, in which reasons of one kind differ."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,13 @@ class FailurePolicy:
         "raise: stop the build.",
         choices=ON_ERROR,
     )
-    max_failures: int | None = option(None, "Stop once more than N subjects have failed.", int, "N")
+    max_failures: int | None = option(
+        None,
+        "Stop once more than N subjects have failed. [default: stop if the first "
+        f"{FIRST_SUBJECTS} are all invalid or corrupt]",
+        int,
+        "N",
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
@@ -41,15 +55,23 @@ class FailurePolicy:
         """Whether the first failed subject stops the build."""
         return self.on_error == "raise"
 
-    def check(self, receipts: Iterable[Receipt]) -> None:
+    def check(self, receipts: Iterable[Receipt], subjects: int) -> None:
         """Stop a build with more failed subjects than allowed.
+
+        Parameters
+        ----------
+        receipts : iterable of Receipt
+            Of the shards that are finished.
+        subjects : int
+            Of the whole build.
 
         Raises
         ------
         BuildError
             Says how many, or names the first.
         """
-        bad = [o for r in receipts for o in r.outcomes if o.status is not Status.OK]
+        outcomes = [outcome for receipt in receipts for outcome in receipt.outcomes]
+        bad = [outcome for outcome in outcomes if outcome.status is not Status.OK]
         if self.is_strict and bad:
             raise stopped_at(f"{bad[0].status.label}: {bad[0].file_name}: {bad[0].reason}")
         if self.max_failures is not None and len(bad) > self.max_failures:
@@ -58,6 +80,26 @@ class FailurePolicy:
                 f"{self.max_failures} allowed. Finished shards are kept; to continue, use "
                 "--resume with a larger --max-failures"
             )
+        if (
+            self.max_failures is None
+            and subjects > FIRST_SUBJECTS
+            and len(outcomes) >= FIRST_SUBJECTS
+            and all(outcome.status in _DAMAGED for outcome in outcomes)
+        ):
+            raise BuildError(
+                f"stopped: the first {len(outcomes)} of {subjects} subjects are all invalid or "
+                f"corrupt, most of them for this reason: {_commonest_reason(bad)}. Is this the "
+                "right source? Finished shards are kept; to build all the same, use --resume "
+                f"with --max-failures {subjects}"
+            )
+
+
+def _commonest_reason(outcomes: Sequence[SubjectOutcome]) -> str:
+    """The first reason of the commonest kind, shortened."""
+    kinds = [_VARYING.sub("0", outcome.reason) for outcome in outcomes]
+    commonest, _ = Counter(kinds).most_common(1)[0]
+    reason = outcomes[kinds.index(commonest)].reason
+    return reason if len(reason) <= _MAX_REASON else f"{reason[:_MAX_REASON]}..."
 
 
 def stopped_at(what: str) -> BuildError:

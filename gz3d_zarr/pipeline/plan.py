@@ -13,7 +13,6 @@ from gz3d_zarr.datamodel.annotations import CLUSTER_COLUMNS
 from gz3d_zarr.datamodel.arrays import GROUPS, SHARD_ARRAYS
 from gz3d_zarr.datamodel.cluster_arrays import ROW_SIZES
 from gz3d_zarr.datamodel.codecs import CODECS
-from gz3d_zarr.datamodel.fits_decoder import MAX_UNPACKED
 from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE, Layout, LayoutOptions, make_layout
 from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.schema import SCHEMA_VERSION
@@ -31,6 +30,8 @@ MEMORY_SHARE = 0.75
 """Fraction of a worker's memory that a plan uses; dask pauses a worker at 0.8."""
 SOURCE_FILE_BYTES = 350_000
 """Size of a subject file if the listing does not give it."""
+UNPACKED_BYTES = 16 * 2**20
+"""Room for an unpacked subject file; real ones have 9.7 to 9.9 MB."""
 _MASK_BYTES = 1_500
 _SMALL_BYTES = 700
 
@@ -208,10 +209,11 @@ def task_bytes(shard_size: int) -> int:
     """Peak memory that a worker needs to build one shard.
 
     That is a shard in memory, its encoded bytes twice (as chunks, and as the object that joins
-    them), and one unpacked file.
+    them), and one unpacked file. A file that unpacks to far more is rare; the memory that
+    `MEMORY_SHARE` leaves free is for it.
     """
     encoded = 2 * shard_size * SOURCE_FILE_BYTES * 3 // 2
-    return shard_size * (IMAGE_BYTES + SEGMENTATION_BYTES) + encoded + MAX_UNPACKED // 2
+    return shard_size * (IMAGE_BYTES + SEGMENTATION_BYTES) + encoded + UNPACKED_BYTES
 
 
 def count_slots(shard_size: int, threads: int, memory: int | None) -> int:

@@ -77,7 +77,7 @@ def run_shards(
             done += len(receipt.outcomes)
             failed += _count_failed([receipt])
             report(Progress(done, plan.layout.subjects, len(receipt.outcomes), failed))
-            policy.check(receipts.values())
+            policy.check(receipts.values(), plan.layout.subjects)
     return receipts
 
 

@@ -16,6 +16,7 @@ from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, CATALOGUE_GROUP
 from gz3d_zarr.datamodel.file_names import parse_name
 from gz3d_zarr.datamodel.healpix import healpix_pixels
 from gz3d_zarr.datamodel.layout import Layout
+from gz3d_zarr.datamodel.sample_flags import sample_attrs, sample_mask
 from gz3d_zarr.datamodel.subject import CLASSES, SIDE
 from gz3d_zarr.datamodel.variables import (
     CATALOGUE_TEXT,
@@ -23,7 +24,6 @@ from gz3d_zarr.datamodel.variables import (
     NO_CLASSIFICATION,
     NO_VOTE,
     VARIABLES,
-    variable_attrs,
 )
 from gz3d_zarr.errors import GZ3DError, Status, StoreError, error_message, plural
 from gz3d_zarr.storage.build_record import ROOT_KEY, WORK_PREFIX
@@ -241,13 +241,12 @@ def check_labels(store: ObjectStore, layout: Layout) -> list[Check]:
         found = [str(label) for label in stored[name].values.tolist()]
         finding = "" if found == list(labels) else f"it is {found}, expected {list(labels)}"
         checks.append(check_that("coordinates", name, finding))
-    meanings = (stored["sample"].attrs.get("flag_meanings"), _sample_meanings(layout))
-    finding = "" if meanings[0] == meanings[1] else "it is {!r}, expected {!r}".format(*meanings)
-    return [*checks, check_that("coordinates", "sample's flag_meanings", finding)]
-
-
-def _sample_meanings(layout: Layout) -> str:
-    return str(variable_attrs("sample", layout)["flag_meanings"])
+    for name, expected in sample_attrs(layout.samples).items():
+        value = stored["sample"].attrs.get(name)
+        same = np.array_equal(np.asarray(value), np.asarray(expected))
+        finding = "" if same else f"it is {value!r}, expected {expected!r}"
+        checks.append(check_that("coordinates", f"sample's {name}", finding))
+    return checks
 
 
 Values = Mapping[str, NDArray[Any]]
@@ -308,11 +307,8 @@ def _find_status(values: Values, table: Values, _: Layout) -> Problem:
 
 
 def _find_samples(values: Values, table: Values, layout: Layout) -> Problem:
-    flags = {name: i for i, name in enumerate(layout.samples, 2)} | {"": 0}
-    expected = np.array([flags.get(str(name), 1) for name in table["sample_name"]])
-    meanings = _sample_meanings(layout).split()
-    beyond = _first(values["sample"] >= len(meanings), "a flag without a meaning")
-    return beyond or _first(values["sample"] != expected, "not the flag of sample_name")
+    expected = np.array([sample_mask(str(name), layout.samples) for name in table["sample_name"]])
+    return _first(values["sample"] != expected, "not the flags of sample_name")
 
 
 def _find_positions(values: Values, _: Values, __: Layout) -> Problem:

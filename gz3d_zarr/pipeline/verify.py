@@ -19,6 +19,7 @@ from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 from gz3d_zarr.datamodel.subject import Subject
+from gz3d_zarr.datamodel.variables import observed_flag
 from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message
 from gz3d_zarr.pipeline import store_checks as checks
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
@@ -324,7 +325,7 @@ def _check_manifest(dataset: Any, catalogue: Any, manifest: Manifest) -> list[Ch
         return []
     names = [str(name) for name in catalogue["file_name"].values]
     stored = dataset["observed"].values
-    known = [(i, int(row.observed)) for i, name in enumerate(names) if (row := rows.get(name))]
+    known = [(i, observed_flag(row)) for i, name in enumerate(names) if (row := rows.get(name))]
     wrong = [i for i, observed in known if stored[i] != observed]
     finding = f"differs from the catalogue in row {wrong[0]}" if wrong else ""
     return [check_that("catalogue", "observed", finding)]

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, base_name, parse_name
-from gz3d_zarr.errors import SourceError, Status, SubjectError, plural
+from gz3d_zarr.errors import SourceError, Status, SubjectError, error_message, plural
 from gz3d_zarr.locations import absolute
 from gz3d_zarr.sources.catalogue import read_file_names, read_sha1_list
 from gz3d_zarr.sources.download import compare_sha1, hash_body, write_cached
@@ -91,7 +91,7 @@ def list_archive(
     documents: dict[str, bytes] = {}
     notes: list[str] = []
     with open_connection(options) as connection:
-        page = _try_index(connection, root, notes)
+        page, finding = _try_index(connection, root)
         is_cut = page is not None and not _is_whole(page)
         listed = _read_links(page, root) if page is not None else []
         names = {base_name(path) for path in listed}
@@ -111,6 +111,14 @@ def list_archive(
         data = _load(connection, root + release.catalogue, check)
         if data is not None:
             documents[root + release.catalogue] = data
+            if finding:
+                notes.append(f"{finding}: subjects are those of the catalogue")
+        elif finding:
+            raise SourceError(
+                f"{finding}, and {root} has no {release.catalogue}: it has no subject files that "
+                "can be listed; try again, or list the URLs of the files in a .txt file and use "
+                "that as the source"
+            )
         elif is_cut:
             raise SourceError(
                 f"the index page {root} seems to be cut short (it has no </html>), and without a "
@@ -157,18 +165,21 @@ def _load(connection: Connection, url: str, check: Callable[[str, bytes], object
     return data
 
 
-def _try_index(connection: Connection, root: str, notes: list[str]) -> str | None:
-    """Text of the index page, in two tries if it is cut short; None if there is none."""
+def _try_index(connection: Connection, root: str) -> tuple[str | None, str]:
+    """Text of the index page, in two tries if it is cut short, or None and why there is none."""
     try:
         page = fetch(connection, root, MAX_SMALL_FILE).decode("utf-8", "replace")
         if not _is_whole(page):
             page = fetch(connection, root, MAX_SMALL_FILE).decode("utf-8", "replace")
-        return page
     except SubjectError as error:
-        if error.status is not Status.MISSING and not isinstance(error, RefusedError):
-            raise SourceError(error.reason) from None
-    notes.append("the server has no index page: subjects are those of the catalogue")
-    return None
+        if error.status is Status.MISSING or isinstance(error, RefusedError):
+            return None, "the server has no index page"
+        return None, f"the index page cannot be read ({error.reason})"
+    try:
+        _Links().feed(page)
+    except AssertionError as error:  # what the parser raises where a page is not HTML
+        return None, f"the index page cannot be understood ({error_message(error)})"
+    return page, ""
 
 
 def _is_whole(page: str) -> bool:
@@ -194,7 +205,10 @@ def _read_links(page: str, root: str) -> list[str]:
     links.feed(page)
     files = []
     for target in links.targets:
-        name = base_name(unquote(urlsplit(target).path))
+        try:
+            name = base_name(unquote(urlsplit(target).path))
+        except ValueError:  # no URL
+            continue
         ours = parse_name(name) is not None or name == CATALOGUE_NAME or _SHA1_LIST.fullmatch(name)
         if not ours:
             continue  # the parent folder, columns to sort by, other files

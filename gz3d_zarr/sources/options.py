@@ -12,6 +12,7 @@ from gz3d_zarr.errors import UsageError
 from gz3d_zarr.locations import absolute
 
 ORDERS = ("healpix", "name")
+MISSING_IDS = ("error", "warn")
 TINY_LIMIT = 5
 DEFAULT_CONNECTIONS = 8
 
@@ -28,6 +29,18 @@ class SelectionOptions:
         None,
         "Only these MaNGA or Zooniverse ids, one per line; - for standard input.",
         list,
+        "FILE",
+    )
+    missing_ids: str = option(
+        "error",
+        "error: stop if no subject has one of the ids; warn: leave it out.",
+        choices=MISSING_IDS,
+    )
+    ids_table: str | Path | None = option(
+        None,
+        "FITS or CSV table with the columns mangaid and plateifu, such as DRPall, for ids such as "
+        "8623-12701.",
+        str,
         "FILE",
     )
     min_vote_fraction: float | None = option(
@@ -52,6 +65,12 @@ class SelectionOptions:
         """Refuse options that exclude each other."""
         if self.tiny and self.limit is not None:
             raise UsageError(f"tiny is limit {TINY_LIMIT}: give one of tiny and limit, not both")
+        if self.missing_ids not in MISSING_IDS:
+            raise UsageError(
+                f"missing_ids is {self.missing_ids!r}, expected one of {', '.join(MISSING_IDS)}"
+            )
+        if self.ids_table is not None and self.ids is None:
+            raise UsageError("ids_table (--ids-table) is for ids (--ids), and there are none")
 
     def adopt(self, record: Mapping[str, Any]) -> SelectionOptions:
         """Fill in what is not given from the record of a store or of an unfinished build."""

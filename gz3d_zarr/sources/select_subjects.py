@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, parse_catalogue_name
 from gz3d_zarr.datamodel.healpix import UNKNOWN_PIXEL, healpix_pixels
-from gz3d_zarr.datamodel.ids import find_rows, parse_id
+from gz3d_zarr.datamodel.ids import MAX_LISTED, find_rows, parse_id
 from gz3d_zarr.datamodel.layout import MAX_NSIDE
 from gz3d_zarr.datamodel.manifest import CatalogueRow, Entry, Manifest
+from gz3d_zarr.datamodel.sample_flags import sample_words
 from gz3d_zarr.errors import UsageError, plural
 from gz3d_zarr.locations import absolute, is_url, origin
 from gz3d_zarr.sources.archive import is_archive, list_archive
-from gz3d_zarr.sources.catalogue import read_catalogue, read_sha1_list
+from gz3d_zarr.sources.catalogue import Catalogue, read_catalogue, read_sha1_list
+from gz3d_zarr.sources.ids_table import read_plate_ifus, replace_plate_ifus
 from gz3d_zarr.sources.listing import Listing, Source, list_source
 from gz3d_zarr.sources.options import ORDERS, TINY_LIMIT, FetchOptions, SelectionOptions
 
@@ -32,6 +35,8 @@ def make_manifest(
     order: str | None = None,
     limit: int | None = None,
     ids: Iterable[str | int] | None = None,
+    missing_ids: str = "error",
+    ids_table: str | Path | None = None,
     min_vote_fraction: float | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Manifest:
@@ -51,7 +56,11 @@ def make_manifest(
     limit : int, optional
         Maximum number of subjects, in the order of the store.
     ids : iterable of str or int, optional
-        Keep these MaNGA ids or Zooniverse subject ids.
+        Keep these MaNGA ids or Zooniverse subject ids; with a table, also plate-IFUs.
+    missing_ids : {'error', 'warn'}
+        Whether ids that no subject has are an error, or a note.
+    ids_table : str or Path, optional
+        Table with the columns ``mangaid`` and ``plateifu``.
     min_vote_fraction : float, optional
         Keep subjects whose spiral or bar votes over total classifications reach this.
     options : mapping, optional
@@ -69,7 +78,10 @@ def make_manifest(
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}, expected at least 1")
     path = (catalogue or listing.catalogue) if use_catalogue else None
-    rows = read_catalogue(path, listing.read(path, options)) if path is not None else {}
+    table = Catalogue({})
+    if path is not None:
+        table = read_catalogue(path, listing.read(path, options))
+    rows = table.rows
     digests: dict[str, str] = {}
     for name in listing.sha1_lists:
         digests |= read_sha1_list(name, listing.read(name, options))
@@ -77,9 +89,13 @@ def make_manifest(
         Entry(file, digests.get(file.name), rows.get(parse_catalogue_name(file.name)))
         for file in listing.files
     ]
-    notes = [*listing.notes, *_compare(entries, rows, path, bool(digests))]
+    notes = [*listing.notes, *table.notes, *_compare(entries, rows, path, bool(digests))]
     if ids is not None:
-        entries = _select_ids(entries, [parse_id(i) for i in ids])
+        wanted = [parse_id(i) for i in ids]
+        if ids_table is not None:
+            wanted = replace_plate_ifus(wanted, read_plate_ifus(ids_table))
+        entries, note = _select_ids(entries, wanted, warns=missing_ids == "warn")
+        notes += note
     if min_vote_fraction is not None:
         entries, note = _select_votes(entries, min_vote_fraction, path)
         notes += note
@@ -92,13 +108,14 @@ def make_manifest(
             "these files; give one (catalogue, --catalogue) or use the order name"
         )
     order = order or ("healpix" if known else "name")
+    samples = {word for row in rows.values() for word in sample_words(row.metadata.sample)}
     ordered = _along_the_sky(entries) if order == "healpix" else entries
     return Manifest(
         listing.location,
         tuple(ordered[:limit]),
         order,
         path if known else None,
-        tuple(sorted({row.metadata.sample for row in rows.values()} - {""})) if known else (),
+        tuple(sorted(samples)) if known else (),
         tuple(notes),
         listing.release,
     )
@@ -138,12 +155,20 @@ def _compare(
     return notes
 
 
-def _select_ids(entries: Sequence[Entry], ids: Sequence[str | int]) -> list[Entry]:
-    files = [entry.file for entry in entries]
-    rows = find_rows(
-        ids, [file.manga_id for file in files], [file.zooniverse_subject_id for file in files]
-    )
-    return [entries[row] for row in sorted(rows)]
+def _select_ids(
+    entries: Sequence[Entry], ids: Sequence[str | int], *, warns: bool
+) -> tuple[list[Entry], list[str]]:
+    manga_ids = [entry.file.manga_id for entry in entries]
+    subject_ids = [entry.file.zooniverse_subject_id for entry in entries]
+    known = {*manga_ids, *subject_ids}
+    missing = list(dict.fromkeys(wanted for wanted in ids if wanted not in known))
+    notes = []
+    if warns and missing and len(missing) < len(set(ids)):
+        first = ", ".join(str(wanted) for wanted in missing[:MAX_LISTED])
+        notes.append(f"no subject has {plural(len(missing), 'id')} of the list (first {first})")
+        ids = [wanted for wanted in ids if wanted in known]
+    rows = find_rows(ids, manga_ids, subject_ids)
+    return [entries[row] for row in sorted(rows)], notes
 
 
 def _select_votes(
@@ -209,6 +234,8 @@ def read_manifest(source: Source, selection: SelectionOptions, fetch: FetchOptio
         order=selection.order,
         limit=TINY_LIMIT if selection.tiny else selection.limit,
         ids=selection.ids,
+        missing_ids=selection.missing_ids,
+        ids_table=selection.ids_table,
         min_vote_fraction=selection.min_vote_fraction,
         options=options,
     )

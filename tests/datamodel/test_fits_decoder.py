@@ -141,7 +141,7 @@ BAD = {
         Status.CORRUPT,
         "more than 16 members",
     ),
-    "bomb": (lambda d: gzip.compress(bytes(100 * 2**20), 1), Status.CORRUPT, "more than 32 MiB"),
+    "bomb": (lambda d: gzip.compress(bytes(129 * 2**20), 1), Status.CORRUPT, "more than 128 MiB"),
 }
 
 

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import gzip
 import hashlib
-import io
 import json
 import logging
 import subprocess
@@ -22,7 +21,6 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.io import fits
-from astropy.table import Table
 from click.testing import CliRunner
 from distributed import Client
 from files import (
@@ -162,7 +160,7 @@ def test_report_is_html_in_a_notebook(
     assert "3 of 18 subjects are ok" in shown
 
 
-def test_bomb_takes_no_more_memory_than_a_good_file(simulated: Path, tmp_path: Path) -> None:
+def test_bomb_takes_no_more_memory_than_the_limit(simulated: Path, tmp_path: Path) -> None:
     (tmp_path / "bomb").write_bytes(bomb())
     script = (
         "import resource, sys, gz3d_zarr\n"
@@ -179,8 +177,8 @@ def test_bomb_takes_no_more_memory_than_a_good_file(simulated: Path, tmp_path: P
         said[name], kilobytes = out.splitlines()
         peak[name] = int(kilobytes) / 1024
     assert said["good"] == "good"
-    assert "unpacks to more than 32 MiB" in said["bomb"]
-    assert peak["bomb"] < peak["good"] + 64
+    assert "unpacks to more than 128 MiB" in said["bomb"]
+    assert peak["bomb"] < peak["good"] + 300  # 128 MiB, twice while a buffer grows
 
 
 @pytest.fixture
@@ -225,17 +223,7 @@ def test_empty_object_is_corrupt_and_not_unreachable(
     assert decode_body(url, None, read_file(url, None))[1].status is Status.CORRUPT
 
 
-def with_text(data: bytes) -> bytes:
-    """The catalogue with a text column of numbers."""
-    table = Table.read(io.BytesIO(data))
-    table["nsa_id"] = [str(value) for value in table["nsa_id"]]
-    out = io.BytesIO()
-    table.write(out, format="fits")
-    return out.getvalue()
-
-
 CATALOGUES: dict[str, Callable[[bytes], bytes]] = {
-    "a text column": with_text,
     "no TFIELDS": lambda data: data.replace(b"TFIELDS ", b"TFIELDZ ", 1),
     "NAXIS2 of nothing": lambda data: data.replace(b"NAXIS2  =", b"NAXIS2  /", 1),
     "TFORM of nonsense": lambda data: data.replace(b"TFORM3  = '", b"TFORM3  = Q", 1),

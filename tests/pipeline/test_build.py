@@ -49,8 +49,8 @@ def assert_equals_files(dataset: xr.Dataset, catalogue: xr.Dataset, folder: Path
         for column, name in (("iauname",) * 2, ("explorer_link",) * 2, ("sample", "sample_name")):
             assert catalogue[name].values[i] == expected[column]
         flags = dataset["sample"].attrs
-        meaning = flags["flag_meanings"].split()[
-            list(flags["flag_values"]).index(dataset["sample"].values[i])
+        meaning = dict(zip(flags["flag_masks"], flags["flag_meanings"].split(), strict=True))[
+            dataset["sample"].values[i]
         ]
         assert meaning == (expected.pop("sample") or "unknown")
         spiral, bar = expected["spiral_votes"], expected["bar_votes"]

@@ -166,7 +166,7 @@ def test_labels_in_another_order_are_found(
 def test_other_meanings_of_the_samples_are_found(copy: Path, client: Client) -> None:
     for key in ("zarr.json", "sample/zarr.json"):
         text = (copy / key).read_text()
-        (copy / key).write_text(text.replace("unknown other extra", "unknown extra other"))
+        (copy / key).write_text(text.replace("other extra original", "other original extra"))
     report = gz3d_zarr.verify(copy, client=client)
     assert failed(report) == {("coordinates", "sample's flag_meanings")}
 

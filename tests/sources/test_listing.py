@@ -210,7 +210,7 @@ def test_unreadable_catalogue_and_sha1_list_are_named(archive: Path) -> None:
     fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU.from_columns(columns)]).writeto(
         catalogue, overwrite=True
     )
-    with pytest.raises(SourceError, match="no column GZ_bar_votes, .*observed"):
+    with pytest.raises(SourceError, match="has no column ra, dec$"):
         read_catalogue(str(catalogue), catalogue.read_bytes())
     listed = archive / "x.sha1sum"
     listed.write_text("0" * 40 + "  a.fits.gz\nhello\n")

@@ -1,0 +1,54 @@
+"""Plate-IFUs such as 8623-12701 to MaNGA ids, by a table that has both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gz3d_zarr.errors import UsageError, error_message
+
+_PLATE_IFU = re.compile(r"\d{4,5}-\d{3,5}")
+COLUMNS = ("mangaid", "plateifu")
+
+
+def read_plate_ifus(path: str | Path) -> dict[str, str]:
+    """MaNGA id by plate-IFU, from a FITS or CSV table with the columns of `COLUMNS` in any case.
+
+    Raises
+    ------
+    UsageError
+        The table cannot be read, or lacks a column.
+    """
+    from astropy.table import Table  # slow to import
+
+    what = "the table of ids_table (--ids-table)"
+    try:
+        name = str(path).lower().removesuffix(".gz")
+        form = "fits" if name.endswith((".fits", ".fit")) else "ascii.csv"
+        hdu = {"hdu": 1} if form == "fits" else {}
+        table = Table.read(path, format=form, **hdu)
+    except Exception as error:  # astropy raises many kinds
+        raise UsageError(
+            f"{what} {path} cannot be read: {error_message(error)}; expected FITS or CSV"
+        ) from error
+    names = {str(name).lower(): name for name in table.colnames}
+    lacking = [name for name in COLUMNS if name not in names]
+    if lacking:
+        raise UsageError(f"{what} {path} has no column {', '.join(lacking)}")
+    manga_ids, plate_ifus = ([_text(v) for v in table[names[name]].tolist()] for name in COLUMNS)
+    return dict(zip(plate_ifus, manga_ids, strict=True))
+
+
+def replace_plate_ifus(ids: Sequence[str | int], plate_ifus: Mapping[str, str]) -> list[str | int]:
+    """The ids with each plate-IFU of the table replaced by its MaNGA id."""
+    return [
+        plate_ifus.get(wanted, wanted)
+        if isinstance(wanted, str) and _PLATE_IFU.fullmatch(wanted)
+        else wanted
+        for wanted in ids
+    ]
+
+
+def _text(value: object) -> str:
+    return (value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)).strip()
