@@ -41,6 +41,11 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+def public_name(location: str) -> str:
+    """What a store says of a location: a URL as it is, of a local path only the last part."""
+    return location if is_url(location) else Path(location).name
+
+
 def holds_secret(url: str) -> bool:
     """Whether a URL contains a password, a token or a query, and must not be shown."""
     return _SECRET.search(url) is not None

@@ -44,8 +44,6 @@ def assemble(
     dataset = xr.Dataset({name: variables[name] for name in ordered}, attrs=dict(attrs))
     dataset = dataset.set_coords([n for n in ordered if n in names or n in coordinates])
     subject = dataset.variables["subject"]
-    if "complete" in dataset.attrs:
-        dataset.attrs["complete"] = int(dataset.attrs["complete"])  # netCDF has no booleans
     return dataset.assign_coords(object_id=(subject.dims, subject.data, OBJECT_ID_ATTRS))
 
 

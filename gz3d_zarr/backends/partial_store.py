@@ -70,7 +70,7 @@ def open_partial_store(store: ObjectStore) -> xr.Dataset:
         **dataset_attrs("", None, ""),
         "shard_size": layout.shard_size,
         "subjects": layout.subjects,
-        "complete": False,
+        "complete": 0,
     }
     return assemble(define_variables(entries, layout, read), attrs)
 

@@ -22,6 +22,7 @@ from gz3d_zarr.datamodel.schema import dataset_attrs
 from gz3d_zarr.datamodel.subject import Subject
 from gz3d_zarr.datamodel.variables import VARIABLES, SubjectRecord, variable_values
 from gz3d_zarr.errors import Status, SubjectError
+from gz3d_zarr.locations import public_name
 from gz3d_zarr.sources.download import FileBody, decode_body, read_file
 from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
@@ -86,7 +87,9 @@ def open_source(
             return _derive(records, partial(_values, name=name, layout=layout), shape, dtype)
         return variable_values(name, unread, layout)
 
-    attrs = dataset_attrs(manifest.location, manifest.catalogue, manifest.release)
+    attrs = dataset_attrs(
+        public_name(manifest.location), public_name(manifest.catalogue or ""), manifest.release
+    )
     return assemble(define_variables(manifest.entries, layout, read), attrs)
 
 

@@ -45,6 +45,8 @@ class Manifest:
         Names of target samples in the catalogue, sorted.
     notes : tuple of str
         Remarks for the user.
+    appended : int
+        Subjects at the end that updates added behind the others, whatever the order.
     release : str
         Release of the catalogue, if the source is a named release.
     """
@@ -56,6 +58,7 @@ class Manifest:
     samples: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     release: str = ""
+    appended: int = 0
 
     @property
     def digest(self) -> str:

@@ -50,6 +50,7 @@ class Provenance:
     failed: int
     notes: tuple[str, ...] = ()
     receipts_sha256: str = ""
+    appended: int = 0
 
 
 def dataset_attrs(source: str, catalogue: str | None, release: str) -> dict[str, Any]:
@@ -80,6 +81,7 @@ def root_attrs(layout: Layout, provenance: Provenance) -> dict[str, Any]:
         "shard_size": layout.shard_size,
         "codec": layout.codec,
         "order": provenance.order,
+        "appended": provenance.appended,
         "nside": layout.nside,
         "samples": list(layout.samples),
         "manifest_digest": provenance.manifest_digest,
@@ -89,7 +91,7 @@ def root_attrs(layout: Layout, provenance: Provenance) -> dict[str, Any]:
         "subjects_ok": provenance.ok,
         "subjects_failed": provenance.failed,
         "notes": list(provenance.notes),
-        "complete": True,
+        "complete": 1,  # netCDF has no booleans
         "coordinates": " ".join(coordinates),  # for xarray, which removes this when it opens
     }
 

@@ -17,6 +17,7 @@ from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, Provenance
 from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import Status, StoreError
+from gz3d_zarr.locations import public_name
 from gz3d_zarr.pipeline.build_state import BuildRequest, Mode, choose_request, inspect_target
 from gz3d_zarr.pipeline.failure_policy import FailurePolicy
 from gz3d_zarr.pipeline.plan import Plan, make_plan, parse_memory
@@ -298,14 +299,15 @@ def _clean_up_complete(store: ObjectStore) -> None:
 def _describe_origin(plan: Plan, records: Sequence[SubjectRecord]) -> Provenance:
     ok = sum(record.outcome.status is Status.OK for record in records)
     return Provenance(
-        source=plan.manifest.location,
-        catalogue=plan.manifest.catalogue or "",
+        source=public_name(plan.manifest.location),
+        catalogue=public_name(plan.manifest.catalogue or ""),
         release=plan.manifest.release,
         package_version=gz3d_zarr.__version__,
         manifest_digest=plan.manifest.digest,
         fingerprint=plan.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         order=plan.manifest.order,
+        appended=plan.manifest.appended,
         ok=ok,
         failed=len(records) - ok,
         notes=(*plan.manifest.notes, *note_subjects(records)),

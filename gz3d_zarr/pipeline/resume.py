@@ -152,10 +152,13 @@ def _continue_store(
     plan = _with_samples_of(plan, layout)
     record, file_names = target.record, [o.file_name for r in published for o in r.outcomes]
     continues = record is not None and not (request.may_grow or request.retry_failed)
+    existing = _read_file_names(store) if continues else file_names
+    added = int(target.attrs.get("appended", 0)) + plan.layout.subjects - len(file_names)
+    plan = _order_like(plan, existing, added)
     if request.may_grow:
         check_append_only(store, plan, target.attrs, file_names)
     elif continues:
-        check_same_plan(store, plan, _record_identity(target), _read_file_names(store))
+        check_same_plan(store, plan, _record_identity(target), existing)
     else:
         check_same_plan(store, plan, target.attrs, file_names)
     check_files_unchanged(store, plan, published)
@@ -193,6 +196,35 @@ def _with_samples_of(plan: Plan, layout: Layout) -> Plan:
     """Number the samples as the store does, new ones after those that it has."""
     new = [name for name in plan.layout.samples if name not in layout.samples]
     return replace(plan, layout=replace(plan.layout, samples=(*layout.samples, *new)))
+
+
+def _order_like(plan: Plan, file_names: Sequence[str], appended: int) -> Plan:
+    """Order the subjects as the store has them, new ones behind them.
+
+    Parameters
+    ----------
+    file_names : sequence of str
+        Subject files of the store, in its order.
+    appended : int
+        How many subjects are behind the others, whatever the order.
+    """
+    rows = {name: row for row, name in enumerate(file_names)}
+    entries = sorted(
+        plan.manifest.entries, key=lambda entry: rows.get(entry.file.name, len(rows))
+    )  # stable: new subjects keep their order
+    if tuple(entries) == plan.manifest.entries:
+        return plan
+    note = (
+        f"{plural(appended, 'subject')} added behind the others, not in the order of "
+        f"{plan.manifest.order}; an overwrite orders all"
+    )
+    manifest = replace(
+        plan.manifest,
+        entries=tuple(entries),
+        appended=appended,
+        notes=(*plan.manifest.notes, note),
+    )
+    return replace(plan, manifest=manifest)
 
 
 def _refuse_inside_store(store: ObjectStore) -> None:
@@ -280,12 +312,6 @@ def check_append_only(
     gone = sorted(set(file_names) - set(wanted))
     if gone:
         differences.append(f"the source lacks {plural(len(gone), 'file')} of it (first {gone[0]})")
-    elif not differences and wanted[: len(file_names)] != list(file_names):
-        first = next(i for i, name in enumerate(file_names) if wanted[i] != name)
-        differences.append(
-            f"in the order of {plan.manifest.order}, {wanted[first]} comes before subjects that "
-            "the store has, and an update can only add behind them"
-        )
     if differences:
         raise StoreError(
             f"{store.url} cannot be updated: {'; '.join(differences)}. Build it anew with "

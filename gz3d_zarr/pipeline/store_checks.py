@@ -335,7 +335,7 @@ def check_attributes(attrs: Mapping[str, Any], status: Iterable[int]) -> list[Ch
     flags = list(status)
     ok = flags.count(Status.OK)
     expected = {"subjects": len(flags), "subjects_ok": ok, "subjects_failed": len(flags) - ok}
-    expected |= {"complete": True}
+    expected |= {"complete": 1}
     return [
         check_that(
             "attributes",
