@@ -95,6 +95,7 @@ def truth(path: Path) -> dict[str, Any]:
             "bar_votes": int(row["GZ_bar_votes"]),
             "number_galaxy_centers": len(hdus[6].data),
             "number_foreground_stars": len(hdus[7].data),
+            "saturated_pixels": 0,
             **_truth_by_class(hdus),
         }
 

@@ -109,7 +109,7 @@ def test_a_file_is_read_once_for_all_that_is_asked_of_it(
         assert len(reads) == 1
     sky = row.gz3d.sky()
     assert {"subject_ra", "subject_dec", "scale"} < set(sky.coords)
-    assert "status" in sky.data_vars
+    assert "status" in sky.coords
 
 
 def test_a_file_never_read_has_no_wcs(ds: xr.Dataset) -> None:
