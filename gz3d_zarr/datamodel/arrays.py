@@ -131,9 +131,15 @@ def make_thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     ndarray of uint8, shape (75, 75, 3)
     """
     block = SIDE // THUMBNAIL_SIDE
-    rows = image.reshape(THUMBNAIL_SIDE, block, SIDE * 3).sum(axis=1, dtype=np.uint16)
-    sums = rows.reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE, block, 3).sum(axis=2, dtype=np.uint16)
-    means: NDArray[np.uint8] = ((sums.astype(np.uint32) * 2 + block**2) // (2 * block**2)).astype(
-        np.uint8
-    )
+    # Slices are added one by one: numpy's sums over short axes take twice the time.
+    lines = image.reshape(THUMBNAIL_SIDE, block, SIDE * 3)
+    rows = lines[:, 0].astype(np.uint16)
+    for i in range(1, block):
+        rows += lines[:, i]
+    columns = rows.reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE, block, 3)
+    sums = columns[:, :, 0].copy()
+    for i in range(1, block):
+        sums += columns[:, :, i]
+    # At most 2 * 49 * 255 + 49, which uint16 holds.
+    means: NDArray[np.uint8] = ((sums * 2 + block**2) // (2 * block**2)).astype(np.uint8)
     return means

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from gz3d_zarr.datamodel.subject import SubjectMetadata
@@ -64,11 +64,11 @@ class Receipt:
 
     def to_dict(self) -> dict[str, Any]:
         """Content for JSON; floats survive exactly, NaN becomes null."""
-        content = asdict(self)
-        for outcome, fields in zip(self.outcomes, content["outcomes"], strict=True):
-            if outcome.metadata is not None:
-                fields["metadata"] = metadata_to_json(outcome.metadata)
-        return content
+        outcomes = [
+            {**_fields(o), "metadata": None if o.metadata is None else metadata_to_json(o.metadata)}
+            for o in self.outcomes
+        ]
+        return {**_fields(self), "outcomes": outcomes, "objects": [*map(_fields, self.objects)]}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Receipt:
@@ -98,19 +98,24 @@ class Receipt:
 
 def metadata_to_json(metadata: SubjectMetadata) -> dict[str, Any]:
     """Fields for JSON, where NaN is null."""
-    fields = asdict(metadata)
-    return {**fields, "scale": None if math.isnan(metadata.scale) else metadata.scale}
+    scale = None if math.isnan(metadata.scale) else metadata.scale
+    return {**_fields(metadata), "scale": scale}
 
 
-def metadata_from_json(fields: Mapping[str, Any]) -> SubjectMetadata:
+def metadata_from_json(content: Mapping[str, Any]) -> SubjectMetadata:
     """Rebuild the metadata from what `metadata_to_json` gives."""
-    scale = math.nan if fields["scale"] is None else fields["scale"]
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    scale = math.nan if content["scale"] is None else content["scale"]
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     return SubjectMetadata(**{**values, "scale": scale})
 
 
+def _fields(record: Any) -> dict[str, Any]:
+    """Fields of a dataclass by name, not copied: ``asdict`` takes ten times as long."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
+
+
 def _outcome(content: Mapping[str, Any]) -> SubjectOutcome:
-    fields = content["metadata"]
-    metadata = None if fields is None else metadata_from_json(fields)
+    known = content["metadata"]
+    metadata = None if known is None else metadata_from_json(known)
     status = Status(content["status"])
     return SubjectOutcome(**{**content, "status": status, "metadata": metadata})
