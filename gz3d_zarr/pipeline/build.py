@@ -36,6 +36,7 @@ from gz3d_zarr.pipeline.shard_runner import run_shards
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
+from gz3d_zarr.sources.source_state import observe_source
 from gz3d_zarr.storage.build_record import WORK_PREFIX
 from gz3d_zarr.storage.lease import check_free, hold_lease
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
@@ -226,6 +227,7 @@ def build(
         check_free(target, wait=False)
         selection, layout = _adopt_settings(target, request, selection, layout)
         build_plan = make_plan(source, target, selection, layout, fetch, resources)
+        observed = observe_source(build_plan.manifest)
         began = time.monotonic()
         beside = find_target(target, request)
         work = plan_resume(beside, build_plan, request)  # refuses before anything is written
@@ -251,7 +253,14 @@ def build(
                 began = time.monotonic()
                 if work.missing:
                     receipts = run_shards(
-                        workers_client, writing, work, fetch, lease.build_id, policy, progress
+                        workers_client,
+                        writing,
+                        work,
+                        fetch,
+                        observed,
+                        lease.build_id,
+                        policy,
+                        progress,
                     )
             return _complete(writing, work, receipts, lease.build_id, began)
 

@@ -14,6 +14,7 @@ from gz3d_zarr.pipeline.resume import ResumePlan
 from gz3d_zarr.pipeline.shard_task import ShardTask, build_shard
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources.options import FetchOptions
+from gz3d_zarr.sources.source_state import SourceState
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import array_documents
 
@@ -26,6 +27,7 @@ def run_shards(
     store: ObjectStore,
     work: ResumePlan,
     fetch: FetchOptions,
+    source: SourceState,
     build_id: str,
     policy: FailurePolicy,
     progress: Callable[[Progress], None] | None,
@@ -45,11 +47,12 @@ def run_shards(
 
     def make_task(shard: int) -> ShardTask:
         entries = plan.manifest.entries[plan.layout.rows(shard)]
+        files = tuple((entry.file.path, entry.sha1) for entry in entries)
         return ShardTask(
             shard,
             plan.fingerprint,
             build_id,
-            tuple((entry.file.path, entry.sha1) for entry in entries),
+            files,
             documents,
             store,
             fetch,
@@ -57,6 +60,7 @@ def run_shards(
             policy.is_strict,
             work.previous_receipts.get(shard),
             work.retry_failed,
+            source.for_files(path for path, _ in files),
         )
 
     done = sum(len(receipt.outcomes) for receipt in receipts.values())

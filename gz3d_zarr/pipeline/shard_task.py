@@ -18,6 +18,7 @@ from gz3d_zarr.errors import Status, StoreError, SubjectError
 from gz3d_zarr.sources.download import decode_body
 from gz3d_zarr.sources.options import FetchOptions
 from gz3d_zarr.sources.prefetch import ConnectionLimiter, read_files, unlimited
+from gz3d_zarr.sources.source_state import FAILED_TO_READ, SourceState, check_source
 from gz3d_zarr.storage.build_record import check_owner, digest, receipt_key
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import decode_shard, encode_shard, shard_key
@@ -50,6 +51,8 @@ class ShardTask:
         Of the existing shard that is written again; its subjects are kept.
     retry_failed : bool
         Only those of its subjects that are ok are kept.
+    source : SourceState
+        What existed of the source when the build began.
     """
 
     shard: int
@@ -63,6 +66,7 @@ class ShardTask:
     strict: bool = False
     previous: Receipt | None = None
     retry_failed: bool = False
+    source: SourceState = field(default_factory=SourceState)
 
 
 def build_shard(task: ShardTask) -> Receipt:
@@ -74,6 +78,8 @@ def build_shard(task: ShardTask) -> Receipt:
         An object cannot be written, or another build has taken the store over.
     SubjectError
         A subject failed and the task is strict.
+    SourceError
+        The source as a whole is gone.
     """
     blocks = {
         name: np.zeros((len(task.files), *array.shape), array.dtype)
@@ -88,6 +94,8 @@ def build_shard(task: ShardTask) -> Receipt:
     with contextlib.closing(bodies):
         for i, (path, sha1), body in zip(wanted, files, bodies, strict=True):
             subject, outcome = decode_body(path, sha1, body)
+            if outcome.status in FAILED_TO_READ:
+                check_source(task.source, path, outcome.status, task.fetch.source_options)
             if task.strict and outcome.status is not Status.OK:
                 raise SubjectError(outcome.status, f"{path}: {outcome.reason}")
             if subject is not None:

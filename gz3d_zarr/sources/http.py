@@ -142,6 +142,15 @@ def fetch(connection: Connection, url: str, limit: int) -> bytes:
     raise AssertionError("tenacity returns or raises")  # pragma: no cover
 
 
+def probe(connection: Connection, url: str) -> int | None:
+    """Ask once for a URL, without its body; the status code, or None if nothing answers."""
+    try:
+        with connection.pool.request("GET", url, preload_content=False) as response:
+            return int(response.status)
+    except (urllib3.exceptions.HTTPError, ValueError):
+        return None
+
+
 def _headers(options: Mapping[str, Any]) -> dict[str, str]:
     """Headers in the source options; messages never show a value, which may be a secret."""
     unknown = sorted(set(options) - {"headers"})
