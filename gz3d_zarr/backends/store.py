@@ -31,7 +31,14 @@ from gz3d_zarr.errors import (
     plural,
 )
 from gz3d_zarr.locations import S3_SCHEMES
-from gz3d_zarr.storage.build_record import RECEIPTS_PREFIX, RECORD_KEY, ROOT_KEY, BuildRecord
+from gz3d_zarr.storage.build_record import (
+    BUILDING_SUFFIX,
+    RECEIPTS_PREFIX,
+    RECORD_KEY,
+    REPLACED_SUFFIX,
+    ROOT_KEY,
+    BuildRecord,
+)
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 
@@ -272,7 +279,7 @@ def _missing_root(store: ObjectStore) -> StoreError:
     """The error for a store without a root: its build is unfinished, or nothing is there."""
     data = store.get(RECORD_KEY)
     if data is None:
-        return StoreError(f"there is no Zarr 3 store at {store.url}")
+        return StoreError(f"there is no Zarr 3 store at {store.url}{_describe_replacement(store)}")
     layout = BuildRecord.from_json(data).layout
     if layout is None:
         return IncompleteStoreError(
@@ -285,6 +292,18 @@ def _missing_root(store: ObjectStore) -> StoreError:
     return IncompleteStoreError(
         f"the store {store.url} is not complete, {shards} built; resume with gz3d-zarr build "
         "SOURCE STORE --resume, or open what is built with open_store(..., incomplete=True)"
+    )
+
+
+def _describe_replacement(store: ObjectStore) -> str:
+    """What an overwrite left that was killed between its two renames; empty if there is none."""
+    names = [store.url + suffix for suffix in (BUILDING_SUFFIX, REPLACED_SUFFIX)]
+    found = [name for name in names if store.is_local and Path(name, ROOT_KEY).exists()]
+    if not found:
+        return ""
+    return (
+        f", but at {' and '.join(found)}: an overwrite has not ended; run gz3d-zarr build SOURCE "
+        "STORE --resume to end it"
     )
 
 

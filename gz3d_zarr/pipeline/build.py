@@ -25,6 +25,8 @@ from gz3d_zarr.pipeline.publish import (
     begin_writing,
     clean_up,
     find_target,
+    has_replaced,
+    hold_target,
     publish,
     reconcile_objects,
     remove_leftovers,
@@ -225,6 +227,9 @@ def build(
         resources = find_resources(running, workers, memory)
         target = open_object_store(store, storage_options)
         check_free(target, wait=False)
+        if has_replaced(target):  # before we look at what exists
+            with hold_target(target):
+                pass
         selection, layout = _adopt_settings(target, request, selection, layout)
         build_plan = make_plan(source, target, selection, layout, fetch, resources)
         observed = observe_source(build_plan.manifest)
@@ -237,7 +242,7 @@ def build(
             _clean_up_complete(target)
             return _report_complete(target, work, time.monotonic() - began)
         with contextlib.ExitStack() as stack:
-            lease = stack.enter_context(hold_lease(target))
+            lease = stack.enter_context(hold_target(target))
             writing = stack.enter_context(writing_target(target, request, lease))
             work = plan_resume(writing, build_plan, request)
             kept = [work.receipts[i] for i in sorted(work.receipts)]

@@ -12,14 +12,22 @@ OVERWRITE   write     replace      replace      replace
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, GROUPS, SHARD_ARRAYS
+from gz3d_zarr.datamodel.arrays import (
+    BIG_ARRAYS,
+    CATALOGUE_GROUP,
+    CLUSTERS_GROUP,
+    GROUPS,
+    SHARD_ARRAYS,
+)
+from gz3d_zarr.datamodel.cluster_arrays import cluster_arrays
 from gz3d_zarr.datamodel.schema import SCHEMA
-from gz3d_zarr.datamodel.variables import LABELS, VARIABLES
+from gz3d_zarr.datamodel.variables import CATALOGUE_TEXT, LABELS, VARIABLES
 from gz3d_zarr.errors import StoreError, UsageError
 from gz3d_zarr.storage.build_record import RECORD_KEY, ROOT_KEY, WORK_PREFIX, BuildRecord
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
@@ -226,12 +234,32 @@ OUR_PREFIXES = (
 )
 
 
+_ARRAYS = (
+    "subject",
+    *LABELS,
+    *VARIABLES,
+    *SHARD_ARRAYS,
+    *(f"{CATALOGUE_GROUP}/{name}" for name in (*CATALOGUE_TEXT, "source_size")),
+    *(f"{CLUSTERS_GROUP}/{name}" for name in cluster_arrays(())),
+)
+_OUR_KEY = re.compile(
+    rf"(?:{'|'.join((*GROUPS, *_ARRAYS))})/zarr\.json|(?:{'|'.join(_ARRAYS)})/c(?:/\d+)*"
+)
+_PARTIAL_KEY = re.compile(rf"(.*/)?\.([^/]+)\.\w+{re.escape(PARTIAL_SUFFIX)}")
+
+
 def is_ours(key: str) -> bool:
-    """Whether a key is named like one of a store, or like a partial file of its root."""
+    """Whether a key is named like one of a store besides its root, or like a partial file.
+
+    Other files in the folders of a store are a person's, and stay.
+    """
+    partial = _PARTIAL_KEY.fullmatch(key)
+    whole = key if partial is None else f"{partial[1] or ''}{partial[2]}"
     return (
-        key.startswith(OUR_PREFIXES)
+        key.startswith(WORK_PREFIX)
         or is_published_key(key)
-        or (key.startswith(".zarr.") and key.endswith(PARTIAL_SUFFIX))
+        or _OUR_KEY.fullmatch(whole) is not None
+        or (whole == ROOT_KEY and partial is not None)
     )
 
 
@@ -242,7 +270,7 @@ def is_only_ours(store: ObjectStore) -> bool:
 
 def is_shard(key: str) -> bool:
     """Whether a key is one of a big array's shards."""
-    return key.startswith(tuple(f"{name}/c/" for name in SHARD_ARRAYS))
+    return key.startswith(tuple(f"{name}/c/" for name in SHARD_ARRAYS)) and is_ours(key)
 
 
 def _foreign(store: ObjectStore) -> StoreError:

@@ -16,7 +16,7 @@ from gz3d_zarr.datamodel.receipts import StoredObject
 from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, SCHEMA
 from gz3d_zarr.errors import StoreError, UsageError, plural
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target, read_attrs
-from gz3d_zarr.pipeline.publish import publish_root
+from gz3d_zarr.pipeline.publish import hold_target, publish_root
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.storage.build_record import (
     RECORD_KEY,
@@ -26,7 +26,6 @@ from gz3d_zarr.storage.build_record import (
     check_owner,
     digest,
 )
-from gz3d_zarr.storage.lease import hold_lease
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore, open_object_store
 from gz3d_zarr.storage.published_receipts import published_key, read_published_receipts
 
@@ -155,7 +154,7 @@ def copy(
         _check_all_exist(target, sizes)
         seconds = time.monotonic() - began
         return CopyReport(source.url, target.url, len(sizes) + 1, 0, 0, seconds, others)
-    with use_client(client, scheduler) as running, hold_lease(target) as lease:
+    with use_client(client, scheduler) as running, hold_target(target) as lease:
         existing = _check_destination(target, root, resume=resume)
         record = BuildRecord(lease.build_id, root_sha256=digest(root))
         target.put(RECORD_KEY, record.to_json())

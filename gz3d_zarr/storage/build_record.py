@@ -22,6 +22,10 @@ FILES_KEY = WORK_PREFIX + "files.txt"
 """Names of the subject files, in the order of the store."""
 LEASE_KEY = WORK_PREFIX + "lease.json"
 """Which process builds here now."""
+BUILDING_SUFFIX = ".building"
+"""Ending of the folder in which a new store is built beside the one that it replaces."""
+REPLACED_SUFFIX = ".replaced"
+"""Ending of the folder of the old store, between the two renames that replace it."""
 
 
 @dataclass(frozen=True)
