@@ -304,7 +304,13 @@ mode_options = all_of(
     in_section(
         "Recovery", "--resume", is_flag=True, help="Resume an unfinished build, or start a new one."
     ),
-    in_section("Recovery", "--overwrite", is_flag=True, help="Replace the existing store."),
+    in_section(
+        "Recovery",
+        "--overwrite",
+        is_flag=True,
+        help="Replace the existing store, unless good subjects of it would be lost. An object "
+        "store is deleted first: files that turn out to be damaged are noticed too late.",
+    ),
     in_section("Recovery", "--update", is_flag=True, help="Add new subjects to a complete store."),
     in_section("Recovery", "--retry-failed", is_flag=True, help="Read the failed subjects again."),
 )

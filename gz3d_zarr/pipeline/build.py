@@ -20,6 +20,7 @@ from gz3d_zarr.errors import Status, StoreError
 from gz3d_zarr.locations import public_name
 from gz3d_zarr.pipeline.build_state import BuildRequest, Mode, choose_request, inspect_target
 from gz3d_zarr.pipeline.failure_policy import FailurePolicy
+from gz3d_zarr.pipeline.losses import check_build_keeps, check_plan_keeps
 from gz3d_zarr.pipeline.plan import Plan, make_plan, parse_memory
 from gz3d_zarr.pipeline.publish import (
     begin_writing,
@@ -61,6 +62,7 @@ def plan(
     overwrite: bool = False,
     update: bool = False,
     retry_failed: bool = False,
+    allow_loss: bool = False,
     **options: Any,
 ) -> Plan:
     """Say what `build` would do, with the same arguments; nothing is written.
@@ -69,7 +71,7 @@ def plan(
     ----------
     source, store, client, scheduler, workers, max_memory, storage_options
         As for `build`.
-    resume, overwrite, update, retry_failed : bool
+    resume, overwrite, update, retry_failed, allow_loss : bool
         As for `build`.
     **options
         As for `build`; a `cache` is neither read nor written.
@@ -88,7 +90,11 @@ def plan(
     fetch = replace(take_options(FetchOptions, options), cache=None)  # a listing fills a cache
     memory = parse_memory(max_memory)
     request = choose_request(
-        resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed
+        resume=resume,
+        overwrite=overwrite,
+        update=update,
+        retry_failed=retry_failed,
+        allow_loss=allow_loss,
     )
     target = open_object_store(store, storage_options)
     selection, layout = _adopt_settings(target, request, selection, layout)
@@ -96,7 +102,9 @@ def plan(
         resources = find_resources(running, workers, memory)
         build_plan = make_plan(source, target, selection, layout, fetch, resources)
     try:
-        work = plan_resume(find_target(target, request), build_plan, request)
+        beside = find_target(target, request)
+        work = plan_resume(beside, build_plan, request)
+        check_plan_keeps(target, beside, work, request)
     except StoreError as error:
         return replace(build_plan, refusal=str(error))
     if target.is_writable() is False:
@@ -124,6 +132,7 @@ def build(
     retry_failed: bool = False,
     on_error: str = "skip",
     max_failures: int | None = None,
+    allow_loss: bool = False,
     progress: Callable[[Progress], None] | None = None,
     announce: Callable[[Plan], None] | None = None,
     **options: Any,
@@ -150,8 +159,10 @@ def build(
     resume : bool
         Resume an unfinished build; start a new one if there is none.
     overwrite : bool
-        Replace the existing Galaxy Zoo: 3D store, if any. On a local disk the old store is kept
-        until the new one is complete.
+        Replace the existing Galaxy Zoo: 3D store, if any. Without `allow_loss`, it is kept if
+        subjects that are ok in it would be lost: they are left out, or on a local disk, where the
+        old store stays until the new one is complete, failed. An object store is deleted first:
+        files that turn out to be damaged are noticed too late. Your own files in it stay.
     update : bool
         Add the subjects of `source` that a complete store lacks, after those that it has.
     retry_failed : bool
@@ -161,6 +172,9 @@ def build(
     max_failures : int, optional
         Stop once more subjects than this have failed. By default a build of more than 100
         subjects stops if the first 100 are all invalid or corrupt.
+    allow_loss : bool
+        Let `overwrite`, or the `resume` of one, replace a store also if good subjects of it failed
+        or are left out.
     progress : callable, optional
         Called with a `Progress` after every shard.
     announce : callable, optional
@@ -219,10 +233,14 @@ def build(
     layout = take_options(LayoutOptions, options)
     fetch = take_options(FetchOptions, options)
     memory = parse_memory(max_memory)
+    policy = FailurePolicy(on_error, max_failures, allow_loss)
     request = choose_request(
-        resume=resume, overwrite=overwrite, update=update, retry_failed=retry_failed
+        resume=resume,
+        overwrite=overwrite,
+        update=update,
+        retry_failed=retry_failed,
+        allow_loss=policy.allow_loss,
     )
-    policy = FailurePolicy(on_error, max_failures)
     with use_client(client, scheduler) as running:
         resources = find_resources(running, workers, memory)
         target = open_object_store(store, storage_options)
@@ -236,6 +254,7 @@ def build(
         began = time.monotonic()
         beside = find_target(target, request)
         work = plan_resume(beside, build_plan, request)  # refuses before anything is written
+        check_plan_keeps(target, beside, work, request)
         if announce is not None:
             announce(work.plan)
         if work.is_done and beside is target:
@@ -245,6 +264,7 @@ def build(
             lease = stack.enter_context(hold_target(target))
             writing = stack.enter_context(writing_target(target, request, lease))
             work = plan_resume(writing, build_plan, request)
+            check_plan_keeps(target, writing, work, request)
             kept = [work.receipts[i] for i in sorted(work.receipts)]
             policy.check(kept, work.plan.layout.subjects)
             receipts = dict(work.receipts)
@@ -267,7 +287,8 @@ def build(
                         policy,
                         progress,
                     )
-            return _complete(writing, work, receipts, lease.build_id, began)
+            replaced = None if writing is target or request.allow_loss else target
+            return _complete(writing, work, receipts, lease.build_id, began, replaced)
 
 
 def _adopt_settings(
@@ -286,8 +307,9 @@ def _complete(
     receipts: Mapping[int, Receipt],
     build_id: str,
     began: float,
+    replaced: ObjectStore | None,
 ) -> BuildReport:
-    """Publish what has been built, and report on it."""
+    """Publish what has been built, and report on it; no good subject of `replaced` may be lost."""
     plan = work.plan
     ordered = [receipts[i] for i in range(plan.layout.shards)]
     outcomes = [outcome for receipt in ordered for outcome in receipt.outcomes]
@@ -295,6 +317,8 @@ def _complete(
         SubjectRecord(entry, outcome)
         for entry, outcome in zip(plan.manifest.entries, outcomes, strict=True)
     ]
+    if replaced is not None:
+        check_build_keeps(replaced, store, records)
     reconcile_objects(store, ordered, build_id)
     publish(store, records, ordered, plan.layout, _describe_origin(plan, records), build_id)
     notes = (*plan.manifest.notes, *note_subjects(records))

@@ -90,11 +90,14 @@ class BuildRequest:
         Subjects that a complete store lacks are added (``update``).
     retry_failed : bool
         Subjects that failed are read again.
+    allow_loss : bool
+        A store may be replaced by one that lacks good subjects of it.
     """
 
     mode: Mode
     may_grow: bool = False
     retry_failed: bool = False
+    allow_loss: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Target:
 
 
 def choose_request(
-    *, resume: bool, overwrite: bool, update: bool, retry_failed: bool
+    *, resume: bool, overwrite: bool, update: bool, retry_failed: bool, allow_loss: bool = False
 ) -> BuildRequest:
     """Turn the options of `build` into one request; resume is part of update and retry_failed."""
     given = {"overwrite": overwrite, "update": update, "retry-failed": retry_failed}
@@ -147,7 +150,12 @@ def choose_request(
             "continue from it)"
         )
     mode = Mode.OVERWRITE if overwrite else Mode.RESUME if chosen else Mode.NEW
-    return BuildRequest(mode, may_grow=update, retry_failed=retry_failed)
+    if allow_loss and (update or mode is Mode.NEW):
+        raise UsageError(
+            "allow_loss (--allow-loss) is for overwrite, and for resume or retry-failed of an "
+            "overwrite that has not ended: nothing else replaces a store"
+        )
+    return BuildRequest(mode, update, retry_failed, allow_loss)
 
 
 def inspect_target(store: ObjectStore) -> Target:

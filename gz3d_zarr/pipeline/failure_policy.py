@@ -40,6 +40,12 @@ class FailurePolicy:
         int,
         "N",
     )
+    allow_loss: bool = option(
+        False,
+        "Let --overwrite, or the --resume of one, replace a store also if good subjects of it "
+        "failed or are left out.",
+        bool,
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
