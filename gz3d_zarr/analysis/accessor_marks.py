@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class MarkMethods(SkyMethods):
-    """Methods of `GZ3DAccessor` that read other groups of the store.
+    """Methods of `GZ3DAccessor` for marks and clusters, which are not in the Dataset itself.
 
-    The Dataset must be from `open_store` or ``xr.open_zarr``, or a selection from one: its
-    encoding has the location of the store. Otherwise, they raise UsageError. For S3 with options,
-    use `open_store`.
+    They are read from the store or the files that the Dataset, or what it was selected from, was
+    opened from: its encoding says which. Without this encoding, they raise UsageError. For a store
+    on S3 with options, use `open_store`.
     """
 
     def clusters(self, cls: str) -> QTable:
@@ -36,11 +36,13 @@ class MarkMethods(SkyMethods):
             zooniverse_subject_id``; ``x, y`` in pixels of the image, counted from 0, with
             ``var_x, var_y, var_x_y``; ``ra, dec`` in degrees, ICRS, with ``var_ra, var_dec,
             var_ra_dec``; ``count``, the marks in the cluster. Columns have units and descriptions.
+            All values are those of the file, whose ``ra, dec`` count the first pixel as 1: they
+            are one pixel (0.1 arcsec) in x and y from where `wcs` has ``x, y``.
 
         Raises
         ------
         UsageError
-            The class has no clusters, or the Dataset was not opened from a store.
+            The class has no clusters, or the Dataset does not say what it was opened from.
         """
         from gz3d_zarr.analysis import annotations
 
@@ -65,7 +67,7 @@ class MarkMethods(SkyMethods):
         Raises
         ------
         UsageError
-            The class does not exist, or the Dataset was not opened from a store.
+            The class does not exist, or the Dataset does not say what it was opened from.
         """
         from gz3d_zarr.analysis import annotations
 
@@ -110,8 +112,8 @@ class MarkMethods(SkyMethods):
         ------
         UsageError
             The class does not exist, an option is out of range or is not for this class, shapely
-            or matplotlib is not installed (extra ``demo``), or the Dataset was not opened from a
-            store.
+            or matplotlib is not installed (extra ``demo``), or the Dataset does not say what it
+            was opened from.
         """
         from gz3d_zarr.analysis import redraw
 

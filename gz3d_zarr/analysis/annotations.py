@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.indexing import with_subject_dim
-from gz3d_zarr.analysis.store_groups import StoreGroups
+from gz3d_zarr.analysis.store_groups import find_annotations
 from gz3d_zarr.analysis.validation import validate_dataset
 from gz3d_zarr.datamodel.annotations import (
     CLASS_MARKS,
@@ -20,8 +20,7 @@ from gz3d_zarr.datamodel.annotations import (
     MarkTable,
     marks_from_json,
 )
-from gz3d_zarr.datamodel.arrays import CLUSTERS_GROUP
-from gz3d_zarr.datamodel.cluster_arrays import ROW_SIZES
+from gz3d_zarr.datamodel.cluster_arrays import CLUSTER_MEANINGS, ROW_SIZES
 from gz3d_zarr.errors import StoreError, UsageError, missing_extra_error
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class VolunteerMarks:
 def read_volunteers(row: xr.Dataset, cls: str) -> list[VolunteerMarks]:
     """Marks on one subject, as `GZ3DAccessor.marks` documents."""
     check_mark_class(cls)
-    (text,) = StoreGroups(with_subject_dim(row)).marks()
+    (text,) = find_annotations(row).marks()
     question, column = CLASS_MARKS[cls]
     return parse_marks(marks_from_json(text)[question], column)
 
@@ -120,59 +119,37 @@ def cluster_table(dataset: xr.Dataset, cls: str) -> QTable:
     from astropy.table import QTable
 
     rows = with_subject_dim(dataset)
-    columns, sizes, attrs = cluster_columns(rows, cls)
+    clusters, sizes = read_clusters(rows, cls)
     table = QTable()
     table["subject"] = np.repeat(np.array(rows["subject"].values.tolist(), "U"), sizes)
     table["subject"].info.description = "MaNGA id, not unique"
     table["zooniverse_subject_id"] = np.repeat(rows["zooniverse_subject_id"].values, sizes)
     table["zooniverse_subject_id"].info.description = "Zooniverse subject id, unique"
-    for name, unit in CLUSTER_COLUMNS.items():
-        values = columns[name]
+    for (name, unit), values in zip(CLUSTER_COLUMNS.items(), clusters.T, strict=True):
         if unit == "1":
             table[name] = values.astype(np.int64)
         else:
             table[name] = units.Quantity(values, _ASTROPY_UNITS.get(unit, unit))
-        table[name].info.description = attrs[name]
+        table[name].info.description = CLUSTER_MEANINGS[name]
     table.meta["class"] = cls
     return table
 
 
-def cluster_columns(
-    rows: xr.Dataset, cls: str
-) -> tuple[dict[str, FloatArray], NDArray[np.int64], dict[str, str]]:
-    """Columns of the clusters of a class, for the subjects of a Dataset in their order.
+def read_clusters(rows: xr.Dataset, cls: str) -> tuple[FloatArray, NDArray[np.int64]]:
+    """Clusters of a class, for the subjects of a Dataset in their order.
 
     Returns
     -------
-    columns : dict of str to ndarray of float64, shape (n,)
-        One item of `CLUSTER_COLUMNS` each.
+    clusters : ndarray of float64, shape (n, 11)
+        Columns in the order of `CLUSTER_COLUMNS`.
     sizes : ndarray of int, shape (subject,)
         Number of clusters of each subject.
-    descriptions : dict of str to str
     """
     if cls not in POINT_CLASSES:
         raise UsageError(
             f"there are no clusters of {cls!r}, expected one of {', '.join(POINT_CLASSES)}"
         )
-    groups = StoreGroups(rows)
-    return select_clusters(groups.group(CLUSTERS_GROUP), groups.rows, cls)
-
-
-def select_clusters(
-    stored: xr.Dataset, rows: NDArray[np.intp], cls: str
-) -> tuple[dict[str, FloatArray], NDArray[np.int64], dict[str, str]]:
-    """Clusters of some rows of the store, as for `cluster_columns`, from the whole group."""
-    every = stored[ROW_SIZES[cls][0]].values.astype(np.int64)
-    first = np.cumsum(every) - every
-    sizes = every[rows]
-    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    chosen = np.repeat(first[rows], sizes) + within
-    arrays = {name: stored[f"{cls}_{name}"] for name in CLUSTER_COLUMNS}
-    return (
-        {name: array.values[chosen] for name, array in arrays.items()},
-        sizes,
-        {name: str(array.attrs.get("long_name", "")) for name, array in arrays.items()},
-    )
+    return find_annotations(rows).clusters(cls)
 
 
 def check_mark_class(cls: str, expected: Mapping[str, Any] = CLASS_MARKS) -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from gz3d_zarr.analysis.annotations import POINT_CLASSES, select_clusters
+from gz3d_zarr.analysis.annotations import POINT_CLASSES
 from gz3d_zarr.analysis.indexing import with_subject_dim
-from gz3d_zarr.analysis.store_groups import StoreGroups
-from gz3d_zarr.datamodel.arrays import CLUSTERS_GROUP
+from gz3d_zarr.analysis.store_groups import find_annotations
+from gz3d_zarr.datamodel.annotations import CLUSTER_COLUMNS
 from gz3d_zarr.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MIN_RADIUS = 5.0
 """Pixels; the ellipses of many stars are so small that nobody would see their rings."""
 _SIGMAS = 2.0
+_RING_COLUMNS = [
+    list(CLUSTER_COLUMNS).index(name) for name in ("x", "y", "var_x", "var_y", "var_x_y")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +53,21 @@ class Ring:
 def read_rings(dataset: xr.Dataset, classes: Sequence[str]) -> list[list[Ring]] | None:
     """Rings of each subject of a Dataset, in its order; None if it has no clusters to read.
 
-    A Dataset of subject files has none, nor has a selection that xarray wrote to a new store.
+    A selection that xarray wrote to a new store has none.
     """
     wanted = [name for name in classes if name in POINT_CLASSES]
     if not wanted:
         return None
     rows = with_subject_dim(dataset)
     try:
-        groups = StoreGroups(rows)
-        stored = groups.group(CLUSTERS_GROUP)
+        annotations = find_annotations(rows)
+        clusters = {name: annotations.clusters(name) for name in wanted}
     except (StoreError, UsageError):
         return None
     rings: list[list[Ring]] = [[] for _ in range(rows.sizes["subject"])]
-    for name in wanted:
-        columns, sizes, _ = select_clusters(stored, groups.rows, name)
-        fields = [columns[c].tolist() for c in ("x", "y", "var_x", "var_y", "var_x_y")]
+    for name, (table, sizes) in clusters.items():
         owners = np.repeat(np.arange(len(sizes)), sizes).tolist()
-        for owner, *values in zip(owners, *fields, strict=True):
+        for owner, values in zip(owners, table[:, _RING_COLUMNS].tolist(), strict=True):
             rings[owner].append(make_ring(name, *values))
     return rings
 

@@ -20,13 +20,13 @@ from gz3d_zarr.analysis.annotations import (
     POINT_CLASSES,
     VolunteerMarks,
     check_mark_class,
-    cluster_columns,
     parse_marks,
+    read_clusters,
 )
 from gz3d_zarr.analysis.indexing import as_shard_chunks, with_subject_dim
-from gz3d_zarr.analysis.store_groups import StoreGroups, read_marks
+from gz3d_zarr.analysis.store_groups import find_annotations
 from gz3d_zarr.analysis.validation import validate_dataset
-from gz3d_zarr.datamodel.annotations import CLASS_MARKS, marks_from_json
+from gz3d_zarr.datamodel.annotations import CLASS_MARKS, CLUSTER_COLUMNS, marks_from_json
 from gz3d_zarr.datamodel.subject import SIDE
 from gz3d_zarr.errors import UsageError, missing_extra_error
 
@@ -35,7 +35,9 @@ SIGMAS = 2.0
 """Semi-axes of a cluster's ellipse, in standard deviations."""
 MAX_COUNT = 255
 """Counts are stored as uint8; larger ones are stored as this."""
-_ELLIPSE_COLUMNS = ("x", "y", "var_x", "var_y", "var_x_y", "count")
+_ELLIPSE_COLUMNS = [
+    list(CLUSTER_COLUMNS).index(name) for name in ("x", "y", "var_x", "var_y", "var_x_y", "count")
+]
 
 
 @dataclass(frozen=True)
@@ -69,27 +71,26 @@ def redraw(dataset: xr.Dataset, cls: str, rules: PathRules) -> xr.DataArray:
     sizes = as_shard_chunks(rows["segmentation"]).variable.chunksizes["subject"]
     function: Callable[..., NDArray[Any]]
     options: dict[str, Any]
-    inputs: NDArray[Any]
+    inputs: da.Array
     if cls in POINT_CLASSES:
         if rules != PathRules():
             raise UsageError(
                 f"the mask of {cls} is drawn from clusters, without options: simple_only, "
                 "minimum_area, weights and once_per_volunteer are for spiral and bar"
             )
-        columns, numbers, _ = cluster_columns(rows, cls)
-        table = np.column_stack([columns[name] for name in _ELLIPSE_COLUMNS])
-        inputs = np.empty(len(numbers), object)
-        inputs[:] = np.split(table, np.cumsum(numbers)[:-1])
+        clusters, numbers = read_clusters(rows, cls)
+        tables = np.empty(len(numbers), object)
+        tables[:] = np.split(clusters[:, _ELLIPSE_COLUMNS], np.cumsum(numbers)[:-1])
+        inputs = da.from_array(tables, chunks=(sizes,))
         function, options = _draw_clusters, {}
     else:
         _require_libraries(rules.simple_only)
-        groups = StoreGroups(rows)
-        inputs = groups.rows
-        function, options = _draw_marks, {"store": groups.store, "cls": cls, "rules": rules}
+        inputs = find_annotations(rows).lazy_marks(sizes)
+        function, options = _draw_marks, {"cls": cls, "rules": rules}
     dtype = np.dtype("uint8" if rules.weights is None else "float32")
     data = da.map_blocks(
         function,
-        da.from_array(inputs, chunks=(sizes,)),
+        inputs,
         dtype=dtype,
         meta=np.empty((0, 0, 0), dtype),
         new_axis=[1, 2],
@@ -135,11 +136,11 @@ def draw_ellipses(clusters: FloatArray) -> FloatArray:
     return mask
 
 
-def _draw_marks(block: NDArray[np.intp], store: Any, cls: str, rules: PathRules) -> NDArray[Any]:
+def _draw_marks(block: NDArray[Any], cls: str, rules: PathRules) -> NDArray[Any]:
     question, column = CLASS_MARKS[cls]
     dtype = np.uint8 if rules.weights is None else np.float32
     masks = np.zeros((len(block), SIDE, SIDE), dtype)
-    for mask, text in zip(masks, read_marks(store, block), strict=True):
+    for mask, text in zip(masks, block, strict=True):
         drawn = draw_paths(parse_marks(marks_from_json(text)[question], column), rules)
         mask[:] = np.minimum(drawn, MAX_COUNT) if rules.weights is None else drawn
     return masks

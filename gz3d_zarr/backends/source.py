@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gz3d_zarr.backends.annotations import FILES_ENCODING, FileAnnotations
 from gz3d_zarr.backends.assemble import assemble, define_variables
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.datamodel.layout import Layout, LayoutOptions, make_layout
@@ -90,7 +91,11 @@ def open_source(
     attrs = dataset_attrs(
         public_name(manifest.location), public_name(manifest.catalogue or ""), manifest.release
     )
-    return assemble(define_variables(manifest.entries, layout, read), attrs)
+    dataset = assemble(define_variables(manifest.entries, layout, read), attrs)
+    ids = np.array([entry.file.zooniverse_subject_id for entry in manifest.entries], np.int64)
+    drawn = records.map_blocks(_annotations, dtype=object, meta=np.empty(0, object))
+    dataset.encoding[FILES_ENCODING] = FileAnnotations(ids, drawn)
+    return dataset
 
 
 _NOT_READ = SubjectOutcome("", Status.OK, "", "", -1, None)
@@ -139,6 +144,12 @@ def _pixels(records: NDArray[Any], name: str) -> NDArray[np.uint8]:
         if subject is not None:
             pixels[i] = getattr(subject, name)
     return pixels
+
+
+def _annotations(records: NDArray[Any]) -> NDArray[Any]:
+    drawn = np.empty(len(records), object)
+    drawn[:] = [None if subject is None else subject.annotations for _, subject in records]
+    return drawn
 
 
 def _values(records: NDArray[Any], name: str, layout: Layout) -> NDArray[Any]:

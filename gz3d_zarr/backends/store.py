@@ -44,6 +44,8 @@ from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 
 STORE_ENCODING = "object_store"
 """Key in the encoding of a Dataset: the ObjectStore that it was opened from."""
+ROOT_ENCODING = "root_group"
+"""Key in the encoding of a Dataset: the root of that store, so that nobody asks for it again."""
 READ_ERRORS = (
     ImportError,
     KeyError,
@@ -219,9 +221,21 @@ def find_object_store(dataset: xr.Dataset) -> ObjectStore:
         raise UsageError(
             "the volunteers' marks are in other groups of a store, and this Dataset does not say "
             "which store it was opened from: use a Dataset of gz3d_zarr.open_store, or a selection "
-            "from one; for subject files, build a store with gz3d_zarr.build first"
+            "from one"
         )
     return open_object_store(str(source))
+
+
+def find_root(dataset: xr.Dataset, store: ObjectStore) -> zarr.Group:
+    """The root of the store that a Dataset was opened from; read where it is not known.
+
+    Raises
+    ------
+    StoreError
+        As `open_root`.
+    """
+    root = dataset.encoding.get(ROOT_ENCODING)
+    return root if isinstance(root, zarr.Group) else open_root(store)
 
 
 def read_small_arrays(store: ObjectStore) -> Iterator[tuple[str, str]]:
@@ -344,6 +358,7 @@ def _root_dataset(store: ObjectStore, root: zarr.Group, chunks: str | None) -> x
     whole = assemble(variables, dataset.attrs, coordinates=set(map(str, dataset.coords)))
     whole.encoding["source"] = store.url
     whole.encoding[STORE_ENCODING] = store  # has the storage options, and does not show them
+    whole.encoding[ROOT_ENCODING] = root
     return whole
 
 

@@ -96,6 +96,10 @@ def _entry(path: Any) -> Entry:
 
 
 def _open(entry: Entry, drop_variables: str | Iterable[str] | None) -> xr.Dataset:
+    import dask.array as da
+    from dask.delayed import delayed
+
+    from gz3d_zarr.backends.annotations import FILES_ENCODING, FileAnnotations
     from gz3d_zarr.backends.assemble import assemble, define_variables
     from gz3d_zarr.datamodel.layout import Layout
     from gz3d_zarr.datamodel.schema import dataset_attrs
@@ -111,6 +115,9 @@ def _open(entry: Entry, drop_variables: str | Iterable[str] | None) -> xr.Datase
     dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())
     dataset = dataset.drop_vars(dropped, errors="ignore")
     dataset.set_close(reader.close)
+    drawn = da.from_delayed(delayed(reader.annotations)(), (1,), object, meta=np.empty(0, object))
+    ids = np.array([entry.file.zooniverse_subject_id], np.int64)
+    dataset.encoding[FILES_ENCODING] = FileAnnotations(ids, drawn)
     return dataset
 
 
@@ -135,14 +142,23 @@ class _FileReader:
         from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
         from gz3d_zarr.datamodel.variables import variable_values
 
-        with self._lock:
-            if self._read is None:
-                self._read = self._decode()
-            record, subject = self._read
+        record, subject = self._decoded()
         if name in BIG_ARRAYS:
             pixels: np.ndarray[Any, Any] = getattr(subject, name)[np.newaxis]
             return pixels
         return variable_values(name, [record], layout)
+
+    def annotations(self) -> np.ndarray[Any, Any]:
+        """The `Annotations` of the file, with the dimension ``subject``."""
+        drawn = np.empty(1, object)
+        drawn[0] = self._decoded()[1].annotations
+        return drawn
+
+    def _decoded(self) -> Any:
+        with self._lock:
+            if self._read is None:
+                self._read = self._decode()
+            return self._read
 
     def _decode(self) -> Any:
         from gz3d_zarr.datamodel.variables import SubjectRecord

@@ -17,7 +17,7 @@ ROW_SIZES: Mapping[str, tuple[str, str]] = {
     "star": ("number_foreground_stars", "foreground_star"),
 }
 """Class to the variable with the number of clusters of each subject, and their dimension."""
-_MEANINGS: Mapping[str, str] = {
+CLUSTER_MEANINGS: Mapping[str, str] = {
     "x": "position along x of the cluster, in pixels of the image",
     "y": "position along y of the cluster, in pixels of the image",
     "var_x": "variance of x",
@@ -69,7 +69,7 @@ def cluster_arrays(records: Sequence[SubjectRecord]) -> dict[str, ClusterArray]:
         )
         whole = np.concatenate([*tables, np.empty((0, len(CLUSTER_COLUMNS)))])
         for i, (column, unit) in enumerate(CLUSTER_COLUMNS.items()):
-            attrs = {"long_name": _MEANINGS[column], "units": unit}
+            attrs = {"long_name": CLUSTER_MEANINGS[column], "units": unit}
             arrays[f"{cls}_{column}"] = ClusterArray(
                 (dim,), np.ascontiguousarray(whole[:, i]), attrs
             )

@@ -116,15 +116,71 @@ def test_groups_are_found_from_any_dataset_of_the_store(store: Path, ds: xr.Data
     assert "object_store" not in repr(ds)
 
 
+def test_files_give_what_the_store_gives(ds: xr.Dataset, simulated: Path) -> None:
+    source = gz3d_zarr.open_source(simulated)
+    rows = [7, 2, 3]
+    chosen, expected = source.isel(subject=rows), ds.isel(subject=rows)
+    number = int(expected["zooniverse_subject_id"][1])
+    (path,) = (p for p in subject_files(simulated) if p.name.endswith(f"_{number}.fits.gz"))
+    file = xr.open_dataset(path, engine="gz3d")
+    for dataset, stored in ((chosen, expected), (file, ds.isel(subject=[2]))):
+        for cls in ("center", "star"):
+            found, table = dataset.gz3d.clusters(cls), stored.gz3d.clusters(cls)
+            assert found.colnames == table.colnames
+            assert all((found[name] == table[name]).all() for name in table.colnames)
+            assert len(table)
+        for cls in MARKS:
+            assert [
+                (
+                    m.classification_id,
+                    m.time_stamp,
+                    m.points.tolist(),
+                    [p.tolist() for p in m.paths],
+                )
+                for m in dataset.gz3d.marks(number, cls)
+            ] == [
+                (
+                    m.classification_id,
+                    m.time_stamp,
+                    m.points.tolist(),
+                    [p.tolist() for p in m.paths],
+                )
+                for m in stored.gz3d.marks(number, cls)
+            ]
+            drawn = dataset.gz3d.redraw(cls)
+            assert drawn.chunks is not None
+            np.testing.assert_array_equal(drawn, stored["segmentation"].sel({"class": cls}))
+
+
+def test_files_are_read_when_needed_and_bad_ones_have_no_marks(archive: Path) -> None:
+    bad, good = subject_files(archive)[:2]
+    bad.write_bytes(b"")
+    (archive / "manga_morphology_galaxyzoo3d_v4_0_0.sha1sum").unlink()
+    source = gz3d_zarr.open_source(archive, order="name", limit=2)
+    assert len(source.gz3d.clusters("center")) == len(
+        source.isel(subject=1).gz3d.clusters("center")
+    )
+    assert source.gz3d.marks(int(source["zooniverse_subject_id"][0]), "center") == []
+    assert not source.gz3d.redraw("spiral")[0].any()
+    with pytest.raises(gz3d_zarr.SubjectError, match="it is empty"):
+        xr.open_dataset(bad, engine="gz3d").gz3d.clusters("star")
+    file = xr.open_dataset(good, engine="gz3d")
+    good.write_bytes(b"")  # it has not been read yet
+    with pytest.raises(gz3d_zarr.SubjectError, match="it is empty"):
+        file.gz3d.marks(cls="star")
+
+
 def test_what_has_no_store_says_so(ds: xr.Dataset, simulated: Path) -> None:
     source = gz3d_zarr.open_source(simulated, limit=2)
-    file = xr.open_dataset(subject_files(simulated)[0], engine="gz3d")
-    for dataset in (source, file, ds.drop_encoding()):
-        with pytest.raises(UsageError, match=r"does not say which store.* gz3d_zarr\.build first"):
+    for dataset in (source.drop_encoding(), ds.drop_encoding()):
+        with pytest.raises(UsageError, match="does not say which store it was opened from"):
             dataset.gz3d.clusters("star")
-    other = ds.isel(subject=[0]).assign_coords(zooniverse_subject_id=("subject", [5]))
-    with pytest.raises(UsageError, match="1 subject of the Dataset, such as 5, are not in the sto"):
-        other.gz3d.clusters("star")
+    for dataset, where in ((ds, "the store"), (source, "the files")):
+        other = dataset.isel(subject=[0]).assign_coords(zooniverse_subject_id=("subject", [5]))
+        with pytest.raises(
+            UsageError, match=f"1 subject of the Dataset, such as 5, not in {where}"
+        ):
+            other.gz3d.clusters("star")
     with pytest.raises(UsageError, match="no clusters of 'bar', expected one of center, star"):
         ds.gz3d.clusters("bar")
     with pytest.raises(UsageError, match="no class 'arm', expected one of center, star, spiral"):

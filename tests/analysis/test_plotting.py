@@ -102,9 +102,12 @@ def test_centers_and_stars_have_rings_from_their_clusters(ds: xr.Dataset, simula
     assert rings(right) == expected
     sheet = ds.isel(subject=[i, 0]).gz3d.contact_sheet(classes=["star"])
     assert rings(sheet.axes[0]) == [ring for ring in expected if ring[0] == CLASS_COLORS["star"]]
-    source = gz3d_zarr.open_source(simulated, limit=1).gz3d.plot().axes[1]
-    assert rings(source) == []
-    texts = [text.get_text() for text in source.get_legend().get_texts()]
+    number = int(ds["zooniverse_subject_id"][i])
+    source = gz3d_zarr.open_source(simulated, ids=[number])
+    assert rings(source.gz3d.plot().axes[1]) == expected
+    bare = source.drop_encoding().gz3d.plot().axes[1]
+    assert rings(bare) == []
+    texts = [text.get_text() for text in bare.get_legend().get_texts()]
     assert "cluster of marks" not in texts
 
 
@@ -219,7 +222,9 @@ def test_a_contact_sheet_has_all_subjects_asked_for(ds: xr.Dataset) -> None:
     FigureCanvasAgg(sheet).draw()
 
 
-def test_a_file_is_read_once_for_a_plot(simulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_read_for_the_rings_and_for_all_variables_together(
+    simulated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reads: list[str] = []
 
     def counting(path: str, *args: object) -> object:
@@ -229,10 +234,10 @@ def test_a_file_is_read_once_for_a_plot(simulated: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(source_backend, "read_file", counting)
     source = gz3d_zarr.open_source(simulated)
     source.isel(subject=7).gz3d.plot()
-    assert len(reads) == 1
+    assert len(reads) == 2
     reads.clear()
     source.isel(subject=slice(2)).gz3d.contact_sheet()
-    assert len(reads) == 4  # first the status of all, then each picture
+    assert len(reads) == 6  # first the status of all, then the rings, then each picture
 
 
 def test_rows_that_are_not_ok_are_left_out_and_counted(flawed: Path) -> None:

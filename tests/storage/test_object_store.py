@@ -476,6 +476,31 @@ def test_one_subject_with_its_coordinates_takes_one_request_more_for_each(
     assert len(asked) <= 4 + 2 * 7, asked  # plain xarray asks HEAD first
 
 
+def test_marks_of_one_subject_take_three_requests(link: Link, few: Path) -> None:
+    expected = gz3d_zarr.open_store(few).isel(subject=5)
+    number = int(expected["zooniverse_subject_id"])
+    opened = link.open()
+    link.proxy.forget()
+    found = opened.gz3d.marks(number, "center")
+    asked = link.asked()
+    assert [m.points.tolist() for m in found] == [
+        m.points.tolist() for m in expected.gz3d.marks(cls="center")
+    ]
+    assert found
+    assert len(asked) <= 3, asked
+
+
+def test_marks_of_one_subject_take_one_request_by_plain_xarray(link: Link, few: Path) -> None:
+    options = {"storage_options": link.storage_options, "group": "marks"}
+    opened = xr.open_zarr(link.url, **options)
+    link.proxy.forget()
+    found = opened["annotations"].isel(subject=5).values.item()
+    asked = link.asked()
+    assert found == xr.open_zarr(few, group="marks")["annotations"].values[5]
+    assert '"center_points"' in found
+    assert len(asked) <= 2, asked  # with s3fs, HEAD before GET
+
+
 @pytest.mark.usefixtures("_no_backoff")
 @pytest.mark.parametrize("fault", [Fault.SLOW_DOWN, Fault.RESET, Fault.LOST_ANSWER])
 def test_reading_goes_on_through_faults(anonymous: Link, few: Path, fault: Fault) -> None:
