@@ -88,6 +88,10 @@ def test_build_and_info_print_json(simulated: Path, tmp_path: Path, here: Client
     assert arrays["image"]["shape"] == [5, 525, 525, 3]
     assert arrays["image"]["chunk"] == [1, 525, 525, 3]
     assert arrays["image"]["shards"] == 1
+    assert arrays["segmentation"]["chunk"] == [8, 4, 525, 525]
+    assert arrays["marks/annotations"]["shape"] == [5]
+    assert arrays["thumbnail/image"]["raw_bytes"] == 5 * 75 * 75 * 3
+    assert {"clusters/star_x", "catalogue/reason", "class"} <= set(arrays)
     stored = [path for path in (tmp_path / "g.zarr").rglob("*") if path.is_file()]
     assert info["objects"] == len(stored)
     assert info["stored_bytes"] == sum(path.stat().st_size for path in stored)

@@ -53,8 +53,17 @@ class PathRules:
         area = self.minimum_area
         if isinstance(area, bool) or not isinstance(area, int | float) or not 0 <= area < math.inf:
             raise UsageError(f"minimum_area is {area!r}, expected a number of pixels from 0 on")
+        if self.weights is not None and not isinstance(self.weights, Mapping):
+            raise UsageError(
+                "weights is not a mapping, expected one of classification_id to weight, such as "
+                "{88001366: 0.5}"
+            )
         for number, weight in (self.weights or {}).items():
-            if not 0 <= weight < math.inf:
+            if not isinstance(number, int | np.integer):
+                raise UsageError(
+                    f"weights has {number!r}, expected a classification_id, which is an int"
+                )
+            if not isinstance(weight, int | float | np.number) or not 0 <= weight < math.inf:
                 raise UsageError(
                     f"the weight of classification {number} is {weight!r}, expected a number from "
                     "0 on"

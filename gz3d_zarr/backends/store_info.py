@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from dask.utils import format_bytes
 
-from gz3d_zarr.backends.store import read_store
-from gz3d_zarr.datamodel.arrays import CATALOGUE_GROUP
+from gz3d_zarr.backends.store import find_root, read_store
 from gz3d_zarr.errors import Status, status_counts
 from gz3d_zarr.storage.object_store import open_object_store
+from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,23 +119,21 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
         name, separator, _ = key.partition("/c/")
         if separator:
             stored[name].append(size)
-    described = {str(name): variable for name, variable in dataset.variables.items()}
-    described |= {
-        f"{CATALOGUE_GROUP}/{n}": v for n, v in catalogue.variables.items() if n != "status"
-    }
+    with ignore_zarr_spec_warnings():
+        members = find_root(dataset, opened).members(max_depth=None)
     arrays = [
         ArrayInfo(
             name,
-            "string" if variable.dtype.kind in "OT" else str(variable.dtype),
-            tuple(variable.shape),
+            "string" if array.dtype.kind in "OT" else str(array.dtype),
+            array.shape,
             len(stored[name]),
-            tuple(variable.encoding.get("shards") or variable.encoding.get("chunks") or ()),
-            tuple(variable.encoding.get("chunks") or ()),
-            None if variable.dtype.kind in "OT" else variable.size * variable.dtype.itemsize,
+            array.shards or array.chunks,
+            array.chunks,
+            None if array.dtype.kind in "OT" else array.size * array.dtype.itemsize,
             sum(stored[name]),
         )
-        for name, variable in described.items()
-        if name in stored
+        for name, array in members
+        if isinstance(array, zarr.Array) and name in stored
     ]
     read = catalogue["source_size"].values
     flags, counts = np.unique(catalogue["status"].values, return_counts=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from gz3d_zarr.errors import UsageError, error_message
 
@@ -40,14 +41,14 @@ def read_plate_ifus(path: str | Path) -> dict[str, str]:
     return dict(zip(plate_ifus, manga_ids, strict=True))
 
 
+def is_plate_ifu(wanted: str | int) -> TypeGuard[str]:
+    """Whether an id has the form of a plate-IFU, which no MaNGA id of the catalogue has."""
+    return isinstance(wanted, str) and _PLATE_IFU.fullmatch(wanted) is not None
+
+
 def replace_plate_ifus(ids: Sequence[str | int], plate_ifus: Mapping[str, str]) -> list[str | int]:
     """The ids with each plate-IFU of the table replaced by its MaNGA id."""
-    return [
-        plate_ifus.get(wanted, wanted)
-        if isinstance(wanted, str) and _PLATE_IFU.fullmatch(wanted)
-        else wanted
-        for wanted in ids
-    ]
+    return [plate_ifus.get(wanted, wanted) if is_plate_ifu(wanted) else wanted for wanted in ids]
 
 
 def _text(value: object) -> str:

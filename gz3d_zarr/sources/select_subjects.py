@@ -19,7 +19,7 @@ from gz3d_zarr.errors import UsageError, plural
 from gz3d_zarr.locations import absolute, is_url, origin
 from gz3d_zarr.sources.archive import is_archive, list_archive
 from gz3d_zarr.sources.catalogue import Catalogue, read_catalogue, read_sha1_list
-from gz3d_zarr.sources.ids_table import read_plate_ifus, replace_plate_ifus
+from gz3d_zarr.sources.ids_table import is_plate_ifu, read_plate_ifus, replace_plate_ifus
 from gz3d_zarr.sources.listing import Listing, Source, list_source
 from gz3d_zarr.sources.options import ORDERS, TINY_LIMIT, FetchOptions, SelectionOptions
 
@@ -167,7 +167,16 @@ def _select_ids(
         first = ", ".join(str(wanted) for wanted in missing[:MAX_LISTED])
         notes.append(f"no subject has {plural(len(missing), 'id')} of the list (first {first})")
         ids = [wanted for wanted in ids if wanted in known]
-    rows = find_rows(ids, manga_ids, subject_ids)
+    try:
+        rows = find_rows(ids, manga_ids, subject_ids)
+    except UsageError as error:
+        if any(is_plate_ifu(wanted) for wanted in missing):
+            hint = "plate-IFUs need a table that has them: ids_table (--ids-table)"
+        elif not warns and len(missing) < len(set(ids)):
+            hint = 'missing_ids="warn" (--missing-ids warn) leaves such ids out'
+        else:
+            raise
+        raise UsageError(f"{error}; {hint}") from None
     return [entries[row] for row in sorted(rows)], notes
 
 

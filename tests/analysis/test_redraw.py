@@ -151,6 +151,9 @@ def test_wrong_arguments_are_refused(store: Path, monkeypatch: pytest.MonkeyPatc
         ("of star is drawn from clusters", lambda: ds.gz3d.redraw("star", simple_only=False)),
         ("minimum_area is -1, expected", lambda: ds.gz3d.redraw("bar", minimum_area=-1)),
         ("weight of classification 7 is nan", lambda: ds.gz3d.redraw("bar", weights={7: np.nan})),
+        ("weights has '7', expected a class", lambda: ds.gz3d.redraw("bar", weights={"7": 1.0})),
+        ("7 is 'a', expected a number", lambda: ds.gz3d.redraw("bar", weights={7: "a"})),
+        ("weights is not a mapping", lambda: ds.gz3d.redraw("bar", weights=[1.0])),
         ("does not say which store", lambda: ds.drop_encoding().gz3d.redraw("bar")),
     ]
     for message, action in cases:

@@ -19,6 +19,7 @@ from stores import StopHereError, stop_after
 import gz3d_zarr
 from gz3d_zarr import SourceError, StoreError
 from gz3d_zarr.cli import main
+from gz3d_zarr.datamodel.cluster_arrays import cluster_arrays
 from gz3d_zarr.pipeline.report import VerifyReport
 
 
@@ -90,6 +91,44 @@ def test_flipped_byte_anywhere_in_a_shard_is_found(
             assert report.state == "damaged"
         shard.write_bytes(whole)
     assert silent <= 2
+
+
+def flip_first_chunk(store: Path, name: str) -> str:
+    """Flip a bit amid the first object of an array; return its key."""
+    chunk = min(path for path in (store / name / "c").rglob("*") if path.is_file())
+    flip(chunk, chunk.stat().st_size // 2)
+    return chunk.relative_to(store).as_posix()
+
+
+def test_flipped_bytes_in_marks_and_thumbnails_are_found(copy: Path, client: Client) -> None:
+    keys = {flip_first_chunk(copy, name) for name in ("marks/annotations", "thumbnail/image")}
+    report = gz3d_zarr.verify(copy, client=client)
+    assert failed(report) == {("shard", key) for key in keys}
+    assert all(
+        "not those that the build wrote" in check.detail or "damaged" in check.detail
+        for check in report.failures
+    )
+
+
+def test_flipped_bytes_in_clusters_and_numbers_by_class_are_found(
+    copy: Path, client: Client
+) -> None:
+    names = [
+        *("classifications", "classifications_drawn", "max_count", "marked_pixels"),
+        *("marked_pixels_above_3", "saturated"),
+        *(f"clusters/{name}" for name in cluster_arrays([])),
+    ]
+    for name in names:
+        flip_first_chunk(copy, name)
+    report = gz3d_zarr.verify(copy, client=client)
+    assert len(names) == 30
+    assert failed(report) == {("open", "zarr.json"), *(("array", name) for name in names)}
+
+
+def test_lost_chunk_of_the_clusters_is_found(copy: Path, client: Client) -> None:
+    (copy / "clusters/star_x/c/0").unlink()  # zarr takes it for fill values
+    report = gz3d_zarr.verify(copy, client=client)
+    assert failed(report) == {("object", "clusters/star_x/c/0"), ("values", "clusters/star_x")}
 
 
 def test_moved_coordinate_is_found_without_the_source(copy: Path, client: Client) -> None:

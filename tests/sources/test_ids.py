@@ -17,7 +17,7 @@ from gz3d_zarr.sources.select_subjects import make_manifest
 def test_unknown_ids_are_an_error_or_a_note(simulated: Path) -> None:
     listing = list_source(simulated)
     ids = ["1-600000", "1-1", "14000001", 7]
-    with pytest.raises(UsageError, match="no subject has the MaNGA id '1-1'"):
+    with pytest.raises(UsageError, match=r"no subject has the MaNGA id '1-1'.*--missing-ids warn"):
         make_manifest(listing, ids=ids)
     manifest = make_manifest(listing, ids=ids, missing_ids="warn")
     found = {entry.file.zooniverse_subject_id for entry in manifest.entries}
@@ -37,8 +37,12 @@ def test_plate_ifus_are_found_by_a_table(simulated: Path, tmp_path: Path, name: 
     manifest = make_manifest(listing, ids=["8623-1901", 14000000], ids_table=tmp_path / name)
     found = {entry.file.zooniverse_subject_id for entry in manifest.entries}
     assert found == {14000000, 14000001}
-    with pytest.raises(UsageError, match="no subject has the MaNGA id '9999-127'"):
-        make_manifest(listing, ids=["9999-127"], ids_table=tmp_path / name)
+    for ids_table in (None, tmp_path / name):
+        with pytest.raises(
+            UsageError,
+            match=r"id '9999-127'.*plate-IFUs need a table that has them: ids_table \(--ids-table",
+        ):
+            make_manifest(listing, ids=["9999-127"], ids_table=ids_table)
 
 
 def test_unusable_tables_are_named(tmp_path: Path) -> None:
