@@ -426,3 +426,38 @@ def test_update_adds_subjects_that_lie_between_those_of_the_store(
     report = gz3d_zarr.build(archive, target, client, shard_size=4, update=True)
     assert report.shards_built == 0
     assert gz3d_zarr.build(archive, target, client, retry_failed=True).shards_built == 0
+
+
+def values(store: Path) -> dict[str, str]:
+    """Digests of all objects with values: also of marks, clusters and thumbnails."""
+    return {key: digest for key, digest in objects(store).items() if "/c/" in key}
+
+
+@pytest.mark.parametrize("how", ["resume", "update", "retry_failed"])
+def test_marks_clusters_and_thumbnails_come_along(
+    archive: Path,
+    store: Path,
+    client: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    monkeypatch.setattr("gz3d_zarr.pipeline.dask_tasks.MAX_TASKS_IN_FLIGHT", 1)
+    target = tmp_path / "g.zarr"
+    if how == "resume":
+        with pytest.raises(StopHereError):
+            gz3d_zarr.build(archive, target, client, shard_size=4, progress=stop_after(2))
+    elif how == "update":
+        gz3d_zarr.build(archive, target, client, shard_size=4, limit=10)
+    else:
+        saved = {path: path.read_bytes() for path in subject_files(archive)[3:12:2]}
+        for path in saved:
+            path.write_bytes(b"")
+        assert gz3d_zarr.build(archive, target, client, shard_size=4).ok == 13
+        for path, data in saved.items():
+            path.write_bytes(data)
+    gz3d_zarr.build(archive, target, client, shard_size=4, **{how: True})
+    found = values(target)
+    assert found == values(store)
+    groups = ("marks/annotations/c/4", "thumbnail/image/c/4/0/0/0", "clusters/star_count/c/0")
+    assert set(groups) <= set(found)
