@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,18 +16,18 @@ from gz3d_zarr.analysis.validation import validate_dataset
 from gz3d_zarr.datamodel.annotations import (
     CLASS_MARKS,
     CLUSTER_COLUMNS,
+    POINT_CLASSES,
     MarkTable,
     marks_from_json,
+    parse_shapes,
 )
-from gz3d_zarr.datamodel.cluster_arrays import CLUSTER_MEANINGS, ROW_SIZES
+from gz3d_zarr.datamodel.cluster_arrays import CLUSTER_MEANINGS
 from gz3d_zarr.errors import StoreError, UsageError, missing_extra_error
 
 if TYPE_CHECKING:
     from astropy.table import QTable
 
 FloatArray = NDArray[np.float64]
-POINT_CLASSES = tuple(ROW_SIZES)
-"""Classes of which volunteers mark points, which are clustered; of others they draw paths."""
 _ASTROPY_UNITS = {"pixel": "pix", "pixel2": "pix2"}
 
 
@@ -91,25 +90,21 @@ def read_volunteers(row: xr.Dataset, cls: str) -> list[VolunteerMarks]:
 def parse_marks(table: MarkTable, column: str) -> list[VolunteerMarks]:
     """Parse the JSON text of one column of marks; one item per volunteer who was asked."""
     is_points = column.endswith("_points")
+    none = np.empty((0, 2))
     volunteers = []
     for number, stamp, text in zip(
         table.classification_id, table.time_stamp, table.marks[column], strict=True
     ):
         try:
-            marks = json.loads(text) if text.strip() else []
-            points = _positions(marks if is_points else [])
-            paths = () if is_points else tuple(_positions(path) for path in marks if path)
-        except (ValueError, TypeError) as error:
+            shapes = parse_shapes(text, column)
+        except ValueError as error:
             raise StoreError(
-                f"the {column} of classification {number} are not a JSON list of positions "
-                f"([x, y] in pixels): {error}"
+                f"the {column} of classification {number} cannot be used: {error} "
+                "([x, y] in pixels)"
             ) from error
-        volunteers.append(VolunteerMarks(number, stamp, points, paths))
+        points = np.concatenate([none, *shapes]) if is_points else none
+        volunteers.append(VolunteerMarks(number, stamp, points, () if is_points else tuple(shapes)))
     return volunteers
-
-
-def _positions(points: list[list[float]]) -> FloatArray:
-    return np.array(points, np.float64).reshape(len(points), 2)
 
 
 def cluster_table(dataset: xr.Dataset, cls: str) -> QTable:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from gz3d_zarr.analysis.annotations import POINT_CLASSES
 from gz3d_zarr.analysis.indexing import with_subject_dim
 from gz3d_zarr.analysis.store_groups import find_annotations
-from gz3d_zarr.datamodel.annotations import CLUSTER_COLUMNS
+from gz3d_zarr.datamodel.annotations import CLUSTER_COLUMNS, POINT_CLASSES
 from gz3d_zarr.errors import StoreError, UsageError
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gz3d_zarr.analysis.annotations import POINT_CLASSES
 from gz3d_zarr.analysis.indexing import with_subject_dim
 from gz3d_zarr.analysis.masks import check_class, whole_threshold
 from gz3d_zarr.analysis.plot_rings import Ring, draw_rings, read_rings
@@ -25,6 +24,7 @@ from gz3d_zarr.analysis.sky_grids import (
     subject_wcs,
 )
 from gz3d_zarr.analysis.validation import keep_ok, status_label
+from gz3d_zarr.datamodel.annotations import POINT_CLASSES
 from gz3d_zarr.datamodel.subject import THRESHOLD
 from gz3d_zarr.errors import Status, UsageError, missing_extra_error
 

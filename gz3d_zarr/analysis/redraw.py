@@ -17,7 +17,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.annotations import (
-    POINT_CLASSES,
     VolunteerMarks,
     check_mark_class,
     parse_marks,
@@ -26,7 +25,12 @@ from gz3d_zarr.analysis.annotations import (
 from gz3d_zarr.analysis.indexing import as_shard_chunks, with_subject_dim
 from gz3d_zarr.analysis.store_groups import find_annotations
 from gz3d_zarr.analysis.validation import validate_dataset
-from gz3d_zarr.datamodel.annotations import CLASS_MARKS, CLUSTER_COLUMNS, marks_from_json
+from gz3d_zarr.datamodel.annotations import (
+    CLASS_MARKS,
+    CLUSTER_COLUMNS,
+    POINT_CLASSES,
+    marks_from_json,
+)
 from gz3d_zarr.datamodel.subject import SIDE
 from gz3d_zarr.errors import UsageError, missing_extra_error
 

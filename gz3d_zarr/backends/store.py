@@ -17,6 +17,7 @@ from zarr.storage import StorePath
 from gz3d_zarr.backends.assemble import assemble, text_array
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.backends.lazy_arrays import lazy_variable, mask_dataset
+from gz3d_zarr.backends.missing_chunks import refuse_missing_chunks
 from gz3d_zarr.backends.partial_store import open_partial_store
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, CATALOGUE_GROUP, SHARD_ARRAYS
 from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE
@@ -144,11 +145,6 @@ def read_store(store: ObjectStore) -> tuple[xr.Dataset, xr.Dataset]:
     root = open_root(store)
     dataset = _root_dataset(store, root, "shards")
     catalogue = read_group(store, CATALOGUE_GROUP, root)
-    if not all(catalogue["file_name"].values.tolist()):  # zarr fills in missing chunks
-        raise StoreError(
-            f"objects of the group {CATALOGUE_GROUP} of {store.url} are missing; gz3d-zarr verify "
-            "lists them"
-        )
     return dataset, catalogue.assign(status=dataset["status"].variable.load())
 
 
@@ -158,9 +154,9 @@ def read_group(store: ObjectStore, name: str, root: zarr.Group | None = None) ->
     Raises
     ------
     StoreError
-        It cannot be read.
+        It cannot be read, or a chunk is missing.
     """
-    opened = open_root(store) if root is None else root
+    opened = refuse_missing_chunks(open_root(store) if root is None else root, store.url)
     try:
         with ignore_zarr_spec_warnings():
             # The root's metadata: an update may be rewriting the metadata of single arrays.
@@ -190,9 +186,9 @@ def read_rows(
     Raises
     ------
     StoreError
-        It cannot be read.
+        It cannot be read, or a chunk is missing.
     """
-    opened = open_root(store) if root is None else root
+    opened = refuse_missing_chunks(open_root(store) if root is None else root, store.url)
     try:
         with ignore_zarr_spec_warnings():
             array = opened[name]

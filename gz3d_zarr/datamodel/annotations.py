@@ -47,6 +47,8 @@ CLASS_MARKS: Mapping[str, tuple[str, str]] = {
     "bar": ("bar", "bar_paths"),
 }
 """Class to the question that asked for it, and the column with its marks."""
+POINT_CLASSES = tuple(CLUSTER_HDUS)
+"""Classes of which volunteers mark points, which are clustered; of others they draw paths."""
 _DIGIT = re.compile(r"\d")
 
 
@@ -154,6 +156,39 @@ def marks_from_json(text: str) -> dict[str, MarkTable]:
             {column: tuple(table.get(column, ())) for column in columns},
         )
     return tables
+
+
+def parse_shapes(text: str, column: str) -> list[NDArray[np.float64]]:
+    """Parse one cell of a column of marks.
+
+    Parameters
+    ----------
+    text : str
+        JSON: a list of points [x, y], or of paths, each a list of points.
+    column : str
+        Such as ``star_points`` or ``bar_paths``.
+
+    Returns
+    -------
+    list of ndarray of float64, shape (n, 2)
+        Each point, with n = 1; or each path that has points.
+
+    Raises
+    ------
+    ValueError
+        The text is something else.
+    """
+    try:
+        drawn = json.loads(text.strip() or "[]")
+        if column.endswith("_points"):
+            drawn = [[point] for point in drawn]
+        shapes = [np.array(shape, np.float64) for shape in drawn]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{text[:40]!r} is not a list of points or paths") from error
+    shapes = [shape for shape in shapes if shape.size]
+    if any(s.ndim != 2 or s.shape[1] != 2 or not np.isfinite(s).all() for s in shapes):
+        raise ValueError(f"{text[:40]!r} is not a list of points or paths")
+    return shapes
 
 
 def encode_clusters(clusters: NDArray[np.float64]) -> str:

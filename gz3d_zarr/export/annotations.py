@@ -47,7 +47,6 @@ def read_clusters(selection: Selection) -> list[Clusters]:
         whole = np.column_stack([group[name].values for name in names])
         sizes = group[size_name].values
         stops = np.cumsum(sizes)
-        # Zarr reads missing chunks as zeros.
         if stops[-1] != len(whole) or (sizes[selection.rows] != selection.table[size_name]).any():
             raise StoreError(
                 f"the group {CLUSTERS_GROUP} of {selection.store.url} does not have as many {cls} "

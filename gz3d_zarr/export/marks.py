@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gz3d_zarr.datamodel.annotations import CLASS_MARKS, MarkTable
+from gz3d_zarr.datamodel.annotations import CLASS_MARKS, MarkTable, parse_shapes
 from gz3d_zarr.datamodel.wcs import image_wcs
 from gz3d_zarr.errors import StoreError, UsageError, error_message, missing_extra_error, plural
 from gz3d_zarr.export.annotations import read_marks
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from astropy.wcs import WCS
 
 
-POINT_CLASSES = ("center", "star")
 PIXELS, SKY = "geometry", "geometry_icrs"
 """Columns with the geometries: in pixels of the image, and in degrees."""
 _LITTLE_ENDIAN, _POINT, _LINE_STRING = 1, 1, 2
@@ -268,8 +267,8 @@ def _append(
     answers = zip(table.classification_id, table.time_stamp, table.marks[column], strict=True)
     for classification, stamp, text in answers:
         try:
-            drawn = parse_shapes(text, are_points=cls in POINT_CLASSES)
-        except (ValueError, TypeError, RecursionError):
+            drawn = parse_shapes(text, column)
+        except ValueError:
             unreadable += 1
             continue
         shapes += drawn
@@ -285,37 +284,6 @@ def _append(
         columns[name] += [values[name]] * len(shapes)
     columns["class"] += [cls] * len(shapes)
     return unreadable
-
-
-def parse_shapes(text: str, *, are_points: bool) -> list[NDArray[np.float64]]:
-    """Parse the marks of one volunteer.
-
-    Parameters
-    ----------
-    text : str
-        JSON: a list of points [x, y], or of paths, each a list of points.
-    are_points : bool
-        Whether it is a list of points.
-
-    Returns
-    -------
-    list of ndarray of float64, shape (n, 2)
-        Each path that has points; or each point, with n = 1.
-
-    Raises
-    ------
-    ValueError, TypeError
-        The text is something else.
-    """
-    drawn = json.loads(text or "[]")
-    shapes = [
-        np.array(shape, np.float64) for shape in ([[p] for p in drawn] if are_points else drawn)
-    ]
-    shapes = [shape for shape in shapes if shape.size]
-    for shape in shapes:
-        if shape.ndim != 2 or shape.shape[1] != 2 or not np.isfinite(shape).all():
-            raise ValueError(f"{text[:40]!r} is not a list of points or paths")
-    return shapes
 
 
 def to_wkb(points: NDArray[np.float64]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from astropy.io import fits
 from files import subject_files
 
 import gz3d_zarr
-from gz3d_zarr import UsageError
-from gz3d_zarr.analysis.annotations import VolunteerMarks
+from gz3d_zarr import StoreError, UsageError
+from gz3d_zarr.analysis.annotations import VolunteerMarks, parse_marks
+from gz3d_zarr.datamodel.annotations import MarkTable
+from gz3d_zarr.export.fits import export_fits
 
 COLUMNS = ("x", "y", "var_x", "var_y", "var_x_y", "ra", "dec", "var_ra", "var_dec", "var_ra_dec")
 MARKS = {
@@ -185,3 +188,40 @@ def test_what_has_no_store_says_so(ds: xr.Dataset, simulated: Path) -> None:
         ds.gz3d.clusters("bar")
     with pytest.raises(UsageError, match="no class 'arm', expected one of center, star, spiral"):
         ds.isel(subject=0).gz3d.marks(cls="arm")
+
+
+@pytest.mark.parametrize("chunk", ["clusters/star_var_x/c/0", "clusters/star_count/c/0"])
+def test_lost_chunk_of_the_clusters_is_an_error(store: Path, tmp_path: Path, chunk: str) -> None:
+    """Zarr would give zeros."""
+    copy = Path(shutil.copytree(store, tmp_path / "g.zarr"))
+    (copy / chunk).unlink()
+    message = f"{chunk} of .* is missing: the store is damaged"
+    ds = gz3d_zarr.open_store(copy)
+    with pytest.raises(StoreError, match=message):
+        ds.gz3d.clusters("star")
+    with pytest.raises(StoreError, match=message):
+        export_fits(copy, tmp_path / "files", workers=1)
+    assert not list((tmp_path / "files").glob("*.gz"))
+
+
+def test_lost_shard_of_the_marks_is_an_error(store: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(store, tmp_path / "g.zarr"))
+    (copy / "marks/annotations/c/1").unlink()
+    ds = gz3d_zarr.open_store(copy)
+    assert ds.isel(subject=[0]).gz3d.marks(cls="center")
+    for act in (
+        lambda: ds.isel(subject=[5]).gz3d.marks(cls="center"),
+        lambda: ds.gz3d.redraw("bar").isel(subject=5).compute(),
+    ):
+        with pytest.raises(StoreError, match="marks/annotations/c/1 of .* is missing"):
+            act()
+
+
+@pytest.mark.parametrize("text", ["oops", "[[NaN, 1]]", "[[1, 2, 3]]", "[null]", "7"])
+def test_marks_that_cannot_be_used_name_their_volunteer(text: str) -> None:
+    table = MarkTable((88,), ("",), {"star_points": (text,)})
+    message = r"the star_points of classification 88 cannot be used: .* is not a list of points"
+    with pytest.raises(StoreError, match=message):
+        parse_marks(table, "star_points")
+    table = MarkTable((88,), ("",), {"star_points": (" ",)})
+    assert parse_marks(table, "star_points")[0].points.shape == (0, 2)

@@ -143,7 +143,16 @@ def test_a_failure_leaves_nothing_behind(store: Path, tmp_path: Path) -> None:
 def test_a_cell_that_cannot_be_read_costs_that_cell(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts = ("oops", "[1, 2]", '[[1, "a"]]', "[[1, 2, 3]]", "[[NaN, 1]]", "[[1, 2], [3]]", "5")
+    texts = (
+        "oops",
+        "[1, 2]",
+        "[null]",
+        '[[1, "a"]]',
+        "[[1, 2, 3]]",
+        "[[NaN, 1]]",
+        "[[1, 2], [3]]",
+        "5",
+    )
 
     def damage(selection: Any) -> list[Any]:
         (tables,) = read_marks(selection)
@@ -156,7 +165,7 @@ def test_a_cell_that_cannot_be_read_costs_that_cell(
     monkeypatch.setattr(marks_module, "read_marks", damage)
     report = export_marks(store, tmp_path / "m.parquet", rows=[5], classes=["center"])
     assert (report.marks, report.unreadable) == (2, len(texts))
-    assert "7 cells with text that is not a list of points or paths" in report.to_text()
+    assert "8 cells with text that is not a list of points or paths" in report.to_text()
     geometry = shapely.from_wkb(pq.read_table(tmp_path / "m.parquet")["geometry"].to_pylist())
     assert shapely.get_coordinates(geometry).tolist() == [[1.5, 2.5], [3, 4]]
 
