@@ -73,7 +73,7 @@ def read_rings(dataset: xr.Dataset, classes: Sequence[str]) -> list[list[Ring]] 
 
 def make_ring(cls: str, x: float, y: float, var_x: float, var_y: float, var_x_y: float) -> Ring:
     """The ring of one cluster, from its mean position and covariance in pixels."""
-    covariance = np.nan_to_num(np.array([[var_x, var_x_y], [var_x_y, var_y]]))
+    covariance = np.nan_to_num(np.array([[var_x, var_x_y], [var_x_y, var_y]]), posinf=0, neginf=0)
     variances, vectors = np.linalg.eigh(covariance)
     radii = np.maximum(_SIGMAS * np.sqrt(np.maximum(variances, 0)), MIN_RADIUS)
     angle = math.degrees(math.atan2(vectors[1, 0], vectors[0, 0]))

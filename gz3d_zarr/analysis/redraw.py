@@ -129,7 +129,8 @@ def draw_ellipses(clusters: FloatArray) -> FloatArray:
     Parameters
     ----------
     clusters : ndarray of float64, shape (n, 6)
-        Columns x, y, var_x, var_y, var_x_y, count. A cluster of marks on a line has no ellipse.
+        Columns x, y, var_x, var_y, var_x_y, count. A cluster of marks on a line, or with a value
+        that is not finite, has no ellipse.
 
     Returns
     -------
@@ -138,7 +139,8 @@ def draw_ellipses(clusters: FloatArray) -> FloatArray:
     mask = np.zeros((SIDE, SIDE))
     for x0, y0, var_x, var_y, var_x_y, count in clusters.tolist():
         covariance = np.array([[var_x, var_x_y], [var_x_y, var_y]])
-        if not np.isfinite(covariance).all() or np.linalg.eigvalsh(covariance)[0] <= 0:
+        known = np.isfinite([x0, y0, count]).all() and np.isfinite(covariance).all()
+        if not known or np.linalg.eigvalsh(covariance)[0] <= 0:
             continue
         (a, b), (_, c) = np.linalg.inv(covariance)
         columns = _span(x0 - SIGMAS * math.sqrt(var_x), x0 + SIGMAS * math.sqrt(var_x))

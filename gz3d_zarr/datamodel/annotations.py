@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.fits_table import FitsTable
+from gz3d_zarr.errors import Status, SubjectError
 
 CLUSTER_HDUS: Mapping[str, int] = {"center": 6, "star": 7}
 """Class to the HDU of its clusters."""
@@ -49,6 +50,8 @@ CLASS_MARKS: Mapping[str, tuple[str, str]] = {
 """Class to the question that asked for it, and the column with its marks."""
 POINT_CLASSES = tuple(CLUSTER_HDUS)
 """Classes of which volunteers mark points, which are clustered; of others they draw paths."""
+MAX_VOLUNTEERS = 2**15 - 1
+"""Rows of a table of marks; their number is stored as int16, and is tens in real files."""
 _DIGIT = re.compile(r"\d")
 
 
@@ -110,7 +113,8 @@ def read_annotations(tables: Mapping[int, FitsTable]) -> Annotations:
     Raises
     ------
     SubjectError
-        Invalid: a table that has rows lacks a column, or a column has another type.
+        Invalid: a table that has rows lacks a column, a column has another type, or a table of
+        marks has more rows than `MAX_VOLUNTEERS`.
     """
     marks = {}
     for question, (hdu, columns) in MARK_COLUMNS.items():
@@ -118,6 +122,11 @@ def read_annotations(tables: Mapping[int, FitsTable]) -> Annotations:
         if not table.rows:  # then all its columns are of type D
             marks[question] = MarkTable(marks=dict.fromkeys(columns, ()))
             continue
+        if table.rows > MAX_VOLUNTEERS:
+            raise SubjectError(
+                Status.INVALID,
+                f"HDU {hdu} has {table.rows} rows, expected at most {MAX_VOLUNTEERS}",
+            )
         marks[question] = MarkTable(
             tuple(table.integers("classification_id")),
             tuple(table.texts("time_stamp")),

@@ -18,13 +18,13 @@ ROW_SIZES: Mapping[str, tuple[str, str]] = {
 }
 """Class to the variable with the number of clusters of each subject, and their dimension."""
 CLUSTER_MEANINGS: Mapping[str, str] = {
-    "x": "position along x of the cluster, in pixels of the image",
-    "y": "position along y of the cluster, in pixels of the image",
+    "x": "position along x of the cluster, in pixels of the image, of which the first is 0",
+    "y": "position along y of the cluster, in pixels of the image, of which the first is 0",
     "var_x": "variance of x",
     "var_y": "variance of y",
     "var_x_y": "covariance of x and y",
-    "ra": "right ascension of the cluster, ICRS",
-    "dec": "declination of the cluster, ICRS",
+    "ra": "right ascension of the cluster, ICRS, computed with the first pixel as 1, not 0",
+    "dec": "declination of the cluster, ICRS, computed with the first pixel as 1, not 0",
     "var_ra": "variance of ra",
     "var_dec": "variance of dec",
     "var_ra_dec": "covariance of ra and dec",

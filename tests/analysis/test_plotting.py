@@ -117,6 +117,7 @@ def test_rings_are_ellipses_that_can_be_seen() -> None:
     upright = ring.height > ring.width
     assert ring.angle % 180 == (0 if upright else 90)
     assert make_ring("star", 10, 20, 0, 0, 0).width == 10
+    assert make_ring("star", 10, 20, np.inf, np.nan, 0).width == 10
     tilted = make_ring("center", 0, 0, 100, 100, 99)
     assert min(tilted.width, tilted.height) == 10  # 2 sigma would be 4
     assert tilted.angle % 90 == pytest.approx(45)

@@ -94,6 +94,8 @@ def test_ellipses_follow_the_rules_of_the_pipeline() -> None:
             [300.0, 300.0, 4.0, 4.0, 4.0, 9.0],  # marks on a line
         ]
     )
+    unknown = np.array([[np.nan, 9.0, 4.0, 4.0, 0.0, 9.0], [9.0, 9.0, 4.0, 4.0, 0.0, np.nan]])
+    assert not draw_ellipses(unknown).any()
     clusters = [
         Cluster(row[:2], np.array([[row[2], row[4]], [row[4], row[3]]]), np.ones(int(row[5]), bool))
         for row in table

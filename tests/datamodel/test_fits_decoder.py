@@ -29,9 +29,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gz3d_zarr import Status, SubjectError
+from gz3d_zarr.datamodel import annotations
 from gz3d_zarr.datamodel.annotations import CLASS_MARKS, decode_clusters
 from gz3d_zarr.datamodel.fits_decoder import decode, unpack
 from gz3d_zarr.datamodel.subject import SIDE
+from gz3d_zarr.datamodel.variables import VARIABLES
 
 
 @pytest.fixture(scope="session")
@@ -262,3 +264,14 @@ def test_any_damage_to_a_header_is_refused_in_one_way(
     for offset, noise in edits:
         raw[begin + offset : begin + offset + len(noise)] = noise
     decodes_or_is_refused(gzip.compress(bytes(raw), 1))
+
+
+def test_more_volunteers_than_can_be_stored_are_invalid(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their number would not fit int16, when all shards are written."""
+    assert np.iinfo(VARIABLES["classifications"].dtype).max == annotations.MAX_VOLUNTEERS
+    monkeypatch.setattr(annotations, "MAX_VOLUNTEERS", 3)
+    with pytest.raises(SubjectError, match=r"HDU 8 has \d+ rows, expected at most 3") as caught:
+        decode(data)
+    assert caught.value.status is Status.INVALID
