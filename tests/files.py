@@ -27,6 +27,11 @@ def link_many(folder: Path, target: Path, count: int) -> Path:
     return target
 
 
+def opened(path: Path) -> fits.HDUList:
+    """The file as astropy reads it, unpacked once: in a gzip file it seeks, and unpacks again."""
+    return fits.open(io.BytesIO(gzip.decompress(path.read_bytes())), memmap=False)
+
+
 def edited(data: bytes, edit: Callable[[fits.HDUList], Any]) -> bytes:
     """The file after `edit` changed its HDUs in place."""
     with fits.open(io.BytesIO(gzip.decompress(data)), mode="update") as hdus:
@@ -75,7 +80,7 @@ def with_card(data: bytes, hdu: int, keyword: str, value: Any) -> bytes:
 
 def truth(path: Path) -> dict[str, Any]:
     """Values that astropy reads from a subject file."""
-    with fits.open(path) as hdus:
+    with opened(path) as hdus:
         row = hdus[5].data[0]
         return {
             "image": np.array(hdus[0].data),
@@ -121,7 +126,7 @@ def _truth_by_class(hdus: fits.HDUList) -> dict[str, Any]:
 
 def truth_of_clusters(path: Path) -> dict[str, np.ndarray]:
     """Clusters of centers and stars that astropy reads, shape (n, 11)."""
-    with fits.open(path) as hdus:
+    with opened(path) as hdus:
         return {
             cls: np.array([list(row) for row in hdus[hdu].data], float).reshape(-1, 11)
             for cls, hdu in (("center", 6), ("star", 7))
@@ -130,7 +135,7 @@ def truth_of_clusters(path: Path) -> dict[str, np.ndarray]:
 
 def truth_of_marks(path: Path) -> dict[str, list[tuple[int, str, str]]]:
     """Raw marks that astropy reads: classification, time and JSON text of each volunteer."""
-    with fits.open(path) as hdus:
+    with opened(path) as hdus:
         return {
             column: [
                 (int(row["classification_id"]), row["time_stamp"], row[column])

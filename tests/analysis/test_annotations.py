@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy import units as u
-from astropy.io import fits
-from files import subject_files
+from files import opened, subject_files
 
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
@@ -38,7 +37,7 @@ def ds(store: Path) -> xr.Dataset:
 def tables(folder: Path, subject_id: int) -> dict[int, Any]:
     """HDUs 6 to 10 of a subject, as astropy reads them."""
     (path,) = (p for p in subject_files(folder) if p.name.endswith(f"_{subject_id}.fits.gz"))
-    with fits.open(path) as hdus:
+    with opened(path) as hdus:
         return {i: np.array(hdus[i].data) for i in range(6, 11)}
 
 

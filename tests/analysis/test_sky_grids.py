@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import pickle
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import xarray as xr
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
-from files import subject_files
+from files import opened, subject_files
 
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
@@ -46,7 +45,7 @@ def test_wcs_is_that_of_the_header_in_the_reference_files(reference: Path) -> No
     files = {id_of(path): path for path in subject_files(reference)}
     for i, subject in enumerate(ds["zooniverse_subject_id"].values.tolist()):
         ours = ds.isel(subject=i).gz3d.wcs()
-        with gzip.open(files[subject]) as file, fits.open(file) as hdus:
+        with opened(files[subject]) as hdus:
             for hdu in (1, 4):
                 assert_same_sky(ours, WCS(hdus[hdu].header))
             assert_same_sky(ours, WCS(hdus[0].header, naxis=2))

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import deflate
 import numpy as np
 import pytest
 import zarr
@@ -20,7 +19,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from click.testing import CliRunner, Result
 from distributed import Client
-from files import subject_files
+from files import opened, subject_files
 
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
@@ -28,10 +27,6 @@ from gz3d_zarr.cli import main
 from gz3d_zarr.export.fits import export_fits
 from gz3d_zarr.export.mmu import export_mmu
 from gz3d_zarr.progress import Progress
-
-
-def opened(path: Path) -> fits.HDUList:
-    return fits.open(io.BytesIO(deflate.gzip_decompress(path.read_bytes())), memmap=False)
 
 
 def assert_same_hdus(ours: Path, source: Path) -> None:

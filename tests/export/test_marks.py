@@ -12,10 +12,9 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
-from astropy.io import fits
 from astropy.wcs import WCS
 from click.testing import CliRunner, Result
-from files import subject_files
+from files import opened, subject_files
 
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
@@ -41,7 +40,7 @@ def run(*args: object, input: str | None = None) -> Result:  # noqa: A002 - clic
 def marks_of(path: Path, classes: tuple[str, ...] = tuple(COLUMNS)) -> list[tuple[Any, ...]]:
     """Every mark of a file: ids, class, time, points in pixels, and on the sky."""
     marks = []
-    with fits.open(path) as hdus:
+    with opened(path) as hdus:
         wcs, subject = WCS(hdus[0].header, naxis=2), hdus[5].data["MANGAID"][0]
         number = int(path.name.split("_")[3].partition(".")[0])
         for cls in classes:

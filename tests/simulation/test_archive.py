@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
-from files import subject_files
+from files import opened, subject_files
 
 from gz3d_zarr import SourceError
 from gz3d_zarr.datamodel.fits_decoder import decode
@@ -39,7 +39,7 @@ def open_subject(index: int) -> fits.HDUList:
 
 
 def test_headers_and_columns_are_those_of_the_producer(simulated: Path, reference: Path) -> None:
-    ours, theirs = fits.open(subject_files(simulated)[0]), fits.open(subject_files(reference)[0])
+    ours, theirs = opened(subject_files(simulated)[0]), opened(subject_files(reference)[0])
     with ours, theirs:
         assert len(ours) == len(theirs) == 11
         for i in range(5):
@@ -85,7 +85,7 @@ def test_edge_cases_repeat(simulated: Path) -> None:
     )
     empty = []
     for path in files.values():
-        with fits.open(path) as hdus:
+        with opened(path) as hdus:
             m = hdus[5].data[0]
             asked = m["GZ_total_classifications"] and (
                 m["GZ_spiral_votes"] / m["GZ_total_classifications"] >= 0.2
@@ -125,7 +125,7 @@ def test_samples_are_lists_and_often_empty(simulated: Path) -> None:
 
 def test_masks_follow_from_the_marks_in_the_file(simulated: Path) -> None:
     for path in subject_files(simulated)[:8]:
-        with fits.open(path) as hdus:
+        with opened(path) as hdus:
             for hdu, column, mask in ((9, "spiral_paths", 3), (10, "bar_paths", 4)):
                 paths = (
                     [p for row in hdus[hdu].data[column] for p in json.loads(row)]
