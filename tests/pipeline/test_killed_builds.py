@@ -13,14 +13,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from distributed import Client
 from files import link_many
 from stores import objects, shards
 
 import gz3d_zarr
 
 pytestmark = pytest.mark.long
-SUBJECTS = 512
-SHARD_SIZE = 32
+SUBJECTS = 160
+SHARD_SIZE = 10
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +30,12 @@ def source(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clean(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def clean(
+    source: Path, client: Client, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """Digests of all shards of a build that was never interrupted."""
     store = tmp_path_factory.mktemp("clean") / "g.zarr"
-    assert build(source, store).wait() == 0
+    gz3d_zarr.build(source, store, client, shard_size=SHARD_SIZE)
     found = shards(store)
     assert len(found) == 2 * SUBJECTS // SHARD_SIZE
     return found
@@ -59,7 +62,7 @@ def receipts(store: Path) -> int:
 
 def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:
     """SIGKILL to the whole group, once the moment has come."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not ready() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     try:
@@ -119,11 +122,11 @@ def test_killed_worker_does_not_stop_the_build(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 100 MB; tests skip where none may be mounted."""
+    """A disk of 32 MB; tests skip where none may be mounted."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(disk)],
+        ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(disk)],
         capture_output=True,
         text=True,
         check=False,
@@ -148,7 +151,7 @@ def test_full_disk_is_told_and_the_build_resumes(
     assert 0 < receipts(store) < SUBJECTS // SHARD_SIZE
     with pytest.raises(gz3d_zarr.IncompleteStoreError):
         gz3d_zarr.open_store(store)
-    subprocess.run(["mount", "-o", "remount,size=400m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=256m", str(small_disk)], check=True)
     assert build(source, store, "--resume").wait() == 0, (small_disk / "log").read_text()
     assert shards(store) == clean
     assert not list(store.rglob("*.partial"))
