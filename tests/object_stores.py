@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import getpass
 import http.client
 import json
@@ -42,6 +43,18 @@ START_SECONDS = 30
 SWIFT = Path(__file__).with_name("swift_server.py")
 
 
+@functools.lru_cache(maxsize=16)
+def _client(service: str, endpoint: str, key: str, secret: str) -> Any:
+    """Make a client once: that costs more than what most tests do with it."""
+    return boto3.session.Session().client(
+        service,
+        endpoint_url=endpoint,
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+        region_name=REGION,
+    )
+
+
 @dataclass(frozen=True)
 class S3Server:
     """An S3 server, who we are there, and a bucket that exists and is empty."""
@@ -68,17 +81,11 @@ class S3Server:
     @contextlib.contextmanager
     def client(self, service: str = "s3") -> Iterator[Any]:
         """A boto3 client: what a test does here does not pass through fsspec's caches."""
-        client = boto3.session.Session().client(
-            service,
-            endpoint_url=self.endpoint,
-            aws_access_key_id=self.key,
-            aws_secret_access_key=self.secret,
-            region_name=REGION,
-        )
+        client = _client(service, self.endpoint, self.key, self.secret)
         try:
             yield client
         finally:
-            client.close()
+            client.close()  # its connections: it opens others when it is used again
 
     def digests(self, folder: str = "") -> dict[str, str]:
         """MD5 of all objects of the bucket, or of a folder in it, by key below it.
@@ -141,10 +148,15 @@ def fresh_bucket(server: S3Server) -> Iterator[S3Server]:
 @contextlib.contextmanager
 def run_moto() -> Iterator[S3Server]:
     """Moto in this process; it believes every key and secret."""
-    from moto.server import ThreadedMotoServer  # a second to import
+    from moto import backends  # a second to import
+    from moto.server import ThreadedMotoServer
 
+    # Moto lists its own folders at every request, which costs it more than the request.
+    folders = mock.patch.object(
+        backends, "list_of_moto_modules", return_value=list(backends.list_of_moto_modules())
+    )
     # Moto may put made-up AWS credentials into the environment; its server logs every request.
-    with mock.patch.dict(os.environ), _quiet("werkzeug"):
+    with folders, mock.patch.dict(os.environ), _quiet("werkzeug"):
         running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         running.start()
         host, port = running.get_host_and_port()
