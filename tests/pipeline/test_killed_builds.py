@@ -30,9 +30,7 @@ def source(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clean(
-    source: Path, client: Client, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
+def clean(source: Path, client: Client, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Digests of all shards of a build that was never interrupted."""
     store = tmp_path_factory.mktemp("clean") / "g.zarr"
     gz3d_zarr.build(source, store, client, shard_size=SHARD_SIZE)
