@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import hypothesis
 import pytest
 from distributed import Client, LocalCluster
@@ -15,6 +16,12 @@ from gz3d_zarr.simulation.archive import simulate_archive
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "reference"
 SUBJECTS = 18
+IDLE = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "60s",
+    "distributed.admin.tick.interval": "10s",
+}
+"""What a cluster watches of itself, several times a second in each process, and no test reads."""
 
 hypothesis.settings.register_profile(
     "ignore_zarr_spec_warnings", database=None, deadline=None, derandomize=True
@@ -48,6 +55,7 @@ def reference() -> Path:
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Two workers of one thread in this process."""
     with (
+        dask.config.set(IDLE),
         LocalCluster(
             n_workers=2,
             threads_per_worker=1,
