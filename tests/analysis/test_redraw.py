@@ -56,6 +56,7 @@ def test_published_rules_give_the_published_masks(store: Path, cls: str) -> None
     assert {"zooniverse_subject_id", "ra"} <= set(drawn.coords)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cls", CLASSES)
 def test_reference_masks_are_drawn_pixel_by_pixel(reference_store: Path, cls: str) -> None:
     ds = gz3d_zarr.open_store(reference_store)

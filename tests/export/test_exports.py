@@ -60,6 +60,7 @@ def here(client: Client) -> Iterator[Client]:
         yield client
 
 
+@pytest.mark.long
 def test_every_reference_file_comes_back(reference: Path, client: Client, tmp_path: Path) -> None:
     gz3d_zarr.build(reference, tmp_path / "g.zarr", client, shard_size=16)
     states: list[Progress] = []

@@ -76,6 +76,7 @@ def test_store_equals_its_files(simulated: Path, store: Path) -> None:
     assert (attrs["subjects"], attrs["subjects_ok"], attrs["subjects_failed"]) == (18, 18, 0)
 
 
+@pytest.mark.long
 def test_reference_store_equals_its_files(reference: Path, client: Client, tmp_path: Path) -> None:
     report = gz3d_zarr.build(reference, tmp_path / "gz3d.zarr", client)
     assert (report.subjects, report.ok, report.failures) == (64, 64, ())

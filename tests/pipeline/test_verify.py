@@ -53,6 +53,7 @@ def test_sound_store_passes(store: Path, simulated: Path, client: Client) -> Non
     assert (report.state, report.passed, report.compared) == ("sound", True, 18)
 
 
+@pytest.mark.long
 def test_reference_store_passes_with_its_source(
     reference: Path, client: Client, tmp_path: Path
 ) -> None:
@@ -62,6 +63,7 @@ def test_reference_store_passes_with_its_source(
     assert report.compared == 64
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["image", "segmentation"])
 def test_flipped_byte_anywhere_in_a_shard_is_found(
     store: Path, tmp_path: Path, client: Client, name: str

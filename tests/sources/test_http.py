@@ -677,6 +677,7 @@ def test_zip_of_files_is_a_source(simulated: Path, client: Client, tmp_path: Pat
     xr.testing.assert_equal(stored.compute(), expected.compute())
 
 
+@pytest.mark.long
 def test_reference_files_over_a_bad_network(
     reference: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -258,6 +258,7 @@ def test_second_builder_is_refused(
     assert place.content() == on_disk(few)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["overwrite", "update", "retry_failed"])
 def test_store_that_is_gone_on_with_equals_the_one_on_disk(
     moto_bucket: S3Server, archive: Path, few: Path, client: Client, tmp_path: Path, mode: str
@@ -310,6 +311,7 @@ def first(times: int, fault: Fault, *methods: str) -> Faults:
     return lambda method, key, asked: fault if method in methods and asked <= times else None
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_no_backoff")
 @pytest.mark.parametrize(
     ("faults", "least"),
@@ -335,6 +337,7 @@ def test_build_through_faults_equals_the_one_on_disk(
     assert place.content() == on_disk(few)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_no_backoff")
 @pytest.mark.parametrize(
     ("fault", "message"),
