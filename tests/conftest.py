@@ -29,6 +29,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ignore_zarr_spec_warnings")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Schedulers keep files beside their workers' only where dask's configuration says so."""
+    with dask.config.set({"temporary-directory": str(tmp_path_factory.mktemp("scratch"))}):
+        yield
+
+
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive of 18 subjects, with every edge case; never written to."""
