@@ -29,6 +29,7 @@ from measuring import describe_machine, find_originals, link
 
 import gz3d_zarr
 from gz3d_zarr.backends.chunk_reader import ChunkReader
+from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.datamodel.subject import CLASSES
 from gz3d_zarr.storage.object_store import open_object_store
 
@@ -88,7 +89,8 @@ def make_ways(folder: Path, file: h5py.File) -> dict[str, Read]:
         return read
 
     def by_reader(path: Path) -> Read:
-        reader = ChunkReader(open_object_store(path, None))
+        store = open_object_store(path, None)
+        reader = ChunkReader(Generation.from_root(store, store.get("zarr.json") or b""))
         return lambda row: (reader.read("image", row), reader.read("segmentation", row))
 
     group = zarr.open_group(store, mode="r")

@@ -43,7 +43,7 @@ def find_annotations(dataset: xr.Dataset) -> SubjectAnnotations:
     UsageError
         The Dataset does not say what it was opened from, or has subjects that are not there.
     StoreError
-        Its store cannot be read.
+        Its store cannot be read, or was replaced or changed after the Dataset was opened.
     """
     from gz3d_zarr.backends import annotations as backend
 
@@ -74,7 +74,12 @@ class _StoreGroups:
 
         rows = da.from_array(self._rows, chunks=(sizes,))
         texts: da.Array = da.map_blocks(
-            _read_marks, rows, store=self._store, dtype=object, meta=np.empty(0, object)
+            _read_marks,
+            rows,
+            store=self._store,
+            generation=self._root.generation.id,
+            dtype=object,
+            meta=np.empty(0, object),
         )
         return texts
 
@@ -82,7 +87,9 @@ class _StoreGroups:
         from gz3d_zarr.backends import store as backend
 
         if self._group is None:
-            self._group = backend.read_group(self._store, CLUSTERS_GROUP, self._root)
+            self._group = backend.read_group(
+                self._store, CLUSTERS_GROUP, generation=self._root.generation.id
+            )
         return select_clusters(self._group, self._rows, cls)
 
 
@@ -147,11 +154,12 @@ def _find_rows(dataset: xr.Dataset, ids: NDArray[Any], where: str) -> NDArray[np
     return rows
 
 
-def _read_marks(rows: NDArray[np.intp], store: Any) -> NDArray[Any]:
+def _read_marks(rows: NDArray[np.intp], store: Any, generation: str) -> NDArray[Any]:
     """Raw marks in some rows of a store; for tasks, which open it themselves."""
     from gz3d_zarr.backends import store as backend
 
-    return backend.read_rows(store, MARKS, rows).astype(object)
+    root = backend.open_root(store, generation=generation)
+    return backend.read_rows(store, MARKS, rows, root).astype(object)
 
 
 def _to_texts(annotations: NDArray[Any]) -> NDArray[Any]:

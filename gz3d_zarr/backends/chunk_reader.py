@@ -12,9 +12,10 @@ a copy that another program wrote.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_cache import ChunkCache
+from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.errors import StoreError, access_errors, error_message
 from gz3d_zarr.locations import is_url
-from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import (
     ABSENT_CHUNK,
     Sharding,
@@ -56,16 +57,32 @@ class ChunkReader:
 
     Parameters
     ----------
-    store : ObjectStore
-        A complete store.
+    generation : Generation
+        Of a complete store; what is read is of that generation, or an error is raised.
     """
 
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
+    def __init__(self, generation: Generation) -> None:
+        self._generation, self._store = generation, generation.store
         self._state = _ProcessState(-1)
 
-    def __reduce__(self) -> tuple[type[ChunkReader], tuple[ObjectStore]]:
-        return ChunkReader, (self._store,)
+    def __reduce__(self) -> tuple[type[ChunkReader], tuple[Generation]]:
+        return ChunkReader, (self._generation,)
+
+    @contextlib.contextmanager
+    def checked(self) -> Iterator[None]:
+        """Read within this context; at its end, check that the store is as it was opened.
+
+        Raises
+        ------
+        StoreError
+            It was replaced or changed.
+        """
+        try:
+            with self._generation.unchanged():
+                yield
+        except StoreError:
+            self._state = _ProcessState(-1)  # it may hold what is of another generation
+            raise
 
     def fetch(self, shard: int) -> dict[str, bytes]:
         """Fetch a whole shard of each big array, with one request each.
@@ -82,13 +99,23 @@ class ChunkReader:
             A shard is missing or cannot be read.
         """
         shards: dict[str, bytes] = {}
-        for name in BIG_ARRAYS:
-            if self._sharding(name) is not None:
-                data = self._store.get(shard_key(name, shard))
-                if data is None:
-                    raise self._missing(name, shard)
-                shards[name] = data
+        with self.checked():
+            for name in BIG_ARRAYS:
+                if self._sharding(name) is not None:
+                    data = self._store.get(shard_key(name, shard))
+                    if data is None:
+                        raise self._missing(name, shard)
+                    shards[name] = data
         return shards
+
+    def read_subject(
+        self, row: int, shards: Mapping[str, bytes] | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Decode one subject's image and masks; parameters and errors as for `read`."""
+        if shards and len(shards) == len(BIG_ARRAYS):  # checked when they were fetched
+            return self.decode("image", row, shards), self.decode("segmentation", row, shards)
+        with self.checked():
+            return self.decode("image", row, shards), self.decode("segmentation", row, shards)
 
     def read(
         self, name: str, row: int, shards: Mapping[str, bytes] | None = None
@@ -111,8 +138,18 @@ class ChunkReader:
         Raises
         ------
         StoreError
-            The chunk cannot be read, or its checksum is wrong.
+            The chunk cannot be read, or its checksum is wrong; or the store was replaced or changed
+            after it was opened.
         """
+        if shards and name in shards:  # checked when they were fetched
+            return self.decode(name, row, shards)
+        with self.checked():
+            return self.decode(name, row, shards)
+
+    def decode(
+        self, name: str, row: int, shards: Mapping[str, bytes] | None = None
+    ) -> NDArray[np.uint8]:
+        """Do as `read` without its check, within a context of `checked`."""
         sharding = self._sharding(name)
         whole = (shards or {}).get(name)
         try:
@@ -164,7 +201,7 @@ class ChunkReader:
             indices.pop((name, shard), None)
             if not was_cached:
                 raise
-        # The cached index may be old: a retry may have rewritten the shard.
+        # The cached index may be old: an update may have rewritten the shard.
         chunk = self._from_file(name, sharding, shard, number)
         return decode_chunk(chunk, shape, compact=sharding.compact)
 

@@ -11,6 +11,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
+from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.datamodel.sentinels import SENTINELS, mask_sentinels, masked_attrs, masked_dtype
 
 
@@ -34,6 +35,44 @@ def lazy_variable(reader: ChunkReader, name: str, array: xr.DataArray) -> xr.Var
     return xr.Variable(array.dims, lazy, array.attrs, array.encoding)
 
 
+def checked_variable(
+    array: Any, generation: Generation, described: xr.DataArray, size: int
+) -> xr.Variable:
+    """The same variable in dask chunks of `size` subjects, read by zarr.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        In the store that `described` was opened from.
+    generation : Generation
+    described : xarray.DataArray
+        Defines dimensions, attributes and encoding.
+    size : int
+    """
+    lazy = indexing.LazilyIndexedArray(CheckedArray(array, generation))
+    variable = xr.Variable(described.dims, lazy, described.attrs, described.encoding)
+    chunked: xr.Variable = variable.chunk({"subject": size})
+    return chunked
+
+
+class CheckedArray(BackendArray):
+    """One big array of a store, read by zarr; after each read, the generation is checked."""
+
+    def __init__(self, array: Any, generation: Generation) -> None:
+        self.shape, self.dtype = array.shape, np.dtype("uint8")
+        self._array, self._generation = array, generation
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.OUTER, self._take
+        )
+
+    def _take(self, key: tuple[Any, ...]) -> Any:
+        is_basic = all(isinstance(part, int | np.integer | slice) for part in key)
+        with self._generation.unchanged():
+            return self._array[key] if is_basic else self._array.oindex[key]
+
+
 class ShardedArray(BackendArray):
     """One big array of a store, read row by row along its first axis."""
 
@@ -50,7 +89,10 @@ class ShardedArray(BackendArray):
         rows = np.arange(self.shape[0])[key[0]]
         if rows.ndim == 0:
             return _outer(self._reader.read(self._name, int(rows)), key[1:])
-        planes = [_outer(self._reader.read(self._name, row), key[1:]) for row in rows.tolist()]
+        with self._reader.checked():
+            planes = [
+                _outer(self._reader.decode(self._name, row), key[1:]) for row in rows.tolist()
+            ]
         if planes:
             return np.stack(planes)
         return np.zeros((0, *_outer(np.empty(self.shape[1:], np.uint8), key[1:]).shape), np.uint8)

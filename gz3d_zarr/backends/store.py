@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,23 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 from xarray.backends import ZarrStore
-from zarr.storage import StorePath
 
 from gz3d_zarr.backends.assemble import assemble, text_array
 from gz3d_zarr.backends.chunk_reader import ChunkReader
-from gz3d_zarr.backends.lazy_arrays import lazy_variable, mask_dataset
+from gz3d_zarr.backends.generation import Generation
+from gz3d_zarr.backends.lazy_arrays import checked_variable, lazy_variable, mask_dataset
 from gz3d_zarr.backends.missing_chunks import refuse_missing_chunks
 from gz3d_zarr.backends.partial_store import open_partial_store
+from gz3d_zarr.backends.root import READ_ERRORS, StoreRoot, open_root, unreadable_error
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, CATALOGUE_GROUP, SHARD_ARRAYS
 from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE
-from gz3d_zarr.datamodel.schema import SCHEMA, check_schema_version
+from gz3d_zarr.datamodel.schema import (
+    GENERATION_ATTR,
+    GROUP_ARRAYS_ATTR,
+    SCHEMA,
+    SMALL_ARRAYS_ATTR,
+    check_schema_version,
+)
 from gz3d_zarr.datamodel.variables import LABELS
 from gz3d_zarr.errors import (
     IncompleteStoreError,
@@ -29,35 +35,17 @@ from gz3d_zarr.errors import (
     UsageError,
     access_errors,
     error_message,
-    plural,
 )
 from gz3d_zarr.locations import S3_SCHEMES
-from gz3d_zarr.storage.build_record import (
-    BUILDING_SUFFIX,
-    RECEIPTS_PREFIX,
-    RECORD_KEY,
-    REPLACED_SUFFIX,
-    ROOT_KEY,
-    BuildRecord,
-)
+from gz3d_zarr.storage.build_record import ROOT_KEY
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
+from gz3d_zarr.storage.packs import PACK_ATTRS
 from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 
 STORE_ENCODING = "object_store"
 """Key in the encoding of a Dataset: the ObjectStore that it was opened from."""
-ROOT_ENCODING = "root_group"
-"""Key in the encoding of a Dataset: the root of that store, so that nobody asks for it again."""
-READ_ERRORS = (
-    ImportError,
-    KeyError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    IndexError,
-    RuntimeError,
-    NotImplementedError,
-)
-"""Errors other than OSError that zarr, its codecs and xarray raise for a damaged store."""
+ROOT_ENCODING = "store_root"
+"""Key in the encoding of a Dataset: the StoreRoot of that store, so that nobody asks for it again."""
 
 
 def open_store(
@@ -70,6 +58,9 @@ def open_store(
     masked: bool = False,
 ) -> xr.Dataset:
     """Open a complete store as a lazy Dataset; over a network, this takes two requests.
+
+    Small variables are in memory. If the store is replaced later, or its failed subjects are read
+    again, reading pixels from this Dataset raises StoreError; it goes on after an update.
 
     Parameters
     ----------
@@ -119,7 +110,7 @@ def open_dataset(
     if chunks not in ("shards", None):
         raise UsageError(f"chunks is {chunks!r}, expected 'shards' or None")
     try:
-        root = open_root(store)
+        root = open_root(store, (SMALL_ARRAYS_ATTR,))
     except IncompleteStoreError:
         if incomplete:
             return open_partial_store(store)
@@ -127,8 +118,18 @@ def open_dataset(
     return _root_dataset(store, root, chunks)
 
 
-def read_store(store: ObjectStore) -> tuple[xr.Dataset, xr.Dataset]:
+def read_store(
+    store: ObjectStore, *, packed: bool = True, generation: str = ""
+) -> tuple[xr.Dataset, xr.Dataset]:
     """Open a complete store, and read its group ``catalogue``.
+
+    Parameters
+    ----------
+    store : ObjectStore
+    packed : bool
+        Read the packs of small arrays; otherwise, what other programs read.
+    generation : str
+        As for `open_root`.
 
     Returns
     -------
@@ -142,25 +143,38 @@ def read_store(store: ObjectStore) -> tuple[xr.Dataset, xr.Dataset]:
     StoreError
         As for `open_store`; or the group cannot be read.
     """
-    root = open_root(store)
+    root = open_root(store, PACK_ATTRS if packed else (), generation)
     dataset = _root_dataset(store, root, "shards")
-    catalogue = read_group(store, CATALOGUE_GROUP, root)
+    catalogue = _read_group(store, CATALOGUE_GROUP, root)
     return dataset, catalogue.assign(status=dataset["status"].variable.load())
 
 
-def read_group(store: ObjectStore, name: str, root: zarr.Group | None = None) -> xr.Dataset:
+def read_group(
+    store: ObjectStore, name: str, *, packed: bool = True, generation: str = ""
+) -> xr.Dataset:
     """Read a whole group of a complete store into memory.
+
+    Parameters
+    ----------
+    store : ObjectStore
+    name : str
+    packed, generation
+        As for `read_store`.
 
     Raises
     ------
     StoreError
         It cannot be read, or a chunk is missing.
     """
-    opened = refuse_missing_chunks(open_root(store) if root is None else root, store.url)
+    root = open_root(store, (GROUP_ARRAYS_ATTR,) if packed else (), generation)
+    return _read_group(store, name, root)
+
+
+def _read_group(store: ObjectStore, name: str, root: StoreRoot) -> xr.Dataset:
     try:
         with ignore_zarr_spec_warnings():
             # The root's metadata: an update may be rewriting the metadata of single arrays.
-            group = opened[name]
+            group = refuse_missing_chunks(root.group, store.url)[name]
             if not isinstance(group, zarr.Group):
                 raise TypeError(f"{name} is not a group")
             return xr.Dataset(
@@ -179,19 +193,21 @@ def read_rows(
     store: ObjectStore,
     name: str,
     rows: NDArray[np.intp] | slice = slice(None),
-    root: zarr.Group | None = None,
+    root: StoreRoot | None = None,
 ) -> NDArray[Any]:
     """Read rows of one array of a complete store, such as ``marks/annotations``; by default all.
 
     Raises
     ------
     StoreError
-        It cannot be read, or a chunk is missing.
+        It cannot be read, a chunk is missing, or the store was replaced or changed after the root
+        was read.
     """
-    opened = refuse_missing_chunks(open_root(store) if root is None else root, store.url)
+    opened = open_root(store) if root is None else root
+    group = refuse_missing_chunks(opened.group, store.url)
     try:
-        with ignore_zarr_spec_warnings():
-            array = opened[name]
+        with ignore_zarr_spec_warnings(), opened.generation.unchanged():
+            array = group[name]
             if not isinstance(array, zarr.Array):
                 raise TypeError(f"{name} is not an array")
             return np.asarray(array.get_orthogonal_selection(rows))
@@ -222,7 +238,7 @@ def find_object_store(dataset: xr.Dataset) -> ObjectStore:
     return open_object_store(str(source))
 
 
-def find_root(dataset: xr.Dataset, store: ObjectStore) -> zarr.Group:
+def find_root(dataset: xr.Dataset, store: ObjectStore) -> StoreRoot:
     """The root of the store that a Dataset was opened from; read where it is not known.
 
     Raises
@@ -231,14 +247,16 @@ def find_root(dataset: xr.Dataset, store: ObjectStore) -> zarr.Group:
         As `open_root`.
     """
     root = dataset.encoding.get(ROOT_ENCODING)
-    return root if isinstance(root, zarr.Group) else open_root(store)
+    if isinstance(root, StoreRoot):
+        return root
+    return open_root(store, (SMALL_ARRAYS_ATTR,), str(dataset.attrs.get(GENERATION_ATTR, "")))
 
 
 def read_small_arrays(store: ObjectStore) -> Iterator[tuple[str, str]]:
     """Read all arrays except the big ones; yield each name, and what is wrong with it or ""."""
     try:
-        root = open_root(store)
-        members = [item for item in root.members(max_depth=None) if item[0] not in SHARD_ARRAYS]
+        group = open_root(store).group
+        members = [item for item in group.members(max_depth=None) if item[0] not in SHARD_ARRAYS]
     except access_errors(*READ_ERRORS, StoreError) as error:
         yield ROOT_KEY, f"it cannot be read: {error_message(error)}"
         return
@@ -253,84 +271,20 @@ def read_small_arrays(store: ObjectStore) -> Iterator[tuple[str, str]]:
             yield name, finding
 
 
-def open_root(store: ObjectStore) -> zarr.Group:
-    """Open the root group of a complete store by one request.
-
-    The metadata of all its members come from the root, so that nothing else is read.
-
-    Raises
-    ------
-    IncompleteStoreError
-        The build of the store is unfinished.
-    StoreError
-        There is no store, or it cannot be read.
-    """
-    data = store.get(ROOT_KEY)
-    if data is None:
-        raise _missing_root(store)
-    try:
-        document = json.loads(data)
-        if document.get("consolidated_metadata"):
-            with ignore_zarr_spec_warnings():
-                return zarr.Group(
-                    zarr.AsyncGroup.from_dict(StorePath(store.zarr_store()), document)
-                )
-    except access_errors(*READ_ERRORS) as error:
-        raise StoreError(
-            f"{store.url} cannot be opened as a Zarr 3 store: {error_message(error)}"
-        ) from error
-    raise StoreError(
-        f"{store.url} has no consolidated metadata: it is not a store of Galaxy Zoo: 3D, or "
-        "another program changed it"
-    )
-
-
-def _missing_root(store: ObjectStore) -> StoreError:
-    """The error for a store without a root: its build is unfinished, or nothing is there."""
-    data = store.get(RECORD_KEY)
-    if data is None:
-        return StoreError(f"there is no Zarr 3 store at {store.url}{_describe_replacement(store)}")
-    layout = BuildRecord.from_json(data).layout
-    if layout is None:
-        return IncompleteStoreError(
-            f"the store {store.url} is not complete: a copy to it has not ended; resume with "
-            "gz3d-zarr copy --resume"
-        )
-    shards = f"of {plural(layout.shards, 'shard')}"
-    if not store.is_link:
-        shards = f"{len(store.list_sizes(RECEIPTS_PREFIX))} {shards}"
-    return IncompleteStoreError(
-        f"the store {store.url} is not complete, {shards} built; resume with gz3d-zarr build "
-        "SOURCE STORE --resume, or open what is built with open_store(..., incomplete=True)"
-    )
-
-
-def _describe_replacement(store: ObjectStore) -> str:
-    """What an overwrite left that was killed between its two renames; empty if there is none."""
-    names = [store.url + suffix for suffix in (BUILDING_SUFFIX, REPLACED_SUFFIX)]
-    found = [name for name in names if store.is_local and Path(name, ROOT_KEY).exists()]
-    if not found:
-        return ""
-    return (
-        f", but at {' and '.join(found)}: an overwrite has not ended; run gz3d-zarr build SOURCE "
-        "STORE --resume to end it"
-    )
-
-
-def _root_dataset(store: ObjectStore, root: zarr.Group, chunks: str | None) -> xr.Dataset:
-    labels = _known_labels(root)
+def _root_dataset(store: ObjectStore, root: StoreRoot, chunks: str | None) -> xr.Dataset:
+    labels = _known_labels(root.group)
     try:
         with ignore_zarr_spec_warnings():
             dataset = xr.open_dataset(
-                ZarrStore(root, mode="r", use_zarr_fill_value_as_mask=False),
+                ZarrStore(root.group, mode="r", use_zarr_fill_value_as_mask=False),
                 engine="store",
                 chunks=None,
                 drop_variables=list(labels),
             )
+            for name in root.packed & {str(name) for name in dataset.variables}:
+                dataset.variables[name].load()
     except access_errors(*READ_ERRORS) as error:
-        raise StoreError(
-            f"{store.url} cannot be opened as a Zarr 3 store: {error_message(error)}"
-        ) from error
+        raise unreadable_error(store, error) from error
     if dataset.attrs.get("schema") != SCHEMA:
         raise StoreError(f"{store.url} is a Zarr store, but not of Galaxy Zoo: 3D")
     check_schema_version(store.url, dataset.attrs)
@@ -340,13 +294,13 @@ def _root_dataset(store: ObjectStore, root: zarr.Group, chunks: str | None) -> x
     # A copy that xarray wrote may have no shards.
     default = (dataset.attrs.get("shard_size", DEFAULT_SHARD_SIZE),)
     size = (dataset["image"].encoding.get("shards") or default)[0]
-    reader = ChunkReader(store) if chunks is None else None
+    reader = ChunkReader(root.generation)
     variables: dict[str, Any] = {str(n): v for n, v in dataset.variables.items()}
     for name in BIG_ARRAYS:
         with ignore_zarr_spec_warnings():
             variables[name] = (
-                dataset[name].chunk(subject=size).variable
-                if reader is None
+                checked_variable(root.group[name], root.generation, dataset[name], size)
+                if chunks is not None
                 else lazy_variable(reader, name, dataset[name])
             )
     for name, values in labels.items():

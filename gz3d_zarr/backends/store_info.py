@@ -120,7 +120,7 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
         if separator:
             stored[name].append(size)
     with ignore_zarr_spec_warnings():
-        members = find_root(dataset, opened).members(max_depth=None)
+        members = find_root(dataset, opened).group.members(max_depth=None)
     arrays = [
         ArrayInfo(
             name,

@@ -15,6 +15,10 @@ SCHEMA = "gz3d"
 SCHEMA_VERSION = 2
 RECEIPTS_ATTR = "receipts_sha256"
 """Attribute of the root: digest of the receipts, by which their object is named."""
+GENERATION_ATTR = "generation"
+"""Attribute of the root: stays the same as long as the subjects that it had stay as they are."""
+SMALL_ARRAYS_ATTR, GROUP_ARRAYS_ATTR = "small_arrays_sha256", "group_arrays_sha256"
+"""Attributes of the root: digests of the packs of small arrays, which name their objects."""
 OBJECT_ID_ATTRS = {"long_name": "MaNGA id, by the published data model's name for it"}
 
 
@@ -51,6 +55,7 @@ class Provenance:
     notes: tuple[str, ...] = ()
     receipts_sha256: str = ""
     appended: int = 0
+    generation: str = ""
 
 
 def dataset_attrs(source: str, catalogue: str | None, release: str) -> dict[str, Any]:
@@ -74,6 +79,7 @@ def root_attrs(layout: Layout, provenance: Provenance) -> dict[str, Any]:
     """Attributes of the root group of a complete store."""
     coordinates = [name for name, variable in VARIABLES.items() if variable.is_coordinate]
     return {
+        GENERATION_ATTR: provenance.generation,  # first, so that a reader finds it in a few bytes
         **dataset_attrs(provenance.source, provenance.catalogue, provenance.release),
         "package": "gz3d_zarr",
         "package_version": provenance.package_version,
@@ -87,6 +93,7 @@ def root_attrs(layout: Layout, provenance: Provenance) -> dict[str, Any]:
         "manifest_digest": provenance.manifest_digest,
         "fingerprint": provenance.fingerprint,
         RECEIPTS_ATTR: provenance.receipts_sha256,
+        **dict.fromkeys((SMALL_ARRAYS_ATTR, GROUP_ARRAYS_ATTR), ""),  # known once they are encoded
         "subjects": layout.subjects,
         "subjects_ok": provenance.ok,
         "subjects_failed": provenance.failed,

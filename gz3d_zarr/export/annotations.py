@@ -15,6 +15,7 @@ from gz3d_zarr.datamodel.cluster_arrays import ROW_SIZES
 from gz3d_zarr.errors import StoreError
 from gz3d_zarr.export.subset import Selection
 from gz3d_zarr.storage.build_record import ROOT_KEY
+from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import decode_shard, shard_key
 
 Clusters = Mapping[str, NDArray[np.float64]]
@@ -34,7 +35,8 @@ def read_clusters(selection: Selection) -> list[Clusters]:
     StoreError
         The group cannot be read, or it does not have as many clusters as the root says.
     """
-    group = read_group(selection.store, CLUSTERS_GROUP)
+    generation = selection.generation
+    group = read_group(selection.store, CLUSTERS_GROUP, generation=generation.id)
     by_class = {}
     for cls, (size_name, _) in ROW_SIZES.items():
         names = [f"{cls}_{column}" for column in CLUSTER_COLUMNS]
@@ -67,9 +69,14 @@ def read_marks(selection: Selection) -> list[dict[str, MarkTable]]:
     Raises
     ------
     StoreError
-        A shard is missing, or it cannot be read.
+        A shard is missing, or it cannot be read; or the store was replaced or changed after it was
+        opened.
     """
-    store = selection.store
+    with selection.generation.unchanged():
+        return _read_marks(selection.store, selection)
+
+
+def _read_marks(store: ObjectStore, selection: Selection) -> list[dict[str, MarkTable]]:
     document = store.get(f"{MARKS}/{ROOT_KEY}")
     if document is None:
         raise StoreError(f"{store.url} has no array {MARKS}: another program changed it")

@@ -143,7 +143,7 @@ def export_fits(
 
 def _write_shard(task: _Task) -> WrittenFiles:
     size = 0
-    reader = ChunkReader(task.selection.store)
+    reader = ChunkReader(task.selection.generation)
     marks = read_marks(task.selection)
     for i, image, segmentation in read_subjects(reader, task.selection):
         values = {name: column[i] for name, column in task.selection.table.items()}

@@ -127,7 +127,7 @@ def make_features(selection: Selection) -> Features:
 def _examples(shards: Sequence[Selection]) -> Iterator[dict[str, Any]]:
     for selection in shards:
         table = selection.table
-        reader = ChunkReader(selection.store)
+        reader = ChunkReader(selection.generation)
         for i, image, segmentation in read_subjects(reader, selection):
             yield {
                 "object_id": table["subject"][i],

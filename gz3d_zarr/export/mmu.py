@@ -164,7 +164,7 @@ def _plan(selection: Selection, destination: ObjectStore) -> Iterator[_Task]:
 
 def _write_pixels(task: _Task) -> WrittenFiles:
     h5py = _import_h5py()
-    reader = ChunkReader(task.selection.store)
+    reader = ChunkReader(task.selection.generation)
     buffers = {pixel: io.BytesIO() for pixel in np.unique(task.pixels).tolist()}
     with contextlib.ExitStack() as stack:
         files = {}

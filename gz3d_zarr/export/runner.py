@@ -138,8 +138,7 @@ def read_subjects(
             shards = reader.fetch(int(selection.rows[positions[0]]) // selection.shard_size)
         for position in positions.tolist():
             row = int(selection.rows[position])
-            image = reader.read("image", row, shards)
-            yield position, image, reader.read("segmentation", row, shards)
+            yield position, *reader.read_subject(row, shards)
 
 
 @dataclass

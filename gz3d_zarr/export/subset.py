@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.selection import select_cone
-from gz3d_zarr.backends.store import open_dataset, read_store
+from gz3d_zarr.backends.generation import Generation
+from gz3d_zarr.backends.store import find_root, open_dataset, read_store
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.datamodel.ids import find_rows, parse_id
 from gz3d_zarr.datamodel.variables import VARIABLES
@@ -33,8 +34,8 @@ class Selection:
 
     Attributes
     ----------
-    store : ObjectStore
-        The store that the rows are in.
+    generation : Generation
+        Of the store that the rows are in, when it was opened.
     rows : ndarray of int64, shape (n,)
         Positions along ``subject``, ascending.
     left_out : int
@@ -45,11 +46,16 @@ class Selection:
         ``subject`` and every small variable, for the n rows.
     """
 
-    store: ObjectStore
+    generation: Generation
     rows: NDArray[np.int64]
     left_out: int
     shard_size: int
     table: Mapping[str, NDArray[Any]] = field(repr=False)
+
+    @property
+    def store(self) -> ObjectStore:
+        """The store that the rows are in."""
+        return self.generation.store
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -125,7 +131,9 @@ def select_rows(
         )
     size = int(dataset["image"].data.chunksize[0])
     table = {name: values[ok] for name, values in table.items()}
-    return Selection(opened, wanted[ok], int((~ok).sum()), size, table)
+    return Selection(
+        find_root(dataset, opened).generation, wanted[ok], int((~ok).sum()), size, table
+    )
 
 
 def read_texts(selection: Selection) -> dict[str, NDArray[np.object_]]:
@@ -137,7 +145,7 @@ def read_texts(selection: Selection) -> dict[str, NDArray[np.object_]]:
         The store has no such group.
     """
     try:
-        _, catalogue = read_store(selection.store)
+        _, catalogue = read_store(selection.store, generation=selection.generation.id)
         return {name: catalogue[name].values.astype(object)[selection.rows] for name in TEXTS}
     except (KeyError, OSError, ValueError) as error:
         raise StoreError(

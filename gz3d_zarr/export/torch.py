@@ -57,18 +57,18 @@ class _Samples:
     ) -> None:
         self.selection = select_rows(store, rows, storage_options=storage_options)
         self.selection.warn(stacklevel=4)  # at the code that creates the dataset
-        self._reader = ChunkReader(self.selection.store)
+        self._reader = ChunkReader(self.selection.generation)
         self._channels_first = channels_first
         self._transform = transform
 
     def read(self, position: int, shards: Mapping[str, bytes] | None = None) -> Any:
         table, row = self.selection.table, int(self.selection.rows[position])
-        image = self._reader.read("image", row, shards)
+        image, masks = self._reader.read_subject(row, shards)
         if self._channels_first:
             image = image.transpose(2, 0, 1)
         sample: Sample = {
             "image": torch.from_numpy(np.ascontiguousarray(image)),
-            "segmentation": torch.from_numpy(self._reader.read("segmentation", row, shards)),
+            "segmentation": torch.from_numpy(masks),
             "vote_fraction": torch.from_numpy(table["vote_fraction"][position].copy()),
             "object_id": str(table["subject"][position]),
         }

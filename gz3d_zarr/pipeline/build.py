@@ -14,7 +14,7 @@ import gz3d_zarr
 from gz3d_zarr.datamodel.layout import LayoutOptions
 from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, Provenance
+from gz3d_zarr.datamodel.schema import Provenance
 from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import Status, StoreError
 from gz3d_zarr.locations import public_name
@@ -24,6 +24,7 @@ from gz3d_zarr.pipeline.losses import check_build_keeps, check_plan_keeps
 from gz3d_zarr.pipeline.plan import Plan, make_plan, parse_memory
 from gz3d_zarr.pipeline.publish import (
     begin_writing,
+    choose_generation,
     clean_up,
     find_target,
     has_replaced,
@@ -43,7 +44,7 @@ from gz3d_zarr.sources.source_state import observe_source
 from gz3d_zarr.storage.build_record import WORK_PREFIX
 from gz3d_zarr.storage.lease import check_free, hold_lease
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
-from gz3d_zarr.storage.published_receipts import published_key, read_published_receipts
+from gz3d_zarr.storage.published_receipts import read_published_receipts
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -320,7 +321,10 @@ def _complete(
     if replaced is not None:
         check_build_keeps(replaced, store, records)
     reconcile_objects(store, ordered, build_id)
-    publish(store, records, ordered, plan.layout, _describe_origin(plan, records), build_id)
+    attrs = {} if work.clears else work.target.attrs
+    generation = choose_generation(store, attrs, outcomes, build_id)
+    provenance = replace(_describe_origin(plan, records), generation=generation)
+    publish(store, records, ordered, plan.layout, provenance, build_id)
     notes = (*plan.manifest.notes, *note_subjects(records))
     return _report(work, records, ordered, time.monotonic() - began, notes)
 
@@ -331,7 +335,7 @@ def _clean_up_complete(store: ObjectStore) -> None:
         with hold_lease(store):
             target = inspect_target(store)
             if target.attrs and target.record is None:
-                clean_up(store, keep=published_key(target.attrs[RECEIPTS_ATTR]))
+                clean_up(store, target.attrs)
 
 
 def _describe_origin(plan: Plan, records: Sequence[SubjectRecord]) -> Provenance:

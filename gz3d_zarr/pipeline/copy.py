@@ -27,6 +27,7 @@ from gz3d_zarr.storage.build_record import (
     digest,
 )
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore, open_object_store
+from gz3d_zarr.storage.packs import pack_digests, pack_key
 from gz3d_zarr.storage.published_receipts import published_key, read_published_receipts
 
 if TYPE_CHECKING:
@@ -211,6 +212,7 @@ def _list_objects(source: ObjectStore) -> tuple[bytes, Layout, list[StoredObject
     published = read_published_receipts(source, attrs)
     digests = {item.key: item.sha256 for r in published.receipts for item in r.objects}
     digests[published_key(attrs[RECEIPTS_ATTR])] = attrs[RECEIPTS_ATTR]
+    digests |= {pack_key(sha256): sha256 for sha256 in pack_digests(attrs).values()}
     keys, found = stored_keys(source) | set(digests), source.list_sizes()
     lost = sorted(keys - set(found))
     if lost:

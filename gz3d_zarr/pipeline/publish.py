@@ -6,13 +6,14 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gz3d_zarr.datamodel.layout import Layout
-from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.datamodel.schema import SCHEMA, Provenance
+from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
+from gz3d_zarr.datamodel.schema import GENERATION_ATTR, RECEIPTS_ATTR, SCHEMA, Provenance
 from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import StoreError, error_message
 from gz3d_zarr.pipeline.build_state import (
@@ -42,11 +43,13 @@ from gz3d_zarr.storage.build_record import (
 )
 from gz3d_zarr.storage.lease import Lease, check_free, hold_lease
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
+from gz3d_zarr.storage.packs import pack_digests, pack_key
 from gz3d_zarr.storage.published_receipts import (
     PUBLISHED_PREFIX,
     encode_published_receipts,
     is_published_key,
     published_key,
+    read_published_receipts,
 )
 from gz3d_zarr.storage.small_arrays import encode_small_objects
 
@@ -319,14 +322,47 @@ def publish(
     objects = encode_small_objects(records, layout, replace(provenance, receipts_sha256=sha256))
     root = objects.pop(ROOT_KEY)
     objects[published_key(sha256)] = kept
+    named = {key: objects.pop(key) for key in [*objects] if is_published_key(key)}
     # Values before metadata: a reader with the old metadata reads old rows, which do not change.
     metadata = {key: objects.pop(key) for key in [*objects] if key.endswith(ROOT_KEY)}
-    for part in (objects, metadata):
+    shards = {stored.key for receipt in receipts for stored in receipt.objects}
+    for part, is_slow in ((named, True), (objects, False), (metadata, False)):
         check_owner(store, build_id)
         store.put_all(part)
-    shards = {stored.key for receipt in receipts for stored in receipt.objects}
-    publish_root(store, root, [*shards, *objects, *metadata], build_id)
-    clean_up(store, keep=published_key(sha256))
+        if is_slow:  # before plain readers can see new values beside old ones
+            store.sync([*shards, *named])
+    publish_root(store, root, [*objects, *metadata], build_id)
+    clean_up(store, read_attrs(root))
+
+
+def choose_generation(
+    store: ObjectStore,
+    attrs: Mapping[str, Any],
+    outcomes: Sequence[SubjectOutcome],
+    build_id: str,
+) -> str:
+    """The generation of a new root: that of the existing store if its subjects stay as they are.
+
+    Readers that opened that store then go on.
+
+    Parameters
+    ----------
+    attrs : mapping
+        Attributes of the root of the existing store; empty if there is none, or it is replaced.
+    outcomes : sequence of SubjectOutcome
+        Of all subjects of the new root.
+    build_id : str
+        The generation otherwise.
+    """
+    if GENERATION_ATTR not in attrs:
+        return build_id
+    published = read_published_receipts(store, attrs).receipts
+    before = [outcome for receipt in published for outcome in receipt.outcomes]
+    same = len(before) <= len(outcomes) and all(
+        (old.file_name, old.status, old.sha1) == (new.file_name, new.status, new.sha1)
+        for old, new in zip(before, outcomes, strict=False)
+    )
+    return str(attrs[GENERATION_ATTR]) if same else build_id
 
 
 def publish_root(store: ObjectStore, root: bytes, written: Sequence[str], build_id: str) -> None:
@@ -342,15 +378,15 @@ def publish_root(store: ObjectStore, root: bytes, written: Sequence[str], build_
     store.sync([ROOT_KEY])
 
 
-def clean_up(store: ObjectStore, keep: str) -> None:
-    """Remove the documents of a build that has ended, and receipts that it replaced.
+def clean_up(store: ObjectStore, attrs: Mapping[str, Any]) -> None:
+    """Remove the documents of a build that has ended, and receipts and packs that it replaced.
 
     The record goes first: without it, the other documents mean nothing.
 
     Parameters
     ----------
-    keep : str
-        Key of the receipts that the root names.
+    attrs : mapping
+        Attributes of the root, which names what is kept.
     """
     left = store.list_sizes(WORK_PREFIX)
     if left:
@@ -358,4 +394,6 @@ def clean_up(store: ObjectStore, keep: str) -> None:
         store.delete(sorted(key for key in left if not key.startswith(LEASE_KEY)))
         store.prune((WORK_PREFIX,))
     published = {key for key in store.list_sizes(PUBLISHED_PREFIX) if is_published_key(key)}
-    store.delete(sorted(published - {keep}))
+    kept = {published_key(str(attrs[RECEIPTS_ATTR]))}
+    kept |= {pack_key(sha256) for sha256 in pack_digests(attrs).values()}
+    store.delete(sorted(published - kept))

@@ -12,7 +12,8 @@ import numpy as np
 import xarray as xr
 from distributed import Semaphore
 
-from gz3d_zarr.backends.store import READ_ERRORS, read_group, read_small_arrays, read_store
+from gz3d_zarr.backends.root import READ_ERRORS
+from gz3d_zarr.backends.store import read_group, read_small_arrays, read_store
 from gz3d_zarr.datamodel.arrays import CLUSTERS_GROUP, SHARD_ARRAYS, subject_arrays
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.manifest import Manifest
@@ -24,6 +25,7 @@ from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error
 from gz3d_zarr.pipeline import store_checks as checks
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
 from gz3d_zarr.pipeline.dask_tasks import run_tasks, share_connections
+from gz3d_zarr.pipeline.pack_checks import check_packs
 from gz3d_zarr.pipeline.plan import parse_memory
 from gz3d_zarr.pipeline.receipt_checks import check_clusters, check_values
 from gz3d_zarr.pipeline.report import VerifyReport
@@ -295,16 +297,17 @@ def _check_alone(store: ObjectStore) -> tuple[list[Check], _Opened | None]:
     found += checks.check_objects(store)
     found += [check_that("array", name, finding) for name, finding in read_small_arrays(store)]
     try:
-        dataset, catalogue = read_store(store)
+        dataset, catalogue = read_store(store, packed=False)
         attrs = dataset.attrs
         layout = read_layout(attrs)
         found += checks.check_structure(dataset, catalogue, layout)
         found += checks.check_coordinates(dataset, catalogue, layout)
         found += checks.check_labels(store, layout)
         found += checks.check_attributes(attrs, dataset["status"].values.tolist())
+        found += check_packs(store, attrs)
         published = read_published_receipts(store, attrs)
         found += check_values(dataset, catalogue, published, layout)
-        found += check_clusters(read_group(store, CLUSTERS_GROUP), published)
+        found += check_clusters(read_group(store, CLUSTERS_GROUP, packed=False), published)
     except access_errors(*READ_ERRORS, GZ3DError) as error:
         return [*found, Check("open", ROOT_KEY, False, error_message(error))], None
     # Shards that an unfinished update writes may have other digests by now.

@@ -113,6 +113,22 @@ class ObjectStore(ABC):
                     raise
                 return None
 
+    def get_start(self, key: str, length: int) -> bytes | None:
+        """Read the first bytes of one object, or all where it is shorter; None if there is none.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be read.
+        """
+        with self._convert_errors("read", key):
+            try:
+                return self._get_start(key, length)[:length]
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if _lacks_bucket(error):
+                    raise
+                return None
+
     def list_sizes(self, prefix: str = "") -> dict[str, int]:
         """List the keys below a prefix (a folder's name with its slash, or nothing).
 
@@ -208,6 +224,10 @@ class ObjectStore(ABC):
     @abstractmethod
     def _get(self, key: str) -> bytes:
         """Read one object; FileNotFoundError if there is none."""
+
+    @abstractmethod
+    def _get_start(self, key: str, length: int) -> bytes:
+        """Read at least the first bytes of one object; FileNotFoundError if there is none."""
 
     @abstractmethod
     def _list_sizes(self, prefix: str) -> dict[str, int]:

@@ -49,6 +49,11 @@ class FsspecStore(ObjectStore):
         data: bytes = self._ask(fs, fs.cat_file, f"{root}/{key}")
         return data
 
+    def _get_start(self, key: str, length: int) -> bytes:
+        fs, root = self._open()
+        data: bytes = self._ask(fs, fs.cat_file, f"{root}/{key}", start=0, end=length)
+        return data
+
     def _list_sizes(self, prefix: str) -> dict[str, int]:
         fs, root = self._open()
         start = f"{root}/{prefix}".rstrip("/")

@@ -60,6 +60,12 @@ class ObstoreStore(ObjectStore):
         data: bytes = self._run(lambda store: store.get(key).bytes().to_bytes())
         return data
 
+    def _get_start(self, key: str, length: int) -> bytes:
+        data: bytes = self._run(
+            lambda store: store.get_range(key, start=0, length=length).to_bytes()
+        )
+        return data
+
     def _list_sizes(self, prefix: str) -> dict[str, int]:
         pages = self._run(lambda store: list(store.list(prefix or None)))
         return {str(item["path"]): int(item["size"]) for page in pages for item in page}

@@ -19,7 +19,9 @@ from gz3d_zarr.storage.build_record import digest
 from gz3d_zarr.storage.object_store import ObjectStore
 
 PUBLISHED_PREFIX = "receipts/"
-_PUBLISHED_KEY = re.compile(rf"{PUBLISHED_PREFIX}\.?[0-9a-f]{{64}}\.json\.gz(\.\w+\.partial)?")
+_PUBLISHED_KEY = re.compile(
+    rf"{PUBLISHED_PREFIX}\.?[0-9a-f]{{64}}\.(json\.gz|zip)(\.\w+\.partial)?"
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def published_key(sha256: str) -> str:
 
 
 def is_published_key(key: str) -> bool:
-    """Whether a key is that of published receipts, or of a partial file of them."""
+    """Whether a key is that of published receipts or of a pack, or of a partial file of them."""
     return _PUBLISHED_KEY.fullmatch(key) is not None
 
 

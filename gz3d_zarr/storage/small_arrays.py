@@ -24,6 +24,7 @@ from gz3d_zarr.datamodel.variables import (
     variable_values,
 )
 from gz3d_zarr.storage.build_record import ROOT_KEY
+from gz3d_zarr.storage.packs import encode_packs, pack_key
 from gz3d_zarr.storage.shards import array_documents, ignore_zarr_spec_warnings
 
 
@@ -32,12 +33,12 @@ def encode_small_objects(
     layout: Layout,
     provenance: Provenance,
 ) -> dict[str, bytes]:
-    """Encode all objects of a complete store except the shards.
+    """Encode all objects of a complete store except the shards and receipts.
 
     Returns
     -------
     dict
-        Bytes by key; the root with the consolidated metadata among them.
+        Bytes by key; the packs, and the root with the consolidated metadata among them.
     """
     memory: dict[str, Any] = {}
     store = MemoryStore(memory)
@@ -53,10 +54,13 @@ def encode_small_objects(
         _fill_clusters(root.create_group(CLUSTERS_GROUP), rows)
         for name in GROUPS[2:]:
             root.create_group(name)  # filled by the tasks of shards
+        packs = encode_packs({key: buffer.to_bytes() for key, buffer in memory.items()})
+        root.update_attributes({name: sha256 for name, (sha256, _) in packs.items()})
         for name, document in array_documents(layout).items():
             memory[f"{name}/{ROOT_KEY}"] = cpu.Buffer.from_bytes(document)
         zarr.consolidate_metadata(store, zarr_format=3)
-    return {key: buffer.to_bytes() for key, buffer in memory.items()}
+    objects = {key: buffer.to_bytes() for key, buffer in memory.items()}
+    return objects | {pack_key(sha256): data for sha256, data in packs.values()}
 
 
 def _fill_catalogue(group: zarr.Group, rows: Sequence[SubjectRecord]) -> None:

@@ -16,6 +16,7 @@ from files import subject_files
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
 from gz3d_zarr.backends.chunk_reader import ChunkReader
+from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.export.subset import find_ids, resolve_rows, select_rows
 from gz3d_zarr.storage.object_store import open_object_store
 
@@ -27,7 +28,8 @@ def damaged(store: Path, tmp_path: Path) -> Path:
 
 
 def reader_of(store: Path | str) -> ChunkReader:
-    return ChunkReader(open_object_store(store, None))
+    opened = open_object_store(store, None)
+    return ChunkReader(Generation.from_root(opened, opened.get("zarr.json") or b""))
 
 
 def assert_equals_zarr(reader: ChunkReader, store: Path | str, size: int = 4) -> None:

@@ -441,7 +441,7 @@ def test_hugging_face_ranks_decode_every_subject_once(
         read[row] += name == "image"
         return np.zeros((525, 525, 3) if name == "image" else (4, 525, 525), np.uint8)
 
-    monkeypatch.setattr(chunk_reader.ChunkReader, "read", counting_read)
+    monkeypatch.setattr(chunk_reader.ChunkReader, "decode", counting_read)
     whole = iterable_dataset(store)
     parts = [iterable_dataset(store, rank=i, world_size=ranks) for i in range(ranks)]
     assert all(part.features == whole.features for part in parts)

@@ -1,0 +1,169 @@
+"""Open the root of a complete store, or report why it cannot be opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.storage import StorePath
+
+from gz3d_zarr.backends.generation import Generation, changed_error
+from gz3d_zarr.backends.layered_store import LayeredStore
+from gz3d_zarr.errors import (
+    IncompleteStoreError,
+    StoreError,
+    access_errors,
+    error_message,
+    plural,
+)
+from gz3d_zarr.storage.build_record import (
+    BUILDING_SUFFIX,
+    RECEIPTS_PREFIX,
+    RECORD_KEY,
+    REPLACED_SUFFIX,
+    ROOT_KEY,
+    BuildRecord,
+)
+from gz3d_zarr.storage.object_store import ObjectStore
+from gz3d_zarr.storage.packs import read_packs
+from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
+
+MAX_NEW_ROOTS = 10
+"""How many new roots a reader meets while it opens a store before it gives up."""
+READ_ERRORS = (
+    ImportError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    RuntimeError,
+    NotImplementedError,
+)
+"""Errors other than OSError that zarr, its codecs and xarray raise for a damaged store."""
+
+
+@dataclass(frozen=True)
+class StoreRoot:
+    """The root of a complete store, as it was at one time.
+
+    Attributes
+    ----------
+    group : zarr.Group
+        With the metadata of all members.
+    generation : Generation
+    packed : frozenset of str
+        Arrays whose values are in memory.
+    """
+
+    group: zarr.Group
+    generation: Generation
+    packed: frozenset[str] = frozenset()
+
+
+def open_root(store: ObjectStore, packs: Sequence[str] = (), generation: str = "") -> StoreRoot:
+    """Open the root group of a complete store by one request, and one for each pack.
+
+    The metadata of all its members come from the root, so that nothing else is read.
+
+    Parameters
+    ----------
+    store : ObjectStore
+    packs : sequence of str
+        Which packs of small arrays to read, of `PACK_ATTRS`. Without them, and in a store that has
+        none as another program wrote it, arrays are read from their own objects.
+    generation : str
+        The store is to be of this generation; by default, of any.
+
+    Raises
+    ------
+    IncompleteStoreError
+        The build of the store is unfinished.
+    StoreError
+        There is no store, it cannot be read, or it is of another generation.
+    """
+    data = _get_root(store)
+    for _ in range(MAX_NEW_ROOTS):
+        document = _parse_root(store, data)
+        chunks = read_packs(store, document["attributes"], packs)
+        if chunks is not None:
+            break
+        # A build that publishes a new root then deletes the packs of the old one.
+        before, data = data, _get_root(store)
+        if data == before:
+            chunks = {}
+            break
+    else:
+        raise StoreError(f"{store.url} changes while it is opened: try again later")
+    found = Generation.from_root(store, data)
+    if generation and found.id != generation:
+        raise changed_error(store)
+    try:
+        with ignore_zarr_spec_warnings():
+            layered = StorePath(LayeredStore(store.zarr_store(), chunks))
+            group = zarr.Group(zarr.AsyncGroup.from_dict(layered, document))
+    except access_errors(*READ_ERRORS) as error:
+        raise unreadable_error(store, error) from error
+    packed = frozenset(key.partition("/c/")[0] for key in chunks)
+    return StoreRoot(group, found, packed)
+
+
+def _get_root(store: ObjectStore) -> bytes:
+    data = store.get(ROOT_KEY)
+    if data is None:
+        raise _missing_root(store)
+    return data
+
+
+def _parse_root(store: ObjectStore, data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+        if document.get("consolidated_metadata"):
+            return {**document, "attributes": dict(document.get("attributes") or {})}
+    except access_errors(*READ_ERRORS) as error:
+        raise unreadable_error(store, error) from error
+    raise StoreError(
+        f"{store.url} has no consolidated metadata: it is not a store of Galaxy Zoo: 3D, or "
+        "another program changed it"
+    )
+
+
+def unreadable_error(store: ObjectStore, error: Exception) -> StoreError:
+    """The error for a store whose metadata cannot be read or understood."""
+    return StoreError(f"{store.url} cannot be opened as a Zarr 3 store: {error_message(error)}")
+
+
+def _missing_root(store: ObjectStore) -> StoreError:
+    """The error for a store without a root: its build is unfinished, or nothing is there."""
+    data = store.get(RECORD_KEY)
+    if data is None:
+        return StoreError(f"there is no Zarr 3 store at {store.url}{_describe_replacement(store)}")
+    layout = BuildRecord.from_json(data).layout
+    if layout is None:
+        return IncompleteStoreError(
+            f"the store {store.url} is not complete: a copy to it has not ended; resume with "
+            "gz3d-zarr copy --resume"
+        )
+    shards = f"of {plural(layout.shards, 'shard')}"
+    if not store.is_link:
+        shards = f"{len(store.list_sizes(RECEIPTS_PREFIX))} {shards}"
+    return IncompleteStoreError(
+        f"the store {store.url} is not complete, {shards} built; resume with gz3d-zarr build "
+        "SOURCE STORE --resume, or open what is built with open_store(..., incomplete=True)"
+    )
+
+
+def _describe_replacement(store: ObjectStore) -> str:
+    """What an overwrite left that was killed between its two renames; empty if there is none."""
+    names = [store.url + suffix for suffix in (BUILDING_SUFFIX, REPLACED_SUFFIX)]
+    found = [name for name in names if store.is_local and Path(name, ROOT_KEY).exists()]
+    if not found:
+        return ""
+    return (
+        f", but at {' and '.join(found)}: an overwrite has not ended; run gz3d-zarr build SOURCE "
+        "STORE --resume to end it"
+    )
