@@ -47,7 +47,9 @@ class _ProcessState:
 
     pid: int
     shardings: dict[str, Sharding | None] = field(default_factory=dict)
-    indices: dict[tuple[str, int], NDArray[np.uint64]] = field(default_factory=dict)
+    indices: dict[tuple[str, int], tuple[tuple[int, ...], NDArray[np.uint64]]] = field(
+        default_factory=dict
+    )
     arrays: dict[str, Any] = field(default_factory=dict)
     cache: ChunkCache = field(default_factory=ChunkCache)
 
@@ -180,45 +182,32 @@ class ChunkReader:
             stored = cut_chunk(whole, read_index(whole, sharding.chunks)[number])
             block = decode_chunk(stored, (sharding.chunk, *shape), compact=sharding.compact)
         else:
-            block = self._by_index(name, sharding, shard, number)
+            block = self._from_file(name, sharding, shard, number)
         pixels: NDArray[np.uint8] = block[position]
         if key is None:
             return pixels
         cache.put(key, block)
         return pixels.copy()  # lets the rest of the chunk go
 
-    def _by_index(
-        self, name: str, sharding: Sharding, shard: int, number: int
-    ) -> NDArray[np.uint8]:
-        """Decode a chunk of a local shard; the index of the shard is cached."""
-        indices = self._current_state().indices
-        shape = (sharding.chunk, *BIG_ARRAYS[name].shape)
-        was_cached = (name, shard) in indices
-        try:
-            chunk = self._from_file(name, sharding, shard, number)
-            return decode_chunk(chunk, shape, compact=sharding.compact)
-        except (RuntimeError, ValueError):
-            indices.pop((name, shard), None)
-            if not was_cached:
-                raise
-        # The cached index may be old: an update may have rewritten the shard.
-        chunk = self._from_file(name, sharding, shard, number)
-        return decode_chunk(chunk, shape, compact=sharding.compact)
-
     def _from_file(
         self, name: str, sharding: Sharding, shard: int, number: int
-    ) -> bytes | memoryview:
-        """Read one chunk of a local shard."""
+    ) -> NDArray[np.uint8]:
+        """Decode one chunk of a local shard; the index of the shard is kept as long as its file."""
         indices = self._current_state().indices
         with Path(self._store.url, shard_key(name, shard)).open("rb", buffering=0) as file:
-            index = indices.get((name, shard))
-            if index is None:
-                file.seek(-min(index_size(sharding.chunks), os.fstat(file.fileno()).st_size), 2)
-                index = indices[name, shard] = read_index(file.read(), sharding.chunks)
+            found = os.fstat(file.fileno())
+            identity = found.st_ino, found.st_mtime_ns, found.st_size
+            known, index = indices.get((name, shard), (None, None))
+            if index is None or known != identity:  # an update replaces the file of a shard
+                file.seek(-min(index_size(sharding.chunks), found.st_size), 2)
+                index = read_index(file.read(), sharding.chunks)
+                indices[name, shard] = identity, index
             offset, size = (int(value) for value in index[number])
-            if offset == ABSENT_CHUNK:
-                return b""
-            return whole_chunk(os.pread(file.fileno(), size, offset), size)
+            stored: bytes | memoryview = b""
+            if offset != ABSENT_CHUNK:
+                stored = whole_chunk(os.pread(file.fileno(), size, offset), size)
+        shape = (sharding.chunk, *BIG_ARRAYS[name].shape)
+        return decode_chunk(stored, shape, compact=sharding.compact)
 
     def _by_zarr(self, name: str, row: int) -> NDArray[np.uint8]:
         import zarr

@@ -451,7 +451,7 @@ OPENERS: list[Callable[[Link], xr.Dataset]] = [Link.open, Link.plain]
 
 
 @pytest.mark.parametrize("opener", OPENERS)
-def test_picture_and_masks_of_one_subject_take_four_requests(
+def test_picture_and_masks_of_one_subject_take_six_requests(
     link: Link, few: Path, opener: Callable[[Link], xr.Dataset]
 ) -> None:
     subject = opener(link).isel(subject=5)
@@ -461,8 +461,10 @@ def test_picture_and_masks_of_one_subject_take_four_requests(
     expected = gz3d_zarr.open_store(few).isel(subject=5)
     for name in MASKS:
         np.testing.assert_array_equal(found[name], expected[name].values)
-    assert len(asked) <= 4, asked
-    assert all(is_shard(line) for line in asked)
+    shards = [line for line in asked if is_shard(line)]
+    assert len(shards) <= 4, asked
+    # Ours looks once for each array whether the store is still the same.
+    assert len(asked) <= len(shards) + (2 if opener is Link.open else 0), asked
 
 
 @pytest.mark.parametrize("opener", OPENERS)
