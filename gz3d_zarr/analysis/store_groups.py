@@ -156,10 +156,11 @@ def _find_rows(dataset: xr.Dataset, ids: NDArray[Any], where: str) -> NDArray[np
 
 def _read_marks(rows: NDArray[np.intp], store: Any, generation: str) -> NDArray[Any]:
     """Raw marks in some rows of a store; for tasks, which open it themselves."""
+    from gz3d_zarr.backends import root
     from gz3d_zarr.backends import store as backend
 
-    root = backend.open_root(store, generation=generation)
-    return backend.read_rows(store, MARKS, rows, root).astype(object)
+    opened = root.open_root(store, generation=generation)
+    return backend.read_rows(store, MARKS, rows, opened).astype(object)
 
 
 def _to_texts(annotations: NDArray[Any]) -> NDArray[Any]:

@@ -14,7 +14,6 @@ from xarray.backends import ZarrStore
 
 from gz3d_zarr.backends.assemble import assemble, text_array
 from gz3d_zarr.backends.chunk_reader import ChunkReader
-from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.backends.lazy_arrays import checked_variable, lazy_variable, mask_dataset
 from gz3d_zarr.backends.missing_chunks import refuse_missing_chunks
 from gz3d_zarr.backends.partial_store import open_partial_store
@@ -45,7 +44,7 @@ from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 STORE_ENCODING = "object_store"
 """Key in the encoding of a Dataset: the ObjectStore that it was opened from."""
 ROOT_ENCODING = "store_root"
-"""Key in the encoding of a Dataset: the StoreRoot of that store, so that nobody asks for it again."""
+"""Key in the encoding of a Dataset: the StoreRoot of that store, so that it is read once."""
 
 
 def open_store(

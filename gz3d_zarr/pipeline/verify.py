@@ -304,10 +304,10 @@ def _check_alone(store: ObjectStore) -> tuple[list[Check], _Opened | None]:
         found += checks.check_coordinates(dataset, catalogue, layout)
         found += checks.check_labels(store, layout)
         found += checks.check_attributes(attrs, dataset["status"].values.tolist())
-        found += check_packs(store, attrs)
         published = read_published_receipts(store, attrs)
         found += check_values(dataset, catalogue, published, layout)
         found += check_clusters(read_group(store, CLUSTERS_GROUP, packed=False), published)
+        found += check_packs(store, attrs)
     except access_errors(*READ_ERRORS, GZ3DError) as error:
         return [*found, Check("open", ROOT_KEY, False, error_message(error))], None
     # Shards that an unfinished update writes may have other digests by now.

@@ -30,7 +30,8 @@ def copy(store: Path, tmp_path: Path) -> Path:
 
 
 def failed(report: VerifyReport) -> set[tuple[str, str]]:
-    return {(check.test, check.target) for check in report.failures}
+    """Without packs, which differ from any small array that was changed."""
+    return {(check.test, check.target) for check in report.failures if check.test != "pack"}
 
 
 def flip(path: Path, offset: int, bit: int = 0x10) -> None:
@@ -156,7 +157,7 @@ def test_values_that_nothing_else_tells_are_found_by_the_receipts(
 
 
 def test_lost_and_damaged_receipts_are_found(copy: Path, client: Client) -> None:
-    (kept,) = (copy / "receipts").iterdir()
+    (kept,) = (copy / "receipts").glob("*.json.gz")
     flip(kept, 200)
     report = gz3d_zarr.verify(copy, client=client)
     assert "is not as it was written (SHA-256)" in report.failures[0].detail

@@ -161,9 +161,9 @@ def on_disk(store: Path) -> dict[str, Any]:
 
 
 def says(root: bytes) -> dict[str, Any]:
-    """The document, but for the time of the build."""
+    """The document, but for the time and the generation of the build."""
     document: dict[str, Any] = json.loads(root)
-    del document["attributes"]["created"]
+    del document["attributes"]["created"], document["attributes"]["generation"]
     return document
 
 
