@@ -29,6 +29,8 @@ RENEW_SECONDS = 5.0
 """Interval at which a builder renews its lease."""
 LAPSE_SECONDS = 20.0
 """A lease that does not change while we watch it for so long has lapsed; no clocks compared."""
+LOOK_SECONDS = 1.0
+"""Interval at which a lease that may have lapsed is read."""
 LOCK_PREFIX = WORK_PREFIX + "lease-"
 """Of the locks under which leases of dead builders are replaced."""
 LEFTOVER_PREFIXES = (LOCK_PREFIX, WORK_PREFIX + ".lease")
@@ -189,7 +191,7 @@ def _check_lapsed(store: ObjectStore, key: str, current: bytes, seconds: float) 
         return
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        time.sleep(min(1.0, seconds / 10))
+        time.sleep(min(LOOK_SECONDS, seconds / 10))
         latest = store.get(key)
         if latest is None:
             return
@@ -218,9 +220,9 @@ def _process() -> dict[str, Any]:
 
     A container has process numbers of its own: they are valid within a machine, which is a boot
     and a namespace of processes. Outside of containers the namespace has the same name on every
-    Linux, but boots differ.
+    Linux, but boots differ. Where boots have no id, the network card tells machines apart.
     """
-    boot = namespace = ""
+    boot, namespace = f"{uuid.getnode():x}", ""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     with contextlib.suppress(OSError):
