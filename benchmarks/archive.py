@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
 import multiprocessing
 import shutil
@@ -41,7 +40,6 @@ def main() -> None:
         folder = Path(scratch)
         originals = find_originals(options.source, folder)
         source = link(originals, folder / "source", options.count)
-        sign(source)
         delayed = f"HTTP, {1e3 * options.delay:.0f} ms before each answer"
         with serve(source, 0) as fast, serve(source, options.delay) as slow:
             ways = {"local folder": str(source), "HTTP": fast, delayed: slow}
@@ -79,15 +77,6 @@ def measure(
             if name not in best or measured.seconds < best[name][0].seconds:
                 best[name] = measured, report
     return best
-
-
-def sign(folder: Path) -> None:
-    """Write the sha1 list of a folder."""
-    lines = [
-        f"{hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()}  {path.name}"
-        for path in sorted(folder.iterdir())
-    ]
-    (folder / "manga_morphology_galaxyzoo3d_v4_0_0.sha1sum").write_text("\n".join(lines) + "\n")
 
 
 class Handler(SimpleHTTPRequestHandler):

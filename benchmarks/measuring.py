@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -9,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,13 +79,26 @@ def find_originals(source: Path | None, scratch: Path) -> list[Path]:
 
 
 def link(originals: Sequence[Path], folder: Path, count: int) -> Path:
-    """Make `count` files with different names and ids."""
+    """Make `count` files with different names and ids, which a sha1 list vouches for."""
     folder.mkdir()
+    names = {}
     for i in range(count):
         bundle = originals[i % len(originals)].name.split("_")[2]
         name = f"gz3d_1-{700_000 + i}_{bundle}_{20_000_000 + i}.fits.gz"
         os.link(originals[i % len(originals)], folder / name)
+        names[name] = originals[i % len(originals)]
+    sign(folder, names)
     return folder
+
+
+def sign(folder: Path, names: Mapping[str, Path]) -> None:
+    """Write the sha1 list of links with these names to these files."""
+    digests = {
+        path: hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
+        for path in {*names.values()}
+    }
+    lines = [f"{digests[path]}  {name}\n" for name, path in names.items()]
+    (folder / "manga_morphology_galaxyzoo3d_v4_0_0.sha1sum").write_text("".join(lines))
 
 
 def describe_machine() -> str:

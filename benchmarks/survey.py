@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
-from measuring import describe_machine, run
+from measuring import describe_machine, run, sign
 
 READ = """
 import json, sys, time
@@ -95,6 +95,7 @@ def make_archive(originals: list[Path], folder: Path, count: int) -> Path:
     ]
     for path, name in zip(links, names, strict=True):
         os.link(path, folder / f"gz3d_{name}.gz")
+    sign(folder, {f"gz3d_{name}.gz": path for path, name in zip(links, names, strict=True)})
     many["file_name"] = names
     rng = np.random.default_rng(1)
     many["ra"] = rng.uniform(0, 360, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -19,11 +20,16 @@ def subject_files(folder: Path) -> list[Path]:
 
 
 def link_many(folder: Path, target: Path, count: int) -> Path:
-    """Link `count` subject files under different names."""
+    """Link `count` subject files under different names, which a sha1 list vouches for."""
     target.mkdir()
     files = subject_files(folder)
+    digests = [hashlib.sha1(path.read_bytes()).hexdigest() for path in files]
+    lines = []
     for i in range(count):
-        os.link(files[i % len(files)], target / f"gz3d_1-{i}_19_{i}.fits.gz")
+        name = f"gz3d_1-{i}_19_{i}.fits.gz"
+        os.link(files[i % len(files)], target / name)
+        lines.append(f"{digests[i % len(files)]}  {name}\n")
+    (target / "many.sha1sum").write_text("".join(lines))
     return target
 
 

@@ -36,6 +36,7 @@ def open_source(
     nside: int | None = None,
     cache: str | Path | None = None,
     source_options: Mapping[str, Any] | None = None,
+    trust_names: bool = False,
     **options: Any,
 ) -> xr.Dataset:
     """Open subject files as the Dataset that a store built from them would give.
@@ -47,7 +48,7 @@ def open_source(
     ----------
     source : str, Path or sequence of them
         As for `build`.
-    nside, cache, source_options
+    nside, cache, source_options, trust_names
         As for `build`.
     **options
         Fields of `SelectionOptions`: ``limit, tiny, ids, missing_ids, ids_table,
@@ -76,6 +77,7 @@ def open_source(
         _read,
         source_options=dict(source_options or {}),
         cache=fetch.cache,
+        trust_names=trust_names,
         dtype=object,
         meta=np.empty(0, object),
     )
@@ -117,24 +119,24 @@ def _derive(
 
 
 def _read(
-    block: NDArray[Any], source_options: Mapping[str, Any], cache: str | None
+    block: NDArray[Any], source_options: Mapping[str, Any], cache: str | None, trust_names: bool
 ) -> NDArray[Any]:
     """Read and decode entries: an array of pairs (SubjectRecord, Subject or None)."""
     records = np.empty(len(block), object)
     for i, entry in enumerate(block):
-        records[i] = _read_one(entry, source_options, cache)
+        records[i] = _read_one(entry, source_options, cache, trust_names=trust_names)
     return records
 
 
 def _read_one(
-    entry: Entry, source_options: Mapping[str, Any], cache: str | None
+    entry: Entry, source_options: Mapping[str, Any], cache: str | None, *, trust_names: bool
 ) -> tuple[SubjectRecord, Subject | None]:
     body: FileBody | SubjectError
     try:
         body = read_file(entry.file.path, entry.sha1, source_options, cache)
     except SubjectError as error:
         body = error
-    subject, outcome = decode_body(entry.file.path, entry.sha1, body)
+    subject, outcome = decode_body(entry.file.path, entry.sha1, body, trust_names=trust_names)
     return SubjectRecord(entry, outcome), subject
 
 

@@ -27,13 +27,14 @@ class GZ3DBackendEntrypoint(BackendEntrypoint):
 
     description = "Subject files of Galaxy Zoo: 3D"
     url = "https://www.sdss4.org/dr17/data_access/value-added-catalogs/"
-    open_dataset_parameters = ("filename_or_obj", "drop_variables")
+    open_dataset_parameters = ("filename_or_obj", "drop_variables", "trust_names")
 
     def open_dataset(
         self,
         filename_or_obj: Any,
         *,
         drop_variables: str | Iterable[str] | None = None,
+        trust_names: bool = False,
     ) -> xr.Dataset:
         """Open one subject file.
 
@@ -43,6 +44,8 @@ class GZ3DBackendEntrypoint(BackendEntrypoint):
             A local path, or a URL.
         drop_variables : str or iterable of str, optional
             Names to leave out.
+        trust_names : bool
+            Accept a file whose MANGAID or bundle differs from its name.
 
         Returns
         -------
@@ -57,9 +60,9 @@ class GZ3DBackendEntrypoint(BackendEntrypoint):
         UsageError
             The argument is not a path, or the file is not named like a subject file.
         SubjectError
-            When values are read: the file is damaged or is not a subject file.
+            When values are read: the file is damaged, or is not the one that its name says.
         """
-        return _open(_entry(filename_or_obj), drop_variables)
+        return _open(_entry(filename_or_obj), drop_variables, trust_names)
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Whether the file is named like a subject file."""
@@ -95,7 +98,9 @@ def _entry(path: Any) -> Entry:
     return Entry(file)
 
 
-def _open(entry: Entry, drop_variables: str | Iterable[str] | None) -> xr.Dataset:
+def _open(
+    entry: Entry, drop_variables: str | Iterable[str] | None, trust_names: bool
+) -> xr.Dataset:
     import dask.array as da
     from dask.delayed import delayed
 
@@ -104,7 +109,7 @@ def _open(entry: Entry, drop_variables: str | Iterable[str] | None) -> xr.Datase
     from gz3d_zarr.datamodel.layout import Layout
     from gz3d_zarr.datamodel.schema import dataset_attrs
 
-    layout, reader = Layout(1), _FileReader(entry)
+    layout, reader = Layout(1), _FileReader(entry, trust_names)
 
     def read(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         array = SubjectFileArray(reader, name, (1, *shape), dtype, layout)
@@ -124,13 +129,14 @@ def _open(entry: Entry, drop_variables: str | Iterable[str] | None) -> xr.Datase
 class _FileReader:
     """Reads and decodes a subject file when it is first needed; pickles without the pixels."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, trust_names: bool) -> None:
         self._entry = entry
+        self._trust_names = trust_names
         self._lock = threading.Lock()
         self._read: Any = None
 
-    def __reduce__(self) -> tuple[type[_FileReader], tuple[Entry]]:
-        return _FileReader, (self._entry,)
+    def __reduce__(self) -> tuple[type[_FileReader], tuple[Entry, bool]]:
+        return _FileReader, (self._entry, self._trust_names)
 
     def close(self) -> None:
         """Forget the pixels."""
@@ -166,7 +172,8 @@ class _FileReader:
         from gz3d_zarr.sources.download import decode_body, read_file
 
         path = self._entry.file.path
-        subject, outcome = decode_body(path, None, read_file(path, None, {}, None))
+        body = read_file(path, None, {}, None)
+        subject, outcome = decode_body(path, None, body, trust_names=self._trust_names)
         if outcome.status is not Status.OK:
             raise SubjectError(outcome.status, f"{path}: {outcome.reason}")
         return SubjectRecord(self._entry, outcome), subject

@@ -212,6 +212,10 @@ def build(
             Maximum connections to the source server, across all workers; by default 8.
         source_options : mapping
             Options for the file system of the source.
+        trust_names : bool
+            Accept files whose names were changed on purpose. Otherwise a file without a sha1 is
+            invalid if its MANGAID or its bundle differs from its name, or if a redirect led to a
+            file of another name.
 
     Returns
     -------

@@ -86,6 +86,7 @@ def build_shard(task: ShardTask) -> Receipt:
         for name, array in SHARD_ARRAYS.items()
     }
     outcomes = _keep(task, blocks)
+    known = task.previous.outcomes if task.previous is not None else ()
     wanted = [i for i in range(len(task.files)) if i not in outcomes]
     files = [task.files[i] for i in wanted]
     bodies = read_files(
@@ -93,7 +94,10 @@ def build_shard(task: ShardTask) -> Receipt:
     )
     with contextlib.closing(bodies):
         for i, (path, sha1), body in zip(wanted, files, bodies, strict=True):
-            subject, outcome = decode_body(path, sha1, body)
+before = known[i] if i < len(known) else None
+            subject, outcome = decode_body(
+                path, sha1, body, trust_names=task.fetch.trust_names, before=before
+            )
             if outcome.status in FAILED_TO_READ:
                 check_source(task.source, path, outcome.status, task.fetch.source_options)
             if task.strict and outcome.status is not Status.OK:

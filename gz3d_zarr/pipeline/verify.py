@@ -89,7 +89,8 @@ def verify(
     client, scheduler, workers, max_memory, storage_options, catalogue, progress
         As for `build`.
     **options
-        Fields of `FetchOptions`: ``cache, connections, source_options``, as for `build`.
+        Fields of `FetchOptions`: ``cache, connections, source_options, trust_names``,
+        as for `build`.
 
     Returns
     -------
@@ -206,7 +207,9 @@ def _compare_files(task: VerifyTask, blocks: Mapping[str, Any]) -> list[Check]:
             if not path:
                 found.append(check_that("file", outcome.file_name, "it is not in the source"))
                 continue
-            subject, now = decode_body(path, sha1, next(bodies))
+            subject, now = decode_body(
+                path, sha1, next(bodies), trust_names=task.fetch.trust_names, before=outcome
+            )
             finding = _compare_file(outcome, now)
             found.append(check_that("file", outcome.file_name, finding))
             if finding:

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from fsspec.core import url_to_fs
 
-from gz3d_zarr.datamodel.file_names import base_name
+from gz3d_zarr.datamodel.file_names import base_name, parse_name
 from gz3d_zarr.datamodel.fits_decoder import decode_fits, unpack
 from gz3d_zarr.datamodel.receipts import SubjectOutcome
-from gz3d_zarr.datamodel.subject import Subject
+from gz3d_zarr.datamodel.subject import Subject, SubjectMetadata
 from gz3d_zarr.errors import (
     SourceError,
     Status,
@@ -24,7 +25,7 @@ from gz3d_zarr.errors import (
     error_message,
 )
 from gz3d_zarr.locations import is_http, is_url, write_atomically
-from gz3d_zarr.sources.http import Connection, fetch, open_connection
+from gz3d_zarr.sources.http import Connection, fetch_redirected, open_connection
 
 MAX_FILE = 32 * 2**20
 """Largest file that is read, in bytes; real ones have 0.2 to 0.6 MB."""
@@ -44,11 +45,14 @@ class FileBody:
         Its digest, hexadecimal.
     unpacked : bytes, bytearray, SubjectError or None
         The FITS file of 10 MB, or why `data` cannot be unpacked; None before `unpack_body`.
+    redirected_to : str
+        Name of the file that a redirect led to, where it is another than the one asked for.
     """
 
     data: bytes
     sha1: str
     unpacked: bytes | bytearray | SubjectError | None = None
+    redirected_to: str = ""
 
 
 def hash_body(data: bytes) -> FileBody:
@@ -91,7 +95,10 @@ class FileRequest:
                 return hash_body(self._cached.read_bytes())
         self._downloads += 1
         if connection is not None and is_http(self.path):
-            return hash_body(fetch(connection, self.path, MAX_FILE))
+            data, final = fetch_redirected(connection, self.path, MAX_FILE)
+            name = unquote(base_name(urlsplit(final).path))
+            is_other = name != unquote(base_name(urlsplit(self.path).path))
+            return replace(hash_body(data), redirected_to=name if is_other else "")
         read = _read_remote if is_url(self.path) else read_local
         return hash_body(read(self.path, self._options))
 
@@ -107,7 +114,9 @@ class FileRequest:
             isinstance(body.unpacked, SubjectError)
             or compare_sha1(body.sha1, self.sha1) is not None
         )
-        if not is_damaged and self._cached is not None and self._downloads:
+        # The cache does not say where a file came from.
+        is_vouched = self.sha1 is not None or not body.redirected_to
+        if not is_damaged and is_vouched and self._cached is not None and self._downloads:
             write_cached(self._cached, body.data)
         may_repeat = is_url(self.path) and self._downloads < MAX_DOWNLOADS
         return None if is_damaged and may_repeat else body
@@ -230,9 +239,28 @@ def _check_size(data: bytes) -> bytes:
 
 
 def decode_body(
-    path: str, sha1: str | None, body: FileBody | SubjectError
+    path: str,
+    sha1: str | None,
+    body: FileBody | SubjectError,
+    *,
+    trust_names: bool = False,
+    before: SubjectOutcome | None = None,
 ) -> tuple[Subject | None, SubjectOutcome]:
-    """Decode what was read of one subject; an error becomes part of the outcome."""
+    """Decode what was read of one subject; an error becomes part of the outcome.
+
+    Parameters
+    ----------
+    path : str
+        The file's name is the subject's identity.
+    sha1 : str or None
+        The expected digest, which vouches for that identity. Without one, the file itself must
+        have it.
+    body : FileBody or SubjectError
+    trust_names : bool
+        The name is right even where the file has another identity.
+    before : SubjectOutcome, optional
+        Of an earlier read; if it is ok, the same bytes are accepted again.
+    """
     name, digest, size = base_name(path), "", -1
     try:
         if isinstance(body, SubjectError):
@@ -245,6 +273,29 @@ def decode_body(
         if isinstance(raw, SubjectError):
             raise raw
         subject = decode_fits(raw)
+        is_known = before is not None and (before.status, before.sha1) == (Status.OK, digest)
+        if sha1 is None and not trust_names and not is_known:
+            _check_identity(name, body, subject.metadata)
     except SubjectError as error:
         return None, SubjectOutcome(name, error.status, error.reason, digest, size, None)
     return subject, SubjectOutcome(name, Status.OK, "", digest, size, subject.metadata)
+
+
+def _check_identity(name: str, body: FileBody, metadata: SubjectMetadata) -> None:
+    """SubjectError (invalid) where a file is not the one that its name says."""
+    file = parse_name(name)
+    finding = ""
+    if body.redirected_to:
+        finding = f"a redirect led to another file ({body.redirected_to:.60})"
+    elif file is not None and metadata.manga_id != file.manga_id:
+        finding = f"its MANGAID is {metadata.manga_id}, its name says {file.manga_id}"
+    elif file is not None and metadata.ifu_design_size != file.ifu_design_size:
+        finding = (
+            f"its IFUDESIGNSIZE is {metadata.ifu_design_size}, its name says {file.ifu_design_size}"
+        )
+    if finding:
+        raise SubjectError(
+            Status.INVALID,
+            f"{finding}, and no sha1 vouches for it; if names were changed on purpose, use "
+            "trust_names (--trust-names)",
+        )

@@ -104,7 +104,12 @@ def open_connection(
 
 
 def fetch(connection: Connection, url: str, limit: int) -> bytes:
-    """Fetch a whole body, with retries.
+    """Fetch a whole body, with retries, as `fetch_redirected` does."""
+    return fetch_redirected(connection, url, limit)[0]
+
+
+def fetch_redirected(connection: Connection, url: str, limit: int) -> tuple[bytes, str]:
+    """Fetch a whole body, with retries; also the URL that it came from after redirects.
 
     Retries status codes in `TRANSIENT` (after the time in ``Retry-After``), resets, timeouts and
     truncated bodies; never 404.
@@ -171,13 +176,14 @@ def _headers(options: Mapping[str, Any]) -> dict[str, str]:
     return {str(name): str(value) for name, value in headers.items()}
 
 
-def _get(pool: urllib3.PoolManager, url: str, limit: int) -> bytes:
+def _get(pool: urllib3.PoolManager, url: str, limit: int) -> tuple[bytes, str]:
     """One try."""
     try:
         # Not decoded: some servers label .gz files with Content-Encoding.
         response = pool.request("GET", url, preload_content=False, decode_content=False)
         with response:
             _check_status(url, response)
+            final = response.geturl() if response.retries and response.retries.history else None
             body = bytearray()
             while piece := response.read(_PIECE, decode_content=False):
                 body += piece
@@ -192,7 +198,7 @@ def _get(pool: urllib3.PoolManager, url: str, limit: int) -> bytes:
         raise _TransientError(f"{type(cause).__name__}: {cause}") from error
     except ValueError as error:  # invalid URL, of a redirect perhaps
         raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {error}") from None
-    return bytes(body)
+    return bytes(body), final or url
 
 
 def _is_lasting(cause: object) -> bool:

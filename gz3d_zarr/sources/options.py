@@ -79,7 +79,7 @@ class SelectionOptions:
 
 @dataclass(frozen=True, slots=True)
 class FetchOptions:
-    """How files of a source are fetched; `cache` becomes an absolute path."""
+    """How files of a source are fetched and accepted; `cache` becomes an absolute path."""
 
     cache: str | None = option(None, "Keep fetched files in DIR.", str, "DIR")
     connections: int = option(
@@ -94,6 +94,11 @@ class FetchOptions:
         dict,
         "KEY=VALUE",
         repr=False,  # it may hold a secret
+    )
+    trust_names: bool = option(
+        False,
+        "Accept files without a sha1 under other names than their own MANGAID and bundle.",
+        bool,
     )
 
     def __post_init__(self) -> None:

@@ -24,7 +24,14 @@ from files import subject_files, truth, with_mask_value
 from stores import StopHereError, objects, shards, stop_after
 
 import gz3d_zarr
-from gz3d_zarr import BuildError, IncompleteStoreError, StoreError, UsageError
+from gz3d_zarr import (
+    BuildError,
+    IncompleteStoreError,
+    Status,
+    StoreError,
+    SubjectError,
+    UsageError,
+)
 from gz3d_zarr.backends.store import read_store
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.pipeline.dask_tasks import MAX_TASKS_IN_FLIGHT
@@ -730,10 +737,53 @@ def test_impossible_options_are_refused_before_any_work(
     assert not (tmp_path / "g.zarr").exists()
 
 
+@pytest.mark.parametrize("name", ["gz3d_1-5_{bundle}_5.fits.gz", "gz3d_{manga_id}_7_5.fits.gz"])
+def test_file_of_another_name_is_invalid_unless_names_are_trusted(
+    archive: Path, client: Client, tmp_path: Path, name: str
+) -> None:
+    first = subject_files(archive)[0]
+    _, manga_id, bundle, _ = first.name.split("_")
+    renamed = first.rename(first.with_name(name.format(manga_id=manga_id, bundle=bundle)))
+    target = tmp_path / "g.zarr"
+    report = gz3d_zarr.build([renamed], target, client)
+    assert report.counts["invalid"] == 1
+    assert "no sha1 vouches for it; if names were changed" in report.failures[0].reason
+    assert "use trust_names (--trust-names)" in report.failures[0].reason
+    assert gz3d_zarr.open_source([renamed])["status"].values == [Status.INVALID]
+    with (
+        xr.open_dataset(renamed, engine="gz3d") as ds,
+        pytest.raises(SubjectError, match="its name says"),
+    ):
+        ds["ra"].load()
+    with xr.open_dataset(renamed, engine="gz3d", trust_names=True) as ds:
+        assert ds["ra"].load().notnull().all()
+    trusting = gz3d_zarr.open_source([renamed], trust_names=True)
+    assert trusting["status"].values == [Status.OK]
+    report = gz3d_zarr.build([renamed], target, client, retry_failed=True, trust_names=True)
+    assert report.ok == 1
+    xr.testing.assert_equal(gz3d_zarr.open_store(target).compute(), trusting.compute())
+    assert gz3d_zarr.verify(target, [renamed], client).state == "sound"
+    sha1 = hashlib.sha1(renamed.read_bytes()).hexdigest()
+    (archive / "renamed.sha1sum").write_text(f"{sha1}  {renamed.name}\n")
+    assert gz3d_zarr.build([renamed], tmp_path / "vouched.zarr", client).ok == 1
+
+
+def test_trusted_subject_is_kept_when_its_shard_is_read_again(
+    archive: Path, client: Client, tmp_path: Path
+) -> None:
+    first = subject_files(archive)[0]
+    renamed = first.rename(first.with_name("gz3d_1-5_19_5.fits.gz"))
+    target = tmp_path / "g.zarr"
+    gz3d_zarr.build([renamed], target, client, trust_names=True)
+    (target / "image/c/0/0/0/0").unlink()
+    assert gz3d_zarr.build([renamed], target, client, resume=True).ok == 1
+    assert gz3d_zarr.verify(target, client=client).state == "sound"
+
+
 def test_files_that_hold_another_id_are_told(archive: Path, client: Client, tmp_path: Path) -> None:
     first = subject_files(archive)[0]
     renamed = first.rename(first.with_name("gz3d_1-5_19_5.fits.gz"))
-    report = gz3d_zarr.build([renamed], tmp_path / "g.zarr", client)
+    report = gz3d_zarr.build([renamed], tmp_path / "g.zarr", client, trust_names=True)
     assert report.ok == 1
     assert "another MANGAID inside than in the name of 1 file" in report.to_text()
     ds = gz3d_zarr.open_store(report.store)

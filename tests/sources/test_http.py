@@ -865,6 +865,27 @@ def test_handshake_that_breaks_off_is_tried_again(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("target", ["{other}", "blob%20of%20bytes"])
+def test_body_of_another_name_needs_a_sha1_or_trust(
+    server: ArchiveServer, tmp_path: Path, target: str
+) -> None:
+    (name, other, *_), cache = names(server), tmp_path / "cache"
+    (server.folder / "blob%20of%20bytes").write_bytes((server.folder / name).read_bytes())
+    server.faults[name] = [status(302, b"", Location=target.format(other=other))]
+    body = get(server, cache=str(cache))
+    assert not cache.exists()  # it would be taken for the right one the next time
+    reason = f"a redirect led to another file ({target.format(other=other).replace('%20', ' ')})"
+    _, outcome = decode_body(name, None, body)
+    assert outcome.status is Status.INVALID
+    assert outcome.reason.startswith(reason)
+    assert decode_body(name, None, body, trust_names=True)[1].status is Status.OK
+    if target != "{other}":
+        sha1 = hashlib.sha1((server.folder / name).read_bytes()).hexdigest()
+        body = get(server, sha1, cache=str(cache))
+        assert decode_body(name, sha1, body)[1].status is Status.OK
+        assert [path.name for path in cache.iterdir()] == [name]
+
+
 def test_redirect_to_nonsense_is_one_bad_subject(server: ArchiveServer) -> None:
     server.faults[names(server)[0]] = [status(302, b"", Location="http://[bad/")]
     with pytest.raises(SubjectError, match="cannot be fetched") as caught:
