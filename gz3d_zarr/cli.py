@@ -41,6 +41,7 @@ from gz3d_zarr.cli_options import (
     unused_failure_options,
     worker_options,
 )
+from gz3d_zarr.datamodel.limits import MAX_LIST
 from gz3d_zarr.errors import GZ3DError, LeftOutWarning, UsageError
 
 EXIT_FAILED = 1
@@ -63,9 +64,12 @@ def _gather(options: dict[str, Any]) -> dict[str, Any]:
     file = options.get("ids")
     if file is not None:
         try:
-            lines = [line.partition("#")[0].split() for line in file]
+            text = file.read(MAX_LIST + 1)
         except UnicodeDecodeError:
             raise UsageError(f"{file.name} is not text; expected one id per line") from None
+        if len(text) > MAX_LIST:
+            raise UsageError(f"{file.name} has more than {MAX_LIST // 2**20} MiB; expected ids")
+        lines = [line.partition("#")[0].split() for line in text.splitlines()]
         options["ids"] = [word for words in lines for word in words]
     return options
 

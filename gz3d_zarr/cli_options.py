@@ -17,6 +17,7 @@ import click
 from gz3d_zarr.datamodel.layout import LayoutOptions
 from gz3d_zarr.datamodel.option_fields import OptionSpec, option_specs
 from gz3d_zarr.datamodel.subject import CLASSES
+from gz3d_zarr.locations import refuse_irregular
 from gz3d_zarr.pipeline.failure_policy import FailurePolicy
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 
@@ -91,6 +92,19 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """Examples at the end of each help page, by command."""
+
+
+class RegularFile(click.File):
+    """A text file, or - for standard input; a named pipe could be waited for without end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Open it; a usage error if it is a pipe, a socket or a device."""
+        if isinstance(value, str) and value != "-":
+            try:
+                refuse_irregular(value)
+            except OSError as error:
+                self.fail(f"{value}: {error.strerror}; use - for standard input", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class SectionOption(click.Option):
@@ -230,7 +244,7 @@ def _click_arguments(spec: OptionSpec, default: Any) -> dict[str, Any]:
         return {"help": spec.help, "is_flag": True}
     if spec.type is dict:
         return {**shared, "multiple": True, "callback": nest}
-    kind: Any = click.File("r") if spec.type is list else spec.type
+    kind: Any = RegularFile("r") if spec.type is list else spec.type
     kind = click.Choice(spec.choices) if spec.choices else kind
     return {**shared, "type": kind, "default": default, "show_default": default is not None}
 

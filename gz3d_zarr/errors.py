@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from enum import IntEnum
 
+MAX_QUOTED = 200
+"""Characters of foreign text that a message repeats at most."""
+
 
 class Status(IntEnum):
     """The outcome for one subject; stored as the CF flag variable ``status``."""
@@ -92,9 +95,27 @@ def access_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
     return tuple(found)
 
 
+def shorten(value: object) -> str:
+    """Text that was read, or anything else, for a message: the middle of a long one is cut out."""
+    text = value if isinstance(value, str) else str(value)
+    if len(text) <= MAX_QUOTED:
+        return text
+    half = MAX_QUOTED // 2 - 2
+    return f"{text[:half]}...{text[-half:]}"
+
+
+def quote(value: object) -> str:
+    """What was read, in quotes as Python writes it, for a message; a long one is cut."""
+    if isinstance(value, str | bytes):
+        value = value[: MAX_QUOTED + 1]
+    return shorten(repr(value))
+
+
 def error_message(error: Exception) -> str:
-    """Message of an exception of a file system, in one line."""
+    """Message of an exception, in one line; what is not ours is cut where it is long."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if not isinstance(error, GZ3DError):
+        words = shorten(words)
     if isinstance(error, ImportError):  # raised by fsspec: a URL needs another package
         package = getattr(error.__cause__, "name", None) or error.name
         words = f"{words}: python3 -m pip install {package.partition('.')[0]}" if package else words

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import stat
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, MutableSet
@@ -104,6 +106,52 @@ def absolute(path: str, folder: str = "") -> str:
 def is_http(path: str) -> bool:
     """Whether a path is a web address."""
     return path.startswith(("http://", "https://"))
+
+
+def read_regular(path: str | Path, limit: int | None = None) -> bytes:
+    """Read a local file, at most `limit` bytes of it.
+
+    Raises
+    ------
+    OSError
+        It cannot be read; or it is a pipe, a socket or a device, which is not opened: that could
+        wait for ever, or never end.
+    """
+    _check_mode(os.stat(path).st_mode)
+
+    def open_at_once(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with open(path, "rb", opener=open_at_once) as file:
+        _check_mode(os.fstat(file.fileno()).st_mode)  # it may have been replaced
+        return file.read() if limit is None else file.read(limit)
+
+
+def refuse_irregular(location: str) -> None:
+    """Raise OSError if the local file of a path or a URL is a pipe, a socket or a device."""
+    path = location.rpartition("::")[2]  # the file that has the others inside
+    path = path.removeprefix("file://").removeprefix("local://")
+    if "://" in path:
+        return
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # opening it says why
+        return
+    _check_mode(mode)
+
+
+def _check_mode(mode: int) -> None:
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EPERM, "it is a pipe, a socket or a device, expected a regular file")
+
+
+def file_size(path: str) -> int | None:
+    """Size in bytes of a local regular file; None if there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # also a name that is too long, or has a NUL
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

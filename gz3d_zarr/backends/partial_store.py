@@ -42,9 +42,16 @@ def open_partial_store(store: ObjectStore) -> xr.Dataset:
     layout = record.layout
     if layout is None:
         raise StoreError(f"a copy to {store.url} has not ended; no shards can be opened until then")
-    files = [parse_name(name) for name in (store.get(FILES_KEY) or b"").decode().split("\n")]
+    names = (store.get(FILES_KEY) or b"").decode("utf-8", "replace").split("\n")
+    files = [parse_name(name) for name in names]
     keys = [key for key in sorted(store.list_sizes(RECEIPTS_PREFIX)) if key.endswith(".json")]
     receipts = [Receipt.from_json(store.get(key) or b"", key) for key in keys]
+    for key, receipt in zip(keys, receipts, strict=True):
+        if len(files[layout.rows(receipt.shard)]) != len(receipt.outcomes):
+            raise StoreError(
+                f"{key} and {FILES_KEY} of {store.url} do not belong together: build the store "
+                "anew with --overwrite"
+            )
     records = [
         SubjectRecord(Entry(file), outcome)
         for receipt in receipts

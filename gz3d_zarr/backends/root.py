@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from gz3d_zarr.storage.build_record import (
     REPLACED_SUFFIX,
     ROOT_KEY,
     BuildRecord,
+    parse_root,
 )
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.packs import read_packs
@@ -120,12 +120,10 @@ def _get_root(store: ObjectStore) -> bytes:
 
 
 def _parse_root(store: ObjectStore, data: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(data)
-        if document.get("consolidated_metadata"):
-            return {**document, "attributes": dict(document.get("attributes") or {})}
-    except access_errors(*READ_ERRORS) as error:
-        raise unreadable_error(store, error) from error
+    document = parse_root(store.url, data)
+    if document.get("consolidated_metadata"):
+        attrs = document.get("attributes")
+        return {**document, "attributes": attrs if isinstance(attrs, dict) else {}}
     raise StoreError(
         f"{store.url} has no consolidated metadata: it is not a store of Galaxy Zoo: 3D, or "
         "another program changed it"

@@ -13,7 +13,7 @@ import zarr
 from dask.utils import format_bytes
 
 from gz3d_zarr.backends.store import find_root, read_store
-from gz3d_zarr.errors import Status, status_counts
+from gz3d_zarr.errors import Status, shorten, status_counts
 from gz3d_zarr.storage.object_store import open_object_store
 from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 
@@ -98,7 +98,9 @@ class StoreInfo:
             "source", "source_catalogue", "order", "nside", "codec", "shard_size", "schema_version",
             "package_version", "created", "manifest_digest", "references", "license",
         )  # fmt: skip
-        lines += [f"{name:<16}  {self.attrs[name]}" for name in shown if name in self.attrs]
+        lines += [
+            f"{name:<16}  {shorten(self.attrs[name])}" for name in shown if name in self.attrs
+        ]
         lines += [f"{'note':<16}  {note}" for note in self.attrs.get("notes", ())]
         return "\n".join(lines)
 

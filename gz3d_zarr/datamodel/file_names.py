@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 CATALOGUE_NAME = "gz3d_metadata.fits"
 SHA1_SUFFIX = ".sha1sum"
-_SUBJECT_FILE = re.compile(r"(?:gz3d_)?([A-Za-z0-9.+-]+)_(\d{1,5})_(\d{1,18})\.fits\.gz")
+_SUBJECT_FILE = re.compile(r"(?:gz3d_)?([A-Za-z0-9.+-]{1,64})_(\d{1,5})_(\d{1,18})\.fits\.gz")
 
 
 @dataclass(frozen=True, slots=True)

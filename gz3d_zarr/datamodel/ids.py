@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gz3d_zarr.errors import UsageError
+from gz3d_zarr.errors import UsageError, quote
 
 MAX_NEAR_MATCHES = 3
+MAX_LENGTH = 64
+"""Characters of an id that are compared with others."""
 MAX_LISTED = 5
 """Unknown ids of each kind that an error message lists."""
 
 
 def parse_id(value: str | int) -> str | int:
-    """Text to an id: an int, a Zooniverse subject id, where it has only digits."""
+    """Text to an id: an int, a Zooniverse subject id, where it has only digits, 18 at most."""
     text = str(value).strip()
-    return int(text) if text.isdecimal() else text
+    return int(text) if text.isdecimal() and len(text) <= 18 else text
 
 
 def find_rows(
@@ -67,13 +69,13 @@ def _unknown_message(
 ) -> str:
     kinds = []
     for name, kind in (("MaNGA id", str), ("Zooniverse subject id", int)):
-        names = [repr(wanted) for wanted in unknown if isinstance(wanted, kind)]
+        names = [quote(wanted) for wanted in unknown if isinstance(wanted, kind)]
         if names:
             more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
             kinds.append(f"the {name} {', '.join(names[:MAX_LISTED])}{more}")
     labels = np.asarray(manga_ids if isinstance(unknown[0], str) else subject_ids).tolist()
     texts = list(dict.fromkeys(str(label) for label in labels))
-    near = difflib.get_close_matches(str(unknown[0]), texts, MAX_NEAR_MATCHES)
+    near = difflib.get_close_matches(str(unknown[0])[:MAX_LENGTH], texts, MAX_NEAR_MATCHES)
     hint = f"near matches: {', '.join(near)}" if near else "no id is similar"
     if not near and texts:
         hint += f"; expected one such as {texts[0]}"

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gz3d_zarr.datamodel.codecs import CODECS
+from gz3d_zarr.datamodel.limits import MAX_SUBJECTS
 from gz3d_zarr.datamodel.option_fields import option
-from gz3d_zarr.errors import StoreError, UsageError
+from gz3d_zarr.errors import StoreError, UsageError, shorten
 
 if TYPE_CHECKING:
     from gz3d_zarr.datamodel.manifest import Manifest
@@ -90,6 +91,8 @@ class LayoutOptions:
             raise UsageError(f"nside is {nside}, expected a power of two from 1 to 2^29")
         if self.shard_size is not None and self.shard_size < 1:
             raise UsageError(f"shard_size is {self.shard_size}, expected at least 1")
+        if self.shard_size is not None and self.shard_size > MAX_SUBJECTS:
+            raise UsageError(f"shard_size is {self.shard_size}, expected at most {MAX_SUBJECTS}")
 
     def adopt(self, record: Mapping[str, Any]) -> LayoutOptions:
         """Fill in what is not given from the record of a store or of an unfinished build."""
@@ -121,15 +124,18 @@ def read_layout(attrs: Mapping[str, Any]) -> Layout:
         An attribute is missing or wrong.
     """
     try:
+        subjects, shard_size = attrs["subjects"], attrs["shard_size"]
+        if not (0 <= subjects <= MAX_SUBJECTS and 1 <= shard_size <= MAX_SUBJECTS):
+            raise ValueError(f"{subjects} subjects in shards of {shard_size}")
         return Layout(
-            attrs["subjects"],
-            attrs["shard_size"],
+            subjects,
+            shard_size,
             attrs["codec"],
             attrs["nside"],
             tuple(attrs["samples"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise StoreError(
-            f"the attributes of the store lack its layout ({error}): it was modified, or written "
-            "by another version; build it again with --overwrite"
+            f"the attributes of the store lack its layout ({shorten(error)}): it was modified, "
+            "or written by another version; build it again with --overwrite"
         ) from None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from gz3d_zarr.datamodel.subject import SubjectMetadata
-from gz3d_zarr.errors import Status, StoreError
+from gz3d_zarr.errors import Status, StoreError, error_message
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,10 @@ class Receipt:
         """Parse; StoreError if `data` is not a receipt."""
         try:
             return cls.from_dict(json.loads(data))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(
-                f"the receipt {key} cannot be read ({error}); delete it and resume: its shard is "
-                "then built again"
+                f"the receipt {key} cannot be read ({error_message(error)}); delete it and resume: "
+                "its shard is then built again"
             ) from None
 
 

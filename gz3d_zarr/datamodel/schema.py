@@ -9,7 +9,7 @@ from typing import Any
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.manifest import Entry
 from gz3d_zarr.datamodel.variables import LABELS, VARIABLES
-from gz3d_zarr.errors import StoreError
+from gz3d_zarr.errors import StoreError, shorten
 
 SCHEMA = "gz3d"
 SCHEMA_VERSION = 2
@@ -33,7 +33,7 @@ def check_schema_version(url: str, attrs: Mapping[str, Any]) -> None:
     version = attrs.get("schema_version")
     if version != SCHEMA_VERSION:
         raise StoreError(
-            f"{url} has version {version} of the schema, and this gz3d-zarr needs version "
+            f"{url} has version {shorten(version)} of the schema, and this gz3d-zarr needs version "
             f"{SCHEMA_VERSION}: build the store anew with --overwrite"
         )
 

@@ -11,7 +11,6 @@ OVERWRITE   write     replace      replace      replace
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,7 +28,14 @@ from gz3d_zarr.datamodel.cluster_arrays import cluster_arrays
 from gz3d_zarr.datamodel.schema import SCHEMA
 from gz3d_zarr.datamodel.variables import CATALOGUE_TEXT, LABELS, VARIABLES
 from gz3d_zarr.errors import StoreError, UsageError
-from gz3d_zarr.storage.build_record import RECORD_KEY, ROOT_KEY, WORK_PREFIX, BuildRecord
+from gz3d_zarr.storage.build_record import (
+    RECORD_KEY,
+    ROOT_KEY,
+    WORK_PREFIX,
+    BuildRecord,
+    read_attrs,
+    root_excess,
+)
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
 from gz3d_zarr.storage.published_receipts import is_published_key
 
@@ -179,6 +185,7 @@ def inspect_target(store: ObjectStore) -> Target:
             damage = str(error)
     attrs = read_attrs(root)
     if attrs.get("schema") == SCHEMA:
+        damage = damage or root_excess(root or b"")
         if record is not None and record.ends_with(root or b""):
             record, damage = None, ""  # the build only lacked the time to clean up
         state = TargetState.COMPLETE
@@ -198,15 +205,6 @@ def inspect_target(store: ObjectStore) -> Target:
         raise _foreign(store)
     damage = f"{ROOT_KEY} is {'missing' if root is None else 'damaged'}"
     return Target(TargetState.COMPLETE, record=record, has_root=root is not None, damage=damage)
-
-
-def read_attrs(root: bytes | None) -> dict[str, Any]:
-    """Attributes in a root ``zarr.json``; empty where there are none that can be read."""
-    try:
-        attrs = json.loads(root or b"{}")["attributes"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return attrs if isinstance(attrs, dict) else {}
 
 
 def choose_action(store: ObjectStore, target: Target, mode: Mode) -> Action:

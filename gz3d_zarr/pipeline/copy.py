@@ -15,7 +15,7 @@ from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.receipts import StoredObject
 from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, SCHEMA
 from gz3d_zarr.errors import StoreError, UsageError, plural
-from gz3d_zarr.pipeline.build_state import TargetState, inspect_target, read_attrs
+from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
 from gz3d_zarr.pipeline.publish import hold_target, publish_root
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.storage.build_record import (
@@ -25,6 +25,8 @@ from gz3d_zarr.storage.build_record import (
     BuildRecord,
     check_owner,
     digest,
+    parse_root,
+    read_attrs,
 )
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore, open_object_store
 from gz3d_zarr.storage.packs import pack_digests, pack_key
@@ -208,12 +210,14 @@ def _list_objects(source: ObjectStore) -> tuple[bytes, Layout, list[StoredObject
     if attrs.get("schema") != SCHEMA:
         open_dataset(source)  # reports what it is instead
         raise StoreError(f"{source.url} is not a Galaxy Zoo: 3D store")
-    _check_undigested(source)
+    parse_root(source.url, root)
+    found = source.list_sizes()
+    _check_undigested(source, len(found))
     published = read_published_receipts(source, attrs)
     digests = {item.key: item.sha256 for r in published.receipts for item in r.objects}
     digests[published_key(attrs[RECEIPTS_ATTR])] = attrs[RECEIPTS_ATTR]
     digests |= {pack_key(sha256): sha256 for sha256 in pack_digests(attrs).values()}
-    keys, found = stored_keys(source) | set(digests), source.list_sizes()
+    keys = stored_keys(source, len(found)) | set(digests)
     lost = sorted(keys - set(found))
     if lost:
         raise StoreError(f"{source.url} has lost {lost[0]}: run gz3d-zarr verify for details")
@@ -222,7 +226,7 @@ def _list_objects(source: ObjectStore) -> tuple[bytes, Layout, list[StoredObject
     return root, read_layout(attrs), objects, len(others)
 
 
-def _check_undigested(source: ObjectStore) -> None:
+def _check_undigested(source: ObjectStore, count: int) -> None:
     """Refuse a store where an object that has no digest is damaged.
 
     Small arrays have checksums in their codecs; the root holds all metadata once more.
@@ -235,7 +239,7 @@ def _check_undigested(source: ObjectStore) -> None:
     from gz3d_zarr.backends.store import read_small_arrays  # slow to import
     from gz3d_zarr.pipeline.store_checks import check_metadata, stored_keys
 
-    keys = stored_keys(source)
+    keys = stored_keys(source, count)
     metadata = ((f"{c.target}/{ROOT_KEY}", c.detail) for c in check_metadata(source))
     for key, finding in (
         *(item for item in metadata if item[0] in keys),

@@ -18,7 +18,7 @@ from distributed.client import FutureCancelledError
 from distributed.comm.core import CommClosedError
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from gz3d_zarr.errors import BuildError, GZ3DError, SubjectError
+from gz3d_zarr.errors import BuildError, GZ3DError, SubjectError, shorten
 from gz3d_zarr.locations import is_url, origin
 from gz3d_zarr.pipeline.failure_policy import stopped_at
 from gz3d_zarr.pipeline.plan import count_slots
@@ -124,7 +124,7 @@ def _result(future: Future[Result], address: str, hint: str) -> Result:
         raise BuildError(f"the scheduler {address} went away{hint}") from error
     except Exception as error:
         raise BuildError(
-            f"the task {future.key} failed with {type(error).__name__}: {error}{hint}"
+            f"the task {future.key} failed with {type(error).__name__}: {shorten(error)}{hint}"
         ) from error
     return result
 
@@ -218,8 +218,8 @@ def limit_tasks(client: Client, shard_size: int) -> Iterator[str]:
         client.register_plugin(ShardSlotPlugin(name, shard_size))
     except ImportError as error:
         raise BuildError(
-            f"the workers lack a package: {error}. Install the client's version of gz3d-zarr on "
-            "the workers"
+            f"the workers lack a package: {shorten(error)}. Install the client's version of "
+            "gz3d-zarr on the workers"
         ) from error
     try:
         yield name

@@ -9,9 +9,9 @@ from gz3d_zarr.datamodel.schema import SCHEMA
 from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import BuildError, Status, StoreError, plural
 from gz3d_zarr.locations import is_url
-from gz3d_zarr.pipeline.build_state import BuildRequest, read_attrs
+from gz3d_zarr.pipeline.build_state import BuildRequest
 from gz3d_zarr.pipeline.resume import ResumePlan
-from gz3d_zarr.storage.build_record import ROOT_KEY
+from gz3d_zarr.storage.build_record import ROOT_KEY, read_attrs
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.published_receipts import read_published_receipts
 

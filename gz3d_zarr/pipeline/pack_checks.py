@@ -43,7 +43,11 @@ def check_packs(store: ObjectStore, attrs: Mapping[str, Any]) -> list[Check]:
         packed |= set(chunks or ())
         checks.append(check_that("pack", name, finding))
     if all(check.passed for check in checks):
-        small = {key for key in stored_keys(store) if is_ours(key) and not is_shard(key)}
+        small = {
+            key
+            for key in stored_keys(store, len(store.list_sizes()))
+            if is_ours(key) and not is_shard(key)
+        }
         lost = sorted(key for key in small - packed if "/c/" in key)
         checks.append(check_that("pack", "all", f"{lost[0]} is in none" if lost else ""))
     return checks

@@ -25,7 +25,6 @@ from gz3d_zarr.pipeline.build_state import (
     is_only_ours,
     is_ours,
     is_shard,
-    read_attrs,
 )
 from gz3d_zarr.pipeline.resume import ResumePlan
 from gz3d_zarr.storage.build_record import (
@@ -40,6 +39,7 @@ from gz3d_zarr.storage.build_record import (
     BuildRecord,
     check_owner,
     digest,
+    read_attrs,
 )
 from gz3d_zarr.storage.lease import Lease, check_free, hold_lease
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore

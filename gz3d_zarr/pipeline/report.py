@@ -11,7 +11,7 @@ from typing import Any
 from dask.utils import format_bytes
 
 from gz3d_zarr.datamodel.variables import UNKNOWN, SubjectRecord
-from gz3d_zarr.errors import plural, status_counts
+from gz3d_zarr.errors import plural, shorten, status_counts
 from gz3d_zarr.pipeline.store_checks import Check
 
 MAX_LISTED = 50
@@ -164,7 +164,7 @@ def note_subjects(records: Iterable[SubjectRecord]) -> list[str]:
         file, metadata = others[0]
         notes.append(
             f"another MANGAID inside than in the name of {plural(len(others), 'file')} (first "
-            f"{file.name}: {metadata.manga_id}); the coordinate subject has the name's"
+            f"{file.name}: {shorten(metadata.manga_id)}); the coordinate subject has the name's"
         )
     unknown = [
         file.name for file, m in read if UNKNOWN in [getattr(m, name) for name in MAY_BE_UNKNOWN]

@@ -9,7 +9,7 @@ from typing import Any
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import SCHEMA
-from gz3d_zarr.errors import Status, StoreError, plural
+from gz3d_zarr.errors import Status, StoreError, plural, shorten
 from gz3d_zarr.pipeline.build_state import (
     Action,
     BuildRequest,
@@ -17,10 +17,15 @@ from gz3d_zarr.pipeline.build_state import (
     TargetState,
     choose_action,
     inspect_target,
-    read_attrs,
 )
 from gz3d_zarr.pipeline.plan import Plan
-from gz3d_zarr.storage.build_record import FILES_KEY, RECEIPTS_PREFIX, ROOT_KEY, receipt_key
+from gz3d_zarr.storage.build_record import (
+    FILES_KEY,
+    RECEIPTS_PREFIX,
+    ROOT_KEY,
+    read_attrs,
+    receipt_key,
+)
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
 from gz3d_zarr.storage.published_receipts import read_published_receipts
 
@@ -311,7 +316,9 @@ def check_append_only(
     wanted = [entry.file.name for entry in plan.manifest.entries]
     gone = sorted(set(file_names) - set(wanted))
     if gone:
-        differences.append(f"the source lacks {plural(len(gone), 'file')} of it (first {gone[0]})")
+        differences.append(
+            f"the source lacks {plural(len(gone), 'file')} of it (first {shorten(gone[0])})"
+        )
     if differences:
         raise StoreError(
             f"{store.url} cannot be updated: {'; '.join(differences)}. Build it anew with "
@@ -323,7 +330,7 @@ def _compare_identities(
     mine: Mapping[str, Any], existing: Mapping[str, Any], without: Sequence[str] = ()
 ) -> list[str]:
     return [
-        f"{name} is {mine[name]} (existing: {existing.get(name)})"
+        f"{name} is {mine[name]} (existing: {shorten(existing.get(name))})"
         for name in ("subjects", "shard_size", "codec", "nside", "order")
         if name not in without and existing.get(name) != mine[name]
     ]
@@ -334,9 +341,13 @@ def _compare_names(wanted: Sequence[str], existing: Sequence[str]) -> list[str]:
     new, gone = sorted(set(wanted) - set(existing)), sorted(set(existing) - set(wanted))
     words = []
     if new:
-        words.append(f"{plural(len(new), 'file')} missing in the existing one (first {new[0]})")
+        words.append(
+            f"{plural(len(new), 'file')} missing in the existing one (first {shorten(new[0])})"
+        )
     if gone:
-        words.append(f"{plural(len(gone), 'file')} missing in the source (first {gone[0]})")
+        words.append(
+            f"{plural(len(gone), 'file')} missing in the source (first {shorten(gone[0])})"
+        )
     if not words and list(wanted) != list(existing):
         words.append("the files are in another order")
     return words

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.arrays import SHARD_ARRAYS, subject_arrays
 from gz3d_zarr.datamodel.receipts import Receipt, StoredObject, SubjectOutcome
-from gz3d_zarr.errors import Status, StoreError, SubjectError
+from gz3d_zarr.errors import Status, StoreError, SubjectError, shorten
 from gz3d_zarr.sources.download import decode_body
 from gz3d_zarr.sources.options import FetchOptions
 from gz3d_zarr.sources.prefetch import ConnectionLimiter, read_files, unlimited
@@ -94,14 +94,14 @@ def build_shard(task: ShardTask) -> Receipt:
     )
     with contextlib.closing(bodies):
         for i, (path, sha1), body in zip(wanted, files, bodies, strict=True):
-before = known[i] if i < len(known) else None
+            before = known[i] if i < len(known) else None
             subject, outcome = decode_body(
                 path, sha1, body, trust_names=task.fetch.trust_names, before=before
             )
             if outcome.status in FAILED_TO_READ:
                 check_source(task.source, path, outcome.status, task.fetch.source_options)
             if task.strict and outcome.status is not Status.OK:
-                raise SubjectError(outcome.status, f"{path}: {outcome.reason}")
+                raise SubjectError(outcome.status, f"{shorten(path)}: {outcome.reason}")
             if subject is not None:
                 for name, value in subject_arrays(subject).items():
                     blocks[name][i] = value

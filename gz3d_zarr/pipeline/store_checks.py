@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from gz3d_zarr.datamodel.variables import (
     NO_VOTE,
     VARIABLES,
 )
-from gz3d_zarr.errors import GZ3DError, Status, StoreError, error_message, plural
+from gz3d_zarr.errors import GZ3DError, Status, StoreError, error_message, plural, quote, shorten
 from gz3d_zarr.storage.build_record import ROOT_KEY, WORK_PREFIX
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
@@ -153,12 +154,14 @@ def check_objects(store: ObjectStore) -> list[Check]:
     StoreError
         The store cannot be read.
     """
-    found, expected, checks = store.list_sizes(), set(), []
+    found, checks = store.list_sizes(), []
+    expected: set[str] = set()
     for name, document in (_consolidated(store) or {}).items():
         try:
-            expected |= _chunk_keys(name, document)
+            expected |= _chunk_keys(name, document, len(found))
         except _PARSE_ERRORS as error:
-            finding = f"its metadata cannot be understood: {type(error).__name__}: {error}"
+            words = f"{type(error).__name__}: {error_message(error)}"
+            finding = f"its metadata cannot be understood: {words}"
             checks.append(Check("metadata", name, False, finding))
     checks += [
         check_that("object", key, "" if key in found else "it is missing")
@@ -172,8 +175,10 @@ def check_objects(store: ObjectStore) -> list[Check]:
     return checks
 
 
-def stored_keys(store: ObjectStore) -> set[str]:
+def stored_keys(store: ObjectStore, count: int) -> set[str]:
     """Keys of all objects of a store besides its root, according to the root.
+
+    `count` is the number of objects that exist.
 
     Raises
     ------
@@ -183,7 +188,7 @@ def stored_keys(store: ObjectStore) -> set[str]:
     keys = set()
     for name, document in (_consolidated(store) or {}).items():
         try:
-            keys |= {f"{name}/{ROOT_KEY}", *_chunk_keys(name, document)}
+            keys |= {f"{name}/{ROOT_KEY}", *_chunk_keys(name, document, count)}
         except _PARSE_ERRORS as error:
             raise StoreError(
                 f"the metadata of {name} in {store.url} cannot be understood "
@@ -196,12 +201,14 @@ _PARSE_ERRORS = (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeEr
 """What metadata that are no array's raise."""
 
 
-def _chunk_keys(name: str, document: Mapping[str, Any]) -> set[str]:
-    """Keys of all chunks of an array; none of a group."""
+def _chunk_keys(name: str, document: Mapping[str, Any], most: int) -> set[str]:
+    """Keys of all chunks of an array, none of a group; ValueError if they are more than `most`."""
     if document.get("node_type") != "array":
         return set()
     lengths = document["chunk_grid"]["configuration"]["chunk_shape"]
     counts = [-(-n // chunk) for n, chunk in zip(document["shape"], lengths, strict=True)]
+    if math.prod(counts) > most:
+        raise ValueError(f"it claims {math.prod(counts)} chunks, the store has {most} objects")
     indices = itertools.product(*(range(n) for n in counts))
     return {"/".join((name, "c", *map(str, index))) for index in indices}
 
@@ -216,7 +223,7 @@ def check_coordinates(
         try:
             finding = find(values, table, layout)
         except (KeyError, IndexError, ValueError, TypeError, GZ3DError) as error:
-            finding = f"it cannot be tested: {type(error).__name__}: {error}"
+            finding = f"it cannot be tested: {type(error).__name__}: {error_message(error)}"
         yield check_that("coordinates", target, finding)
 
 
@@ -239,12 +246,12 @@ def check_labels(store: ObjectStore, layout: Layout) -> list[Check]:
     checks = []
     for name, labels in LABELS.items():
         found = [str(label) for label in stored[name].values.tolist()]
-        finding = "" if found == list(labels) else f"it is {found}, expected {list(labels)}"
+        finding = "" if found == list(labels) else f"it is {quote(found)}, expected {list(labels)}"
         checks.append(check_that("coordinates", name, finding))
     for name, expected in sample_attrs(layout.samples).items():
         value = stored["sample"].attrs.get(name)
         same = np.array_equal(np.asarray(value), np.asarray(expected))
-        finding = "" if same else f"it is {value!r}, expected {expected!r}"
+        finding = "" if same else f"it is {quote(value)}, expected {expected!r}"
         checks.append(check_that("coordinates", f"sample's {name}", finding))
     return checks
 
@@ -340,7 +347,9 @@ def check_attributes(attrs: Mapping[str, Any], status: Iterable[int]) -> list[Ch
         check_that(
             "attributes",
             name,
-            "" if attrs.get(name) == value else f"it is {attrs.get(name)}, expected {value}",
+            ""
+            if attrs.get(name) == value
+            else f"it is {shorten(attrs.get(name))}, expected {value}",
         )
         for name, value in expected.items()
     ]

@@ -21,7 +21,7 @@ from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 from gz3d_zarr.datamodel.subject import Subject
 from gz3d_zarr.datamodel.variables import observed_flag
-from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message
+from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message, quote
 from gz3d_zarr.pipeline import store_checks as checks
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
 from gz3d_zarr.pipeline.dask_tasks import run_tasks, share_connections
@@ -242,7 +242,7 @@ def _compare_metadata(stored: SubjectOutcome, now: SubjectOutcome) -> str:
     mine = asdict(stored.metadata) if stored.metadata is not None else {}
     theirs = asdict(now.metadata) if now.metadata is not None else {}
     return "; ".join(
-        f"{name} is {mine.get(name)!r} in the store, {value!r} in the file"
+        f"{name} is {quote(mine.get(name))} in the store, {quote(value)} in the file"
         for name, value in theirs.items()
         if mine.get(name) != value
     )

@@ -11,12 +11,20 @@ from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, base_name, parse_name
-from gz3d_zarr.errors import SourceError, Status, SubjectError, error_message, plural
+from gz3d_zarr.datamodel.limits import MAX_LIST
+from gz3d_zarr.errors import (
+    SourceError,
+    Status,
+    SubjectError,
+    error_message,
+    plural,
+    quote,
+)
 from gz3d_zarr.locations import absolute
 from gz3d_zarr.sources.catalogue import read_file_names, read_sha1_list
 from gz3d_zarr.sources.download import compare_sha1, hash_body, write_cached
 from gz3d_zarr.sources.http import Connection, RefusedError, fetch, open_connection
-from gz3d_zarr.sources.listing import MAX_SMALL_FILE, Listing, Source, build_listing
+from gz3d_zarr.sources.listing import Listing, Source, build_listing
 
 _SHA1_LIST = re.compile(r"[A-Za-z0-9_.+-]+\.sha1sum")
 
@@ -152,11 +160,11 @@ def list_archive(
 def _load(connection: Connection, url: str, check: Callable[[str, bytes], object]) -> bytes | None:
     """Fetch a document that passes `check`, in two tries; None if it does not exist."""
     try:
-        data = fetch(connection, url, MAX_SMALL_FILE)
+        data = fetch(connection, url, MAX_LIST)
         try:
             check(url, data)
         except SourceError:
-            data = fetch(connection, url, MAX_SMALL_FILE)
+            data = fetch(connection, url, MAX_LIST)
             check(url, data)
     except SubjectError as error:
         if error.status is Status.MISSING:
@@ -168,9 +176,9 @@ def _load(connection: Connection, url: str, check: Callable[[str, bytes], object
 def _try_index(connection: Connection, root: str) -> tuple[str | None, str]:
     """Text of the index page, in two tries if it is cut short, or None and why there is none."""
     try:
-        page = fetch(connection, root, MAX_SMALL_FILE).decode("utf-8", "replace")
+        page = fetch(connection, root, MAX_LIST).decode("utf-8", "replace")
         if not _is_whole(page):
-            page = fetch(connection, root, MAX_SMALL_FILE).decode("utf-8", "replace")
+            page = fetch(connection, root, MAX_LIST).decode("utf-8", "replace")
     except SubjectError as error:
         if error.status is Status.MISSING or isinstance(error, RefusedError):
             return None, "the server has no index page"
@@ -214,8 +222,8 @@ def _read_links(page: str, root: str) -> list[str]:
             continue  # the parent folder, columns to sort by, other files
         if unquote(urljoin(root, target)) != unquote(urljoin(root, ".")) + name:
             raise SourceError(
-                f"the index page {root} links to {target!r}, which is outside of the archive; do "
-                "not trust such an archive"
+                f"the index page {root} links to {quote(target)}, which is outside of the archive; "
+                "do not trust such an archive"
             )
         files.append(root + name)
     return files

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, base_name, parse_catalogue_name
+from gz3d_zarr.datamodel.limits import MAX_SUBJECTS
 from gz3d_zarr.datamodel.manifest import CatalogueRow
 from gz3d_zarr.datamodel.subject import SubjectMetadata
-from gz3d_zarr.errors import SourceError, error_message, plural
+from gz3d_zarr.errors import SourceError, error_message, plural, quote
 from gz3d_zarr.sources.listing import as_text
 
 _SHA1_LINE = re.compile(r"([0-9a-fA-F]{40})[ \t]+\*?(\S+)")
@@ -148,6 +149,9 @@ def _read_table(
 
     try:
         with fits.open(io.BytesIO(data)) as hdus:
+            rows = int(hdus[1].header["NAXIS2"])
+            if rows > MAX_SUBJECTS:
+                raise ValueError(f"it has {rows} rows, more than {MAX_SUBJECTS}")
             table = hdus[1].data
             columns = {column.name.lower(): column for column in table.columns}
             found = {
@@ -239,5 +243,5 @@ def read_sha1_list(path: str, data: bytes) -> dict[str, str]:
         if match is not None:
             digests[base_name(match[2])] = match[1].lower()
         elif line.strip():
-            raise SourceError(f"line {number} of {path} is {line!r}, expected 'sha1  name'")
+            raise SourceError(f"line {number} of {path} is {quote(line)}, expected 'sha1  name'")
     return digests

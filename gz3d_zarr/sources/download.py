@@ -23,8 +23,15 @@ from gz3d_zarr.errors import (
     SubjectError,
     access_errors,
     error_message,
+    shorten,
 )
-from gz3d_zarr.locations import is_http, is_url, write_atomically
+from gz3d_zarr.locations import (
+    is_http,
+    is_url,
+    read_regular,
+    refuse_irregular,
+    write_atomically,
+)
 from gz3d_zarr.sources.http import Connection, fetch_redirected, open_connection
 
 MAX_FILE = 32 * 2**20
@@ -92,7 +99,7 @@ class FileRequest:
         if self._cached is not None and self._tries_cache:
             self._tries_cache = False
             with contextlib.suppress(OSError):
-                return hash_body(self._cached.read_bytes())
+                return hash_body(read_regular(self._cached, MAX_FILE))
         self._downloads += 1
         if connection is not None and is_http(self.path):
             data, final = fetch_redirected(connection, self.path, MAX_FILE)
@@ -185,9 +192,8 @@ def read_file(
 def read_local(path: str, _: Mapping[str, Any] | None = None) -> bytes:
     """Read one file on a local disk; SubjectError as `read_file`."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE + 1)
-    except OSError as error:
+        data = read_regular(path, MAX_FILE + 1)
+    except (OSError, ValueError) as error:
         raise _read_error(error) from None
     return _check_size(data)
 
@@ -210,17 +216,24 @@ def write_cached(path: Path, data: bytes) -> None:
 
 def _read_remote(path: str, options: Mapping[str, Any] | None) -> bytes:
     try:
-        fs, inner = url_to_fs(path, **(options or {}))
-        try:
-            data: bytes = fs.cat_file(inner, end=MAX_FILE + 1)
-        except OSError as error:
-            # S3 answers 416 to a range of an empty object.
-            if error.errno != errno.EINVAL or fs.size(inner) != 0:
-                raise
-            data = b""
+        data = read_by_fsspec(path, options, MAX_FILE + 1)
     except access_errors(ImportError, TypeError, ValueError) as error:
         raise _read_error(error) from None
     return _check_size(data)
+
+
+def read_by_fsspec(path: str, options: Mapping[str, Any] | None, limit: int) -> bytes:
+    """At most `limit` bytes of a file at a URL; errors are those of its file system."""
+    refuse_irregular(path)
+    fs, inner = url_to_fs(path, **(options or {}))
+    try:
+        data: bytes = fs.cat_file(inner, end=limit)
+    except OSError as error:
+        # S3 answers 416 to a range of an empty object.
+        if error.errno != errno.EINVAL or fs.size(inner) != 0:
+            raise
+        data = b""
+    return data
 
 
 def _read_error(error: Exception) -> SubjectError:
@@ -288,7 +301,7 @@ def _check_identity(name: str, body: FileBody, metadata: SubjectMetadata) -> Non
     if body.redirected_to:
         finding = f"a redirect led to another file ({body.redirected_to:.60})"
     elif file is not None and metadata.manga_id != file.manga_id:
-        finding = f"its MANGAID is {metadata.manga_id}, its name says {file.manga_id}"
+        finding = f"its MANGAID is {shorten(metadata.manga_id)}, its name says {file.manga_id}"
     elif file is not None and metadata.ifu_design_size != file.ifu_design_size:
         finding = (
             f"its IFUDESIGNSIZE is {metadata.ifu_design_size}, its name says {file.ifu_design_size}"

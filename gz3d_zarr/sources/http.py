@@ -21,7 +21,7 @@ from typing import Any
 import tenacity
 import urllib3
 
-from gz3d_zarr.errors import Status, SubjectError, UsageError
+from gz3d_zarr.errors import Status, SubjectError, UsageError, shorten
 
 ATTEMPTS = 7
 """Maximum number of tries; together they wait about half a minute."""
@@ -142,7 +142,7 @@ def fetch_redirected(connection: Connection, url: str, limit: int) -> tuple[byte
                 return _get(connection.pool, url, limit)
     except _TransientError as error:
         raise SubjectError(
-            Status.UNREACHABLE, f"{url} cannot be fetched in {ATTEMPTS} tries: {error}"
+            Status.UNREACHABLE, f"{shorten(url)} cannot be fetched in {ATTEMPTS} tries: {error}"
         ) from None
     raise AssertionError("tenacity returns or raises")  # pragma: no cover
 
@@ -189,15 +189,20 @@ def _get(pool: urllib3.PoolManager, url: str, limit: int) -> tuple[bytes, str]:
                 body += piece
                 if len(body) > limit:
                     raise SubjectError(
-                        Status.CORRUPT, f"{url} has more than {limit // 2**20} MiB; expected less"
+                        Status.CORRUPT,
+                        f"{shorten(url)} has more than {limit // 2**20} MiB; expected less",
                     )
     except urllib3.exceptions.HTTPError as error:
         cause = getattr(error, "reason", None) or error  # MaxRetryError wraps it
         if _is_lasting(cause):
-            raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {cause}") from None
-        raise _TransientError(f"{type(cause).__name__}: {cause}") from error
+            raise SubjectError(
+                Status.UNREACHABLE, f"{shorten(url)} cannot be fetched: {shorten(cause)}"
+            ) from None
+        raise _TransientError(f"{type(cause).__name__}: {shorten(cause)}") from error
     except ValueError as error:  # invalid URL, of a redirect perhaps
-        raise SubjectError(Status.UNREACHABLE, f"{url} cannot be fetched: {error}") from None
+        raise SubjectError(
+            Status.UNREACHABLE, f"{shorten(url)} cannot be fetched: {shorten(error)}"
+        ) from None
     return bytes(body), final or url
 
 
@@ -212,7 +217,8 @@ def _is_lasting(cause: object) -> bool:
 def _check_status(url: str, response: urllib3.BaseHTTPResponse) -> None:
     if response.status == 200:
         return
-    answer = f"the server answers {response.status} {response.reason or ''}".rstrip()
+    answer = f"the server answers {response.status} {shorten(response.reason or '')}".rstrip()
+    url = shorten(url)
     if response.status in MISSING:
         raise SubjectError(Status.MISSING, f"there is no file {url}: {answer}")
     wait = _retry_after(response.headers.get("Retry-After"))

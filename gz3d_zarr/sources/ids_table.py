@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
+from gz3d_zarr.datamodel.limits import MAX_TABLE, gunzip
 from gz3d_zarr.errors import UsageError, error_message
+from gz3d_zarr.locations import is_url, read_regular
 
 _PLATE_IFU = re.compile(r"\d{4,5}-\d{3,5}")
 COLUMNS = ("mangaid", "plateifu")
@@ -28,7 +31,7 @@ def read_plate_ifus(path: str | Path) -> dict[str, str]:
         name = str(path).lower().removesuffix(".gz")
         form = "fits" if name.endswith((".fits", ".fit")) else "ascii.csv"
         hdu = {"hdu": 1} if form == "fits" else {}
-        table = Table.read(path, format=form, **hdu)
+        table = Table.read(_open(path), format=form, **hdu)
     except Exception as error:  # astropy raises many kinds
         raise UsageError(
             f"{what} {path} cannot be read: {error_message(error)}; expected FITS or CSV"
@@ -44,6 +47,18 @@ def read_plate_ifus(path: str | Path) -> dict[str, str]:
 def is_plate_ifu(wanted: str | int) -> TypeGuard[str]:
     """Whether an id has the form of a plate-IFU, which no MaNGA id of the catalogue has."""
     return isinstance(wanted, str) and _PLATE_IFU.fullmatch(wanted) is not None
+
+
+def _open(path: str | Path) -> Any:
+    """What astropy reads a table from: the contents of a local file, within bounds."""
+    if is_url(str(path)):
+        return path
+    data = read_regular(path, MAX_TABLE + 1)
+    if str(path).lower().endswith(".gz"):
+        data = gunzip(data, MAX_TABLE)
+    if len(data) > MAX_TABLE:
+        raise ValueError(f"it has more than {MAX_TABLE // 2**20} MiB")
+    return io.BytesIO(data)
 
 
 def replace_plate_ifus(ids: Sequence[str | int], plate_ifus: Mapping[str, str]) -> list[str | int]:

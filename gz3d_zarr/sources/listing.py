@@ -18,6 +18,7 @@ from gz3d_zarr.datamodel.file_names import (
     base_name,
     parse_name,
 )
+from gz3d_zarr.datamodel.limits import MAX_LIST, MAX_SUBJECTS
 from gz3d_zarr.errors import (
     SourceError,
     SubjectError,
@@ -25,12 +26,23 @@ from gz3d_zarr.errors import (
     access_errors,
     error_message,
     plural,
+    quote,
+    shorten,
 )
-from gz3d_zarr.locations import S3_SCHEMES, absolute, ask, is_http, is_url, origin
+from gz3d_zarr.locations import (
+    S3_SCHEMES,
+    absolute,
+    ask,
+    file_size,
+    is_http,
+    is_url,
+    origin,
+    read_regular,
+    refuse_irregular,
+)
+from gz3d_zarr.sources.download import read_by_fsspec
 from gz3d_zarr.sources.http import fetch, open_connection
 
-MAX_SMALL_FILE = 256 * 2**20
-"""Largest catalogue (the whole survey: 7.6 MB), sha1 list or index page, in bytes."""
 LISTING_SECONDS = 60
 """Timeout for a web server that lists a folder; the default of fsspec is five minutes."""
 Source = str | Path | Sequence[str | Path]
@@ -127,13 +139,20 @@ def read_small_file(path: str, options: Mapping[str, Any] | None = None) -> byte
     try:
         if is_http(path):
             with open_connection(options) as pool:
-                return fetch(pool, path, MAX_SMALL_FILE)
-        fs, inner = url_to_fs(path, **(options or {}))
-        data: bytes = fs.cat_file(inner)
+                return fetch(pool, path, MAX_LIST)
+        if is_url(path):
+            data = read_by_fsspec(path, options, MAX_LIST + 1)
+        else:
+            data = read_regular(path, MAX_LIST + 1)
     except SubjectError as error:
         raise SourceError(error.reason) from None
     except access_errors(ImportError, ValueError) as error:
-        raise SourceError(f"{path} cannot be read: {error_message(error)}") from error
+        raise SourceError(f"{shorten(path)} cannot be read: {error_message(error)}") from error
+    if len(data) > MAX_LIST:
+        raise SourceError(
+            f"{shorten(path)} has more than {MAX_LIST // 2**20} MiB: it is not a file of a Galaxy "
+            "Zoo: 3D archive; those of the whole survey have less than 8 MB"
+        )
     return data
 
 
@@ -158,6 +177,7 @@ def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str,
             paths = [_url_in_list(location, here, line) for line in listed]
         else:
             paths = [absolute(line, here) for line in listed]
+        check_count(location, len(paths))
         return _add_catalogue_files([(path, _size(path)) for path in paths], options)
     try:
         if is_url(location):
@@ -179,16 +199,15 @@ def _url_in_list(location: str, here: str, line: str) -> str:
     path = absolute(line) if is_url(line) else f"{here}/{line}"
     if origin(path) != origin(location) or ".." in path.split("/"):
         raise SourceError(
-            f"the list {location} names {line!r}, which is outside of its folder and server; do "
-            "not trust such a list. If you do, download it and use the copy"
+            f"the list {location} names {quote(line)}, which is outside of its folder and server; "
+            "do not trust such a list. If you do, download it and use the copy"
         )
     return path
 
 
 def _size(path: str) -> int | None:
     """Size in bytes of an existing local file, otherwise None."""
-    local = not is_url(path) and Path(path).is_file()
-    return Path(path).stat().st_size if local else None
+    return None if is_url(path) else file_size(path)
 
 
 def _add_catalogue_files(
@@ -223,7 +242,8 @@ def _list_local(location: str) -> list[tuple[str, int | None]]:
     path = Path(location)
     if path.is_dir():
         paths = list(path.iterdir())
-    elif path.is_file():
+    elif path.exists():
+        refuse_irregular(location)
         paths = [path]
     elif glob.has_magic(location):
         paths = [Path(name) for name in glob.iglob(location)]
@@ -231,13 +251,14 @@ def _list_local(location: str) -> list[tuple[str, int | None]]:
         raise FileNotFoundError(location)
     # Keep folders with the name of a subject file, so that they are reported as unreadable.
     kept = [p for p in paths if not p.is_dir() or parse_name(p.name) is not None]
-    found = [(str(p), p.stat().st_size if p.is_file() else None) for p in kept]
+    found = [(str(p), file_size(str(p))) for p in kept]
     return found if path.is_dir() else _add_catalogue_files(found, {})
 
 
 def _list_url(location: str, options: Mapping[str, Any]) -> list[tuple[str, int | None]]:
     if parse_name(location) is not None:
         return _add_catalogue_files([(location, None)], options)
+    refuse_irregular(location)
     fs, inner = url_to_fs(location, **options)
     limit = {"timeout": LISTING_SECONDS} if is_http(location) else {}
     if location.startswith(S3_SCHEMES):  # a long listing may take long, a dead server must not
@@ -261,8 +282,18 @@ def _is_catalogue_file(name: str) -> bool:
     return base_name(name) == CATALOGUE_NAME or name.endswith(SHA1_SUFFIX)
 
 
+def check_count(location: str, count: int) -> None:
+    """Refuse a source of more files than any archive has; SourceError."""
+    if count > MAX_SUBJECTS:
+        raise SourceError(
+            f"{location} has {count} files, and a store may have {MAX_SUBJECTS} subjects: is it "
+            "the right source?"
+        )
+
+
 def build_listing(location: str, found: Sequence[tuple[str, int | None]]) -> Listing:
     """Separate subject files from other files; SourceError if there are none, or twins."""
+    check_count(location, len(found))
     files: list[SubjectFile] = []
     others: list[str] = []
     for path, size in found:
@@ -283,13 +314,13 @@ def build_listing(location: str, found: Sequence[tuple[str, int | None]]) -> Lis
         twin = seen.setdefault(file.zooniverse_subject_id, file)
         if twin is not file:
             raise SourceError(
-                f"{twin.path} and {file.path} have the same Zooniverse subject id "
-                f"{file.zooniverse_subject_id}, which must be unique; leave one of them out"
+                f"{shorten(twin.path)} and {shorten(file.path)} have the same Zooniverse subject "
+                f"id {file.zooniverse_subject_id}, which must be unique; leave one of them out"
             )
     paths = sorted(path for path, _ in found)
     notes: tuple[str, ...] = ()
     if others:
-        names = ", ".join(sorted(base_name(path) for path in others)[:3])
+        names = shorten(", ".join(sorted(base_name(path) for path in others)[:3]))
         notes = (
             f"left out {plural(len(others), 'file')} without the name of a subject file ({names}"
             f"{', ...' if len(others) > 3 else ''})",

@@ -15,7 +15,7 @@ from gz3d_zarr.datamodel.ids import MAX_LISTED, find_rows, parse_id
 from gz3d_zarr.datamodel.layout import MAX_NSIDE
 from gz3d_zarr.datamodel.manifest import CatalogueRow, Entry, Manifest
 from gz3d_zarr.datamodel.sample_flags import sample_words
-from gz3d_zarr.errors import UsageError, plural
+from gz3d_zarr.errors import UsageError, plural, shorten
 from gz3d_zarr.locations import absolute, is_url, origin
 from gz3d_zarr.sources.archive import is_archive, list_archive
 from gz3d_zarr.sources.catalogue import Catalogue, read_catalogue, read_sha1_list
@@ -165,7 +165,9 @@ def _select_ids(
     notes = []
     if warns and missing and len(missing) < len(set(ids)):
         first = ", ".join(str(wanted) for wanted in missing[:MAX_LISTED])
-        notes.append(f"no subject has {plural(len(missing), 'id')} of the list (first {first})")
+        notes.append(
+            f"no subject has {plural(len(missing), 'id')} of the list (first {shorten(first)})"
+        )
         ids = [wanted for wanted in ids if wanted in known]
     try:
         rows = find_rows(ids, manga_ids, subject_ids)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from gz3d_zarr.datamodel.limits import object_limit
 from gz3d_zarr.errors import StoreError, access_errors, error_message
 from gz3d_zarr.locations import is_http, origin
 
@@ -103,15 +104,22 @@ class ObjectStore(ABC):
         Raises
         ------
         StoreError
-            If it cannot be read.
+            If it cannot be read, or is a document far larger than any of a store.
         """
+        limit = object_limit(key)
         with self._convert_errors("read", key):
             try:
-                return self._get(key)
+                data = self._get(key, None if limit is None else limit + 1)
             except (FileNotFoundError, NotADirectoryError) as error:
                 if _lacks_bucket(error):
                     raise
                 return None
+        if limit is not None and len(data) > limit:
+            raise StoreError(
+                f"{self.url}/{key} has more than {limit // 2**20} MiB: it was not written by "
+                "gz3d-zarr, and the store cannot be trusted"
+            )
+        return data
 
     def get_start(self, key: str, length: int) -> bytes | None:
         """Read the first bytes of one object, or all where it is shorter; None if there is none.
@@ -222,8 +230,8 @@ class ObjectStore(ABC):
         """
 
     @abstractmethod
-    def _get(self, key: str) -> bytes:
-        """Read one object; FileNotFoundError if there is none."""
+    def _get(self, key: str, limit: int | None) -> bytes:
+        """Read one object, not far beyond `limit` bytes; FileNotFoundError if there is none."""
 
     @abstractmethod
     def _get_start(self, key: str, length: int) -> bytes:

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gz3d_zarr.datamodel.layout import Layout, read_layout
+from gz3d_zarr.datamodel.limits import find_excess
 from gz3d_zarr.datamodel.schema import SCHEMA, SCHEMA_VERSION
-from gz3d_zarr.errors import StoreError
+from gz3d_zarr.errors import StoreError, error_message, shorten
 from gz3d_zarr.storage.base_store import ObjectStore
 
 ROOT_KEY = "zarr.json"
@@ -70,13 +71,13 @@ class BuildRecord:
         try:
             content: dict[str, Any] = json.loads(data)
             version = content.get("schema"), content.get("schema_version")
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise _damaged_record(error) from None
         if version != (SCHEMA, SCHEMA_VERSION):
             raise StoreError(
                 f"{RECORD_KEY} is of a build by another version of gz3d-zarr (schema "
-                f"{version[0]} {version[1]}, expected {SCHEMA} {SCHEMA_VERSION}); build the store "
-                "anew with --overwrite"
+                f"{shorten(version[0])} {shorten(version[1])}, expected {SCHEMA} "
+                f"{SCHEMA_VERSION}); build the store anew with --overwrite"
             )
         try:
             shards = content["shards_to_write"]
@@ -97,10 +98,48 @@ class BuildRecord:
         return digest(root) == self.root_sha256
 
 
+def parse_root(url: str, data: bytes) -> dict[str, Any]:
+    """Parse a root ``zarr.json``.
+
+    Raises
+    ------
+    StoreError
+        It is none, or it claims more than any store holds: reading that would need memory and
+        time without end.
+    """
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(
+            f"{url} cannot be opened as a Zarr 3 store: {error_message(error)}"
+        ) from error
+    if not isinstance(document, dict):
+        raise StoreError(f"{url} cannot be opened as a Zarr 3 store: {ROOT_KEY} is no object")
+    excess = root_excess(data)
+    if excess:
+        raise StoreError(f"{url} is damaged ({excess}): build it anew with --overwrite")
+    return document
+
+
+def root_excess(data: bytes) -> str:
+    """What a root that can be parsed claims beyond any store, in words; empty if nothing."""
+    excess = find_excess(json.loads(data))
+    return excess and f"its {ROOT_KEY} claims more than a store can hold: {excess}"
+
+
+def read_attrs(root: bytes | None) -> dict[str, Any]:
+    """Attributes in a root ``zarr.json``; empty where there are none that can be read."""
+    try:
+        attrs = json.loads(root or b"{}")["attributes"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return attrs if isinstance(attrs, dict) else {}
+
+
 def _damaged_record(error: Exception) -> StoreError:
     return StoreError(
-        f"{RECORD_KEY} cannot be read ({type(error).__name__}: {error}); build the store anew with "
-        "--overwrite"
+        f"{RECORD_KEY} cannot be read ({type(error).__name__}: {shorten(error)}); build the "
+        "store anew with --overwrite"
     )
 
 

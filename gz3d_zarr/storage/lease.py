@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from gz3d_zarr.errors import GZ3DError, StoreError
+from gz3d_zarr.errors import GZ3DError, StoreError, shorten
 from gz3d_zarr.storage.base_store import ObjectStore
 from gz3d_zarr.storage.build_record import LEASE_KEY, WORK_PREFIX
 
@@ -201,8 +201,8 @@ def _check_lapsed(store: ObjectStore, key: str, current: bytes, seconds: float) 
 
 def _held(store: ObjectStore, holder: dict[str, Any]) -> StoreError:
     return StoreError(
-        f"{store.url} is being built by process {holder.get('pid')} on {holder.get('host')}; wait "
-        "until it ends, or end it, and try again"
+        f"{store.url} is being built by process {shorten(holder.get('pid'))} on "
+        f"{shorten(holder.get('host'))}; wait until it ends, or end it, and try again"
     )
 
 
@@ -210,7 +210,7 @@ def _parse(data: bytes | None) -> dict[str, Any]:
     """What a lease says; nothing if there is none, or if it is unreadable."""
     try:
         content = json.loads(data or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gz3d_zarr.locations import create_atomically, write_atomically
+from gz3d_zarr.locations import create_atomically, read_regular, write_atomically
 from gz3d_zarr.storage.base_store import ObjectStore
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class LocalStore(ObjectStore):
         # An NFS server that repeats the request reports our own file as existing.
         return self._create(key, data) or self.get(key) == data
 
-    def _get(self, key: str) -> bytes:
-        return Path(self.url, key).read_bytes()
+    def _get(self, key: str, limit: int | None) -> bytes:
+        return read_regular(Path(self.url, key), limit)
 
     def _get_start(self, key: str, length: int) -> bytes:
         # Opened anew each time: only that makes NFS ask its server.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -56,8 +57,15 @@ class ObstoreStore(ObjectStore):
             raise
         return created
 
-    def _get(self, key: str) -> bytes:
-        data: bytes = self._run(lambda store: store.get(key).bytes().to_bytes())
+    def _get(self, key: str, limit: int | None) -> bytes:
+        def get(store: Any) -> bytes:
+            result = store.get(key)
+            if limit is not None and result.meta["size"] > limit:
+                return b"".join(itertools.islice(result.stream(limit), 1))
+            data: bytes = result.bytes().to_bytes()
+            return data
+
+        data: bytes = self._run(get)
         return data
 
     def _get_start(self, key: str, length: int) -> bytes:

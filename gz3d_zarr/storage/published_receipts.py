@@ -10,12 +10,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gz3d_zarr.datamodel.file_names import parse_name
+from gz3d_zarr.datamodel.limits import (
+    MAX_ALL_RECEIPTS,
+    MAX_DOCUMENT,
+    MAX_SUBJECT_RECEIPT,
+    gunzip,
+)
 from gz3d_zarr.datamodel.manifest import CatalogueRow, Entry
 from gz3d_zarr.datamodel.receipts import Receipt, metadata_from_json, metadata_to_json
 from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, check_schema_version
 from gz3d_zarr.datamodel.variables import SubjectRecord
-from gz3d_zarr.errors import StoreError
-from gz3d_zarr.storage.build_record import digest
+from gz3d_zarr.errors import StoreError, error_message, quote
+from gz3d_zarr.storage.build_record import ROOT_KEY, digest, read_attrs
 from gz3d_zarr.storage.object_store import ObjectStore
 
 PUBLISHED_PREFIX = "receipts/"
@@ -84,6 +90,8 @@ def read_published_receipts(store: ObjectStore, attrs: Mapping[str, Any]) -> Pub
     check_schema_version(store.url, attrs)
     sha256 = str(attrs.get(RECEIPTS_ATTR, ""))
     data = store.get(published_key(sha256)) if sha256 else None
+    if data is None and read_attrs(store.get(ROOT_KEY)).get(RECEIPTS_ATTR, sha256) != sha256:
+        raise StoreError(f"{store.url} was updated while it was read: try again")
     if data is None:
         raise StoreError(
             f"{store.url} has no receipts, which say how it was built: it is damaged, or was "
@@ -94,7 +102,18 @@ def read_published_receipts(store: ObjectStore, attrs: Mapping[str, Any]) -> Pub
             f"{store.url}/{published_key(sha256)} is not as it was written (SHA-256): the store is "
             "damaged; build it anew with --overwrite"
         )
-    content = json.loads(gzip.decompress(data))
+    subjects = attrs.get("subjects")
+    limit = min(
+        MAX_ALL_RECEIPTS,
+        MAX_DOCUMENT + MAX_SUBJECT_RECEIPT * (subjects if isinstance(subjects, int) else 0),
+    )
+    try:
+        content = json.loads(gunzip(data, limit))
+    except ValueError as error:
+        raise StoreError(
+            f"the receipts of {store.url} cannot be read ({error_message(error)}): the store was "
+            "not written by gz3d-zarr; build it anew with --overwrite"
+        ) from None
     receipts = tuple(Receipt.from_dict(receipt) for receipt in content["receipts"])
     outcomes = [outcome for receipt in receipts for outcome in receipt.outcomes]
     records = []
@@ -102,7 +121,7 @@ def read_published_receipts(store: ObjectStore, attrs: Mapping[str, Any]) -> Pub
         file = parse_name(outcome.file_name)
         if file is None:
             raise StoreError(
-                f"{outcome.file_name!r} in the receipts is not the name of a subject file"
+                f"{quote(outcome.file_name)} in the receipts is not the name of a subject file"
             )
         metadata = outcome.metadata
         if row is not None and row["metadata"] is not None:

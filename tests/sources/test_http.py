@@ -234,15 +234,15 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> Fetched:
     """What `read_files` fetches, in place of a network; every seventh file is missing."""
     bodies: Fetched = []
 
-    def fetch_one(_: Any, url: str, __: int) -> bytes:
+    def fetch_one(_: Any, url: str, __: int) -> tuple[bytes, str]:
         body = MarkedBytes(url.encode())
         body.mark = Mark()
         bodies.append(weakref.ref(body.mark))
         if int(url.rpartition("/")[2]) % 7 == 3:
             raise SubjectError(Status.MISSING, "there is no file")
-        return body
+        return body, url
 
-    monkeypatch.setattr(download, "fetch", fetch_one)
+    monkeypatch.setattr(download, "fetch_redirected", fetch_one)
     monkeypatch.setattr(download, "unpack", lambda data: data)
     monkeypatch.setattr(prefetch, "PREFETCH_BYTES", 100)  # four files may wait, and another begin
     return bodies
