@@ -54,11 +54,9 @@ def _open(path: str | Path) -> Any:
     if is_url(str(path)):
         return path
     data = read_regular(path, MAX_TABLE + 1)
-    if str(path).lower().endswith(".gz"):
-        data = gunzip(data, MAX_TABLE)
     if len(data) > MAX_TABLE:
         raise ValueError(f"it has more than {MAX_TABLE // 2**20} MiB")
-    return io.BytesIO(data)
+    return io.BytesIO(gunzip(data, MAX_TABLE) if str(path).lower().endswith(".gz") else data)
 
 
 def replace_plate_ifus(ids: Sequence[str | int], plate_ifus: Mapping[str, str]) -> list[str | int]:
