@@ -21,7 +21,7 @@ from files import subject_files
 
 import gz3d_zarr
 from gz3d_zarr import GZ3DError, SourceError, Status, StoreError, SubjectError, UsageError
-from gz3d_zarr.backends.store import read_store
+from gz3d_zarr.backends.store import read_small_arrays, read_store
 from gz3d_zarr.backends.store_info import read_info
 from gz3d_zarr.cli import main
 from gz3d_zarr.datamodel import limits
@@ -212,6 +212,27 @@ def test_chunks_are_not_counted_out_where_objects_are_few(store: Path, tmp_path:
     assert len(report.checks) < 1000
     with pytest.raises(StoreError, match="it claims 65536 chunks, the store has|lost|damaged"):
         gz3d_zarr.copy(target, tmp_path / "copy.zarr")
+
+
+def test_arrays_that_a_person_added_are_not_bounded(store: Path, tmp_path: Path) -> None:
+    target = Path(shutil.copytree(store, tmp_path / "g.zarr"))
+    root = json.loads((target / "zarr.json").read_text())
+    members = root["consolidated_metadata"]["metadata"]
+    mine = json.loads(json.dumps(members["ra"]))
+    mine |= {"shape": [HUGE, 2], "dimension_names": ["time", "pair"]}
+    mine["chunk_grid"]["configuration"]["chunk_shape"] = [HUGE, 2]
+    members["mine"] = mine
+    (target / "zarr.json").write_text(json.dumps(root))
+    assert gz3d_zarr.open_store(target)["mine"].shape == (HUGE, 2)
+    names = [name for name, _ in read_small_arrays(open_object_store(target))]
+    assert "ra" in names
+    assert "mine" not in names
+    mine["dimension_names"][0] = "mine"  # an index, which opening would read
+    mine["dimension_names"].pop()
+    mine["shape"].pop()
+    (target / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(StoreError, match="the array mine has shape"):
+        gz3d_zarr.open_store(target)
 
 
 def test_attributes_that_claim_too_much_are_refused(store: Path, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from gz3d_zarr.backends.partial_store import open_partial_store
 from gz3d_zarr.backends.root import READ_ERRORS, StoreRoot, open_root, unreadable_error
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, CATALOGUE_GROUP, SHARD_ARRAYS
 from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE
+from gz3d_zarr.datamodel.limits import MAX_ADDED
+from gz3d_zarr.datamodel.root_claims import is_known_array
 from gz3d_zarr.datamodel.schema import (
     GENERATION_ATTR,
     GROUP_ARRAYS_ATTR,
@@ -261,6 +263,8 @@ def read_small_arrays(store: ObjectStore) -> Iterator[tuple[str, str]]:
         return
     for name, array in members:
         if isinstance(array, zarr.Array):
+            if not is_known_array(name) and array.nbytes > MAX_ADDED:
+                continue
             finding = ""
             try:
                 with ignore_zarr_spec_warnings():

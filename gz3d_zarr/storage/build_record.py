@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gz3d_zarr.datamodel.layout import Layout, read_layout
-from gz3d_zarr.datamodel.limits import find_excess
+from gz3d_zarr.datamodel.root_claims import find_excess
 from gz3d_zarr.datamodel.schema import SCHEMA, SCHEMA_VERSION
 from gz3d_zarr.errors import StoreError, error_message, shorten
 from gz3d_zarr.storage.base_store import ObjectStore
