@@ -265,7 +265,8 @@ layout_options = declare_options(LayoutOptions, "Layout")
 catalogue_option = declare_options(SelectionOptions, "Source", "catalogue")
 source_options = all_of(catalogue_option, declare_options(FetchOptions, "Source"))
 plan_source_options = all_of(
-    catalogue_option, declare_options(FetchOptions, "Source", hidden=("cache", "connections"))
+    catalogue_option,
+    declare_options(FetchOptions, "Source", hidden=("cache", "connections", "trust_names")),
 )
 store_options = all_of(
     in_section("Store and S3", "--endpoint-url", metavar="URL", help="S3 endpoint of the store."),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gz3d_zarr import Status, StoreError
 from gz3d_zarr.datamodel.layout import Layout
+from gz3d_zarr.datamodel.limits import MAX_SUBJECTS
 from gz3d_zarr.datamodel.receipts import Receipt, StoredObject, SubjectOutcome
 from gz3d_zarr.pipeline.build_state import (
     ACTIONS,
@@ -103,7 +104,7 @@ def test_resume_is_part_of_update_and_retry() -> None:
         st.text(),
         st.text(),
         st.sampled_from(["healpix", "name"]),
-        st.builds(Layout, st.integers(1, 10**6), st.integers(1, 64)) | st.none(),
+        st.builds(Layout, st.integers(1, MAX_SUBJECTS), st.integers(1, 64)) | st.none(),
         st.lists(st.integers(0, 500)).map(tuple) | st.none(),
         st.booleans(),
         st.text(),
