@@ -164,7 +164,8 @@ def test_store_that_claims_too_much_is_refused_everywhere(
     report = gz3d_zarr.verify(target, client=client)
     assert report.state == "damaged"
     assert "claims more than a store can hold" in report.checks[0].detail
-    assert gz3d_zarr.build(archive, target, client, overwrite=True, limit=2).ok == 2
+    anew = {"overwrite": True, "allow_loss": True, "limit": 2}
+    assert gz3d_zarr.build(archive, target, client, **anew).ok == 2
 
 
 NO_MEMORY = """
