@@ -21,7 +21,7 @@ from gz3d_zarr.datamodel.variables import SubjectRecord, variable_values
 from gz3d_zarr.errors import StoreError
 from gz3d_zarr.storage.build_record import FILES_KEY, RECEIPTS_PREFIX, RECORD_KEY, BuildRecord
 from gz3d_zarr.storage.object_store import ObjectStore
-from gz3d_zarr.storage.shards import array_documents, decode_shard, shard_key
+from gz3d_zarr.storage.shards import array_documents, decode_shard, find_receipt_fault, shard_key
 
 
 def open_partial_store(store: ObjectStore) -> xr.Dataset:
@@ -47,10 +47,11 @@ def open_partial_store(store: ObjectStore) -> xr.Dataset:
     keys = [key for key in sorted(store.list_sizes(RECEIPTS_PREFIX)) if key.endswith(".json")]
     receipts = [Receipt.from_json(store.get(key) or b"", key) for key in keys]
     for key, receipt in zip(keys, receipts, strict=True):
-        if len(files[layout.rows(receipt.shard)]) != len(receipt.outcomes):
+        problem = find_receipt_fault(receipt, layout)
+        if problem:
             raise StoreError(
-                f"{key} and {FILES_KEY} of {store.url} do not belong together: build the store "
-                "anew with --overwrite"
+                f"the receipt {store.url}/{key} is damaged ({problem}); delete it and resume: its "
+                "shard is then built again"
             )
     records = [
         SubjectRecord(Entry(file), outcome)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,8 @@ from gz3d_zarr.backends.lazy_arrays import checked_variable, lazy_variable, mask
 from gz3d_zarr.backends.missing_chunks import refuse_missing_chunks
 from gz3d_zarr.backends.partial_store import open_partial_store
 from gz3d_zarr.backends.root import READ_ERRORS, StoreRoot, open_root, unreadable_error
-from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, CATALOGUE_GROUP, SHARD_ARRAYS
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, CATALOGUE_GROUP
 from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE
-from gz3d_zarr.datamodel.limits import MAX_ADDED
-from gz3d_zarr.datamodel.root_claims import is_known_array
 from gz3d_zarr.datamodel.schema import (
     GENERATION_ATTR,
     GROUP_ARRAYS_ATTR,
@@ -38,7 +36,6 @@ from gz3d_zarr.errors import (
     error_message,
 )
 from gz3d_zarr.locations import S3_SCHEMES
-from gz3d_zarr.storage.build_record import ROOT_KEY
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.packs import PACK_ATTRS
 from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
@@ -251,27 +248,6 @@ def find_root(dataset: xr.Dataset, store: ObjectStore) -> StoreRoot:
     if isinstance(root, StoreRoot):
         return root
     return open_root(store, (SMALL_ARRAYS_ATTR,), str(dataset.attrs.get(GENERATION_ATTR, "")))
-
-
-def read_small_arrays(store: ObjectStore) -> Iterator[tuple[str, str]]:
-    """Read all arrays except the big ones; yield each name, and what is wrong with it or ""."""
-    try:
-        group = open_root(store).group
-        members = [item for item in group.members(max_depth=None) if item[0] not in SHARD_ARRAYS]
-    except access_errors(*READ_ERRORS, StoreError) as error:
-        yield ROOT_KEY, f"it cannot be read: {error_message(error)}"
-        return
-    for name, array in members:
-        if isinstance(array, zarr.Array):
-            if not is_known_array(name) and array.nbytes > MAX_ADDED:
-                continue
-            finding = ""
-            try:
-                with ignore_zarr_spec_warnings():
-                    array[...]
-            except access_errors(*READ_ERRORS) as error:
-                finding = f"it cannot be read: {error_message(error)}"
-            yield name, finding
 
 
 def _root_dataset(store: ObjectStore, root: StoreRoot, chunks: str | None) -> xr.Dataset:

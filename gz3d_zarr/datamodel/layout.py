@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gz3d_zarr.datamodel.codecs import CODECS
 from gz3d_zarr.datamodel.limits import MAX_SUBJECTS
 from gz3d_zarr.datamodel.option_fields import option
-from gz3d_zarr.errors import StoreError, UsageError, shorten
+from gz3d_zarr.errors import StoreError, UsageError, quote
 
 if TYPE_CHECKING:
     from gz3d_zarr.datamodel.manifest import Manifest
@@ -123,19 +123,33 @@ def read_layout(attrs: Mapping[str, Any]) -> Layout:
     StoreError
         An attribute is missing or wrong.
     """
-    try:
-        subjects, shard_size = attrs["subjects"], attrs["shard_size"]
-        if not (0 <= subjects <= MAX_SUBJECTS and 1 <= shard_size <= MAX_SUBJECTS):
-            raise ValueError(f"{subjects} subjects in shards of {shard_size}")
-        return Layout(
-            subjects,
-            shard_size,
-            attrs["codec"],
-            attrs["nside"],
-            tuple(attrs["samples"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+    wrong = [name for name, is_valid in _LAYOUT_ATTRS.items() if not is_valid(attrs.get(name))]
+    if wrong:
         raise StoreError(
-            f"the attributes of the store lack its layout ({shorten(error)}): it was modified, "
-            "or written by another version; build it again with --overwrite"
-        ) from None
+            f"the attributes of the store lack its layout ({wrong[0]} is "
+            f"{quote(attrs.get(wrong[0]))}): it was modified, or written by another version; build "
+            "it again with --overwrite"
+        )
+    return Layout(
+        attrs["subjects"],
+        attrs["shard_size"],
+        attrs["codec"],
+        attrs["nside"],
+        tuple(attrs["samples"]),
+    )
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 1 <= value <= MAX_SUBJECTS
+
+
+_LAYOUT_ATTRS: Mapping[str, Callable[[Any], bool]] = {
+    "subjects": _is_count,
+    "shard_size": _is_count,
+    "codec": lambda value: isinstance(value, str) and value in CODECS,
+    "nside": lambda value: _is_count(value) and value <= MAX_NSIDE and not value & (value - 1),
+    "samples": lambda value: (
+        isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    ),
+}
+"""Attributes that give a layout, and whether a value can be one."""

@@ -10,8 +10,6 @@ MAX_ROWS = 2**20
 """Rows of any other array, such as the clusters (the survey: about 300,000)."""
 MAX_ROW_VALUES = 4 * 525 * 525
 """Values of one row: all masks of a subject."""
-MAX_ADDED = 2**28
-"""Bytes of an array that a person added to a store and that is read to be checked."""
 MAX_LIST = 32 * 2**20
 """Bytes of a catalogue (the survey: 7.6 MB), a sha1 list, an index page, a list of files or ids."""
 MAX_TABLE = 256 * 2**20

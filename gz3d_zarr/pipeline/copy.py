@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
 
-from gz3d_zarr.datamodel.layout import Layout, read_layout
+from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.receipts import StoredObject
 from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, SCHEMA
 from gz3d_zarr.errors import StoreError, UsageError, plural
@@ -29,8 +29,11 @@ from gz3d_zarr.storage.build_record import (
     read_attrs,
 )
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore, open_object_store
-from gz3d_zarr.storage.packs import pack_digests, pack_key
-from gz3d_zarr.storage.published_receipts import published_key, read_published_receipts
+from gz3d_zarr.storage.published_receipts import (
+    PublishedReceipts,
+    published_key,
+    read_published_receipts,
+)
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -203,7 +206,6 @@ def _list_objects(source: ObjectStore) -> tuple[bytes, Layout, list[StoredObject
         There is no complete store, or it has lost or damaged objects.
     """
     from gz3d_zarr.backends.store import open_dataset  # slow to import
-    from gz3d_zarr.pipeline.store_checks import stored_keys
 
     root = source.get(ROOT_KEY) or b""
     attrs = read_attrs(root)
@@ -211,45 +213,54 @@ def _list_objects(source: ObjectStore) -> tuple[bytes, Layout, list[StoredObject
         open_dataset(source)  # reports what it is instead
         raise StoreError(f"{source.url} is not a Galaxy Zoo: 3D store")
     parse_root(source.url, root)
-    found = source.list_sizes()
-    _check_undigested(source, len(found))
     published = read_published_receipts(source, attrs)
-    digests = {item.key: item.sha256 for r in published.receipts for item in r.objects}
-    digests[published_key(attrs[RECEIPTS_ATTR])] = attrs[RECEIPTS_ATTR]
-    digests |= {pack_key(sha256): sha256 for sha256 in pack_digests(attrs).values()}
-    keys = stored_keys(source, len(found)) | set(digests)
-    lost = sorted(keys - set(found))
+    found = source.list_sizes()
+    objects = published.objects
+    receipts_key = published_key(attrs[RECEIPTS_ATTR])
+    objects[receipts_key] = StoredObject(
+        receipts_key, found.get(receipts_key, 0), attrs[RECEIPTS_ATTR]
+    )
+    lost = sorted(objects.keys() - found.keys())
     if lost:
         raise StoreError(f"{source.url} has lost {lost[0]}: run gz3d-zarr verify for details")
-    objects = [StoredObject(key, found[key], digests.get(key, "")) for key in sorted(keys)]
-    others = {key for key in found if not key.startswith(WORK_PREFIX)} - keys - {ROOT_KEY}
-    return root, read_layout(attrs), objects, len(others)
+    members = _check_small_objects(source, published, root, found)
+    for key in found.keys() - objects.keys():
+        if key.startswith(tuple(f"{name}/" for name in members)):  # or a copy would lack them
+            objects[key] = StoredObject(key, found[key], "")
+    others = {key for key in found if not key.startswith(WORK_PREFIX)} - {*objects, ROOT_KEY}
+    return root, published.layout, [objects[key] for key in sorted(objects)], len(others)
 
 
-def _check_undigested(source: ObjectStore, count: int) -> None:
-    """Refuse a store where an object that has no digest is damaged.
+def _check_small_objects(
+    source: ObjectStore, published: PublishedReceipts, root: bytes, sizes: Mapping[str, int]
+) -> list[str]:
+    """Refuse a store where the root or a small object is damaged, before anything is copied.
 
-    Small arrays have checksums in their codecs; the root holds all metadata once more.
+    Returns
+    -------
+    list of str
+        Arrays and groups of other programs that the root lists.
 
     Raises
     ------
     StoreError
         Names the first.
     """
-    from gz3d_zarr.backends.store import read_small_arrays  # slow to import
-    from gz3d_zarr.pipeline.store_checks import check_metadata, stored_keys
+    from gz3d_zarr.pipeline import document_checks, store_checks  # slow to import
+    from gz3d_zarr.storage.small_arrays import encode_small_objects
 
-    keys = stored_keys(source, count)
-    metadata = ((f"{c.target}/{ROOT_KEY}", c.detail) for c in check_metadata(source))
-    for key, finding in (
-        *(item for item in metadata if item[0] in keys),
-        *read_small_arrays(source),
+    stored = {**store_checks.read_small_objects(source, published, sizes), ROOT_KEY: root}
+    expected = encode_small_objects(published.records, published.layout, published.attributes)
+    for check in (
+        *store_checks.check_objects(published, stored, sizes),
+        *document_checks.check_documents(stored, expected, published),
     ):
-        if finding and key != ROOT_KEY:
+        if not check.passed:
             raise StoreError(
-                f"{source.url}/{key} is damaged: {finding}. The store is not copied; run "
+                f"{source.url} is damaged, and is not copied: {check.target}: {check.detail}; run "
                 "gz3d-zarr verify for details"
             )
+    return document_checks.find_added_members(root, expected)
 
 
 def copy_objects(task: CopyTask) -> tuple[int, int, int]:

@@ -13,9 +13,15 @@ from typing import Any
 
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
-from gz3d_zarr.datamodel.schema import GENERATION_ATTR, RECEIPTS_ATTR, SCHEMA, Provenance
+from gz3d_zarr.datamodel.schema import (
+    GENERATION_ATTR,
+    RECEIPTS_ATTR,
+    SCHEMA,
+    Provenance,
+    root_attrs,
+)
 from gz3d_zarr.datamodel.variables import SubjectRecord
-from gz3d_zarr.errors import StoreError, error_message
+from gz3d_zarr.errors import StoreError, error_message, plural
 from gz3d_zarr.pipeline.build_state import (
     OUR_PREFIXES,
     BuildRequest,
@@ -45,6 +51,7 @@ from gz3d_zarr.storage.lease import Lease, check_free, hold_lease
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
 from gz3d_zarr.storage.packs import pack_digests, pack_key
 from gz3d_zarr.storage.published_receipts import (
+    BLANK_SHA256,
     PUBLISHED_PREFIX,
     encode_published_receipts,
     is_published_key,
@@ -316,11 +323,14 @@ def publish(
     Raises
     ------
     StoreError
-        An object cannot be written; the store is then still incomplete.
+        An object cannot be written, or is not stored as it was put; the store is then still
+        incomplete.
     """
-    sha256, kept = encode_published_receipts(receipts, records)
-    objects = encode_small_objects(records, layout, replace(provenance, receipts_sha256=sha256))
+    blank = replace(provenance, receipts_sha256=BLANK_SHA256)
+    objects = encode_small_objects(records, layout, root_attrs(layout, blank))
     root = objects.pop(ROOT_KEY)
+    sha256, kept = encode_published_receipts(receipts, records, objects, root)
+    root = root.replace(BLANK_SHA256.encode(), sha256.encode())
     objects[published_key(sha256)] = kept
     named = {key: objects.pop(key) for key in [*objects] if is_published_key(key)}
     # Values before metadata: a reader with the old metadata reads old rows, which do not change.
@@ -329,6 +339,7 @@ def publish(
     for part, is_slow in ((named, True), (objects, False), (metadata, False)):
         check_owner(store, build_id)
         store.put_all(part)
+        _check_stored(store, part)
         if is_slow:  # before plain readers can see new values beside old ones
             store.sync([*shards, *named])
     publish_root(store, root, [*objects, *metadata], build_id)
@@ -375,7 +386,26 @@ def publish_root(store: ObjectStore, root: bytes, written: Sequence[str], build_
     store.sync(written)  # the root is the last also after a power failure
     store.put(RECORD_KEY, replace(record, root_sha256=digest(root)).to_json())
     store.put(ROOT_KEY, root)
+    _check_stored(store, {ROOT_KEY: root})
     store.sync([ROOT_KEY])
+
+
+def _check_stored(store: ObjectStore, objects: Mapping[str, bytes]) -> None:
+    """Read small objects back: a server may confirm a PUT and keep nothing, or only a part.
+
+    Raises
+    ------
+    StoreError
+        Names the first that is not as it was put.
+    """
+    found = store.get_all(objects)
+    wrong = sorted(key for key, data in objects.items() if found[key] != data)
+    if wrong:
+        raise StoreError(
+            f"{store.url} did not keep {len(wrong)} of {plural(len(objects), 'object')} as they "
+            f"were written (first {wrong[0]}), though it confirmed each; use --resume to write "
+            "them again"
+        )
 
 
 def clean_up(store: ObjectStore, attrs: Mapping[str, Any]) -> None:

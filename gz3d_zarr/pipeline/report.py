@@ -16,6 +16,7 @@ from gz3d_zarr.pipeline.store_checks import Check
 
 MAX_LISTED = 50
 """Failures that the text lists; JSON lists all."""
+MAX_ADDITIONS = 10
 MAY_BE_UNKNOWN = (
     "manga_tile_id",
     "nsa_id",
@@ -186,12 +187,14 @@ class VerifyReport:
     store : str
         Absolute path or URL.
     state : {'sound', 'damaged', 'stale', 'incomplete', 'differs'}
-        Stale: only the consolidated metadata is out of date; incomplete: the build is unfinished;
+        Stale: only the root's copy of the metadata differs; incomplete: the build is unfinished;
         differs: sound in itself, but the source has other files now.
     checks : tuple of Check
         All checks.
     subjects, not_ok, compared : int
         Rows of the store, how many of them failed, and how many were compared with their files.
+    additions : tuple of str
+        Files, arrays, groups and attributes of the root that others have added; no damage.
     """
 
     store: str
@@ -200,6 +203,7 @@ class VerifyReport:
     subjects: int = 0
     not_ok: int = 0
     compared: int = 0
+    additions: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -229,6 +233,11 @@ class VerifyReport:
                 "To repair a damaged shard, delete its object and run build --resume with the "
                 "same source: it reads the shard again."
             )
+        if self.additions:
+            names = ", ".join(self.additions[:MAX_ADDITIONS])
+            more = len(self.additions) - MAX_ADDITIONS
+            names += f" and {more} more (--json lists all)" if more > 0 else ""
+            lines.append(f"Not part of the store, and not checked: {names}.")
         words = "sound, but differs from its source" if self.state == "differs" else self.state
         counts = (
             f": {plural(self.subjects, 'subject')}, {self.not_ok} failed, "

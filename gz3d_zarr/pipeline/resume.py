@@ -28,6 +28,7 @@ from gz3d_zarr.storage.build_record import (
 )
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
 from gz3d_zarr.storage.published_receipts import read_published_receipts
+from gz3d_zarr.storage.shards import find_receipt_fault
 
 
 @dataclass(frozen=True)
@@ -261,6 +262,12 @@ def read_receipts(store: ObjectStore, plan: Plan) -> dict[int, Receipt]:
             receipt = Receipt.from_json(data, key)
             if receipt.fingerprint != plan.fingerprint or receipt_key(receipt.shard) != key:
                 raise StoreError(f"the receipt {key} is of another build; delete it and resume")
+            problem = find_receipt_fault(receipt, plan.layout)
+            if problem:
+                raise StoreError(
+                    f"the receipt {key} is damaged ({problem}); delete it and resume: its shard is "
+                    "then built again"
+                )
             receipts[receipt.shard] = receipt
     return receipts
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,26 +11,24 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, CATALOGUE_GROUP
 from gz3d_zarr.datamodel.file_names import parse_name
 from gz3d_zarr.datamodel.healpix import healpix_pixels
 from gz3d_zarr.datamodel.layout import Layout
-from gz3d_zarr.datamodel.sample_flags import sample_attrs, sample_mask
-from gz3d_zarr.datamodel.subject import CLASSES, SIDE
-from gz3d_zarr.datamodel.variables import (
-    CATALOGUE_TEXT,
-    LABELS,
-    NO_CLASSIFICATION,
-    NO_VOTE,
-    VARIABLES,
-)
-from gz3d_zarr.errors import GZ3DError, Status, StoreError, error_message, plural, quote, shorten
-from gz3d_zarr.storage.build_record import ROOT_KEY, WORK_PREFIX
+from gz3d_zarr.datamodel.receipts import StoredObject
+from gz3d_zarr.datamodel.sample_flags import sample_mask
+from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR
+from gz3d_zarr.datamodel.subject import CLASSES
+from gz3d_zarr.datamodel.variables import NO_CLASSIFICATION, NO_VOTE, VARIABLES
+from gz3d_zarr.errors import GZ3DError, Status, error_message, plural
+from gz3d_zarr.storage.build_record import ROOT_KEY, WORK_PREFIX, digest
 from gz3d_zarr.storage.object_store import ObjectStore
-from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
+from gz3d_zarr.storage.published_receipts import PublishedReceipts, published_key
 
 Problem = str
 """What is wrong, in words; empty where nothing is."""
+
+MAX_SURPLUS = 10**6
+"""Bytes by which a small object may be larger than was written, and is still read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,156 +57,107 @@ def check_that(test: str, target: str, finding: Problem) -> Check:
     return Check(test, target, not finding, finding)
 
 
-def check_metadata(store: ObjectStore) -> list[Check]:
-    """Compare consolidated metadata with each array's own; they differ where a program changed one.
+def read_small_objects(
+    store: ObjectStore, published: PublishedReceipts, sizes: Mapping[str, int]
+) -> dict[str, bytes]:
+    """Read every object of a store but its shards and its root, each once.
+
+    Parameters
+    ----------
+    store : ObjectStore
+    published : PublishedReceipts
+    sizes : mapping of str to int
+        Bytes of every object that exists. One that is far larger than was written is not read.
 
     Raises
     ------
     StoreError
         The store cannot be read.
     """
-    consolidated = _consolidated(store)
-    if consolidated is None:
-        return [Check("metadata", ROOT_KEY, False, "it has no consolidated metadata")]
-    found = {
-        key.removesuffix(f"/{ROOT_KEY}")
-        for key in store.list_sizes()
-        if key.endswith(f"/{ROOT_KEY}") and not key.startswith(WORK_PREFIX)
-    }
-    checks = []
-    for name in sorted({*found, *consolidated}):
-        finding = ""
-        try:
-            own = json.loads(store.get(f"{name}/{ROOT_KEY}") or b"null")
-        except ValueError:
-            own, finding = None, f"{name}/{ROOT_KEY} is damaged"
-        if not finding and _without_members(own) != _without_members(consolidated.get(name)):
-            finding = f"the consolidated metadata differs from {name}/{ROOT_KEY}"
-        checks.append(check_that("metadata", name, finding))
-    return checks
-
-
-def _consolidated(store: ObjectStore) -> dict[str, Any] | None:
-    """Consolidated metadata of the root; None where there is none."""
-    try:
-        document = json.loads(store.get(ROOT_KEY) or b"{}")["consolidated_metadata"]["metadata"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def _without_members(document: object) -> object:
-    """Metadata of a group without what it consolidates: the root has it."""
-    if not isinstance(document, dict):
-        return document
-    return {name: value for name, value in document.items() if name != "consolidated_metadata"}
-
-
-def check_structure(dataset: xr.Dataset, catalogue: xr.Dataset, layout: Layout) -> list[Check]:
-    """Dimensions, dtypes and lengths of every array against the schema."""
-    lengths = {"subject": layout.subjects, "shard": layout.shards, "y": SIDE, "x": SIDE}
-    lengths |= {name: len(labels) for name, labels in LABELS.items()}
-    expected: dict[str, tuple[tuple[str, ...], str]] = {
-        name: (array.dims, str(array.dtype)) for name, array in BIG_ARRAYS.items()
-    }
-    expected |= {name: (v.dims, str(np.dtype(v.dtype))) for name, v in VARIABLES.items()}
-    checks = [
-        check_that("structure", name, _compare_array(dataset, name, dims, dtype, lengths))
-        for name, (dims, dtype) in expected.items()
+    wanted = [
+        item.key
+        for item in published.small_objects
+        if sizes.get(item.key, 0) <= item.size + MAX_SURPLUS
     ]
-    expected = dict.fromkeys(CATALOGUE_TEXT, (("subject",), ""))
-    expected["source_size"] = (("subject",), "int64")
-    return checks + [
-        check_that(
-            "structure",
-            f"{CATALOGUE_GROUP}/{name}",
-            _compare_array(catalogue, name, dims, dtype, lengths),
-        )
-        for name, (dims, dtype) in expected.items()
-    ]
+    return {key: data for key, data in store.get_all(wanted).items() if data is not None}
 
 
-def _compare_array(
-    dataset: xr.Dataset, name: str, dims: tuple[str, ...], dtype: str, lengths: Mapping[str, int]
-) -> Problem:
-    if name not in dataset.variables:
+def find_damage(item: StoredObject, data: bytes | None) -> Problem:
+    """How an object differs from what the build wrote; without a digest, only whether it exists."""
+    if data is None:
         return "it is missing"
-    array = dataset.variables[name]
-    shape = tuple(lengths[dim] for dim in dims)
-    if (array.dims, array.shape) != (dims, shape) or (dtype and str(array.dtype) != dtype):
-        found = dict(zip(array.dims, array.shape, strict=True))
-        expected = dict(zip(dims, shape, strict=True))
-        return f"it is {array.dtype} of {found}, expected {dtype or 'text'} of {expected}"
+    if not item.sha256:
+        return ""
+    if len(data) != item.size:
+        return f"it has {len(data)} bytes, expected {item.size}"
+    if digest(data) != item.sha256:
+        return "its bytes are not those that the build wrote (SHA-256)"
     return ""
 
 
-def check_objects(store: ObjectStore) -> list[Check]:
-    """Check that every chunk of every array has its object, and that there are no other chunks.
+def check_objects(
+    published: PublishedReceipts, stored: Mapping[str, bytes], sizes: Mapping[str, int]
+) -> Iterator[Check]:
+    """Check that every object exists, and that the small ones are as they were written.
 
     Zarr reads a missing chunk as fill values; a build writes all chunks.
 
-    Raises
-    ------
-    StoreError
-        The store cannot be read.
+    Parameters
+    ----------
+    published : PublishedReceipts
+    stored : mapping of str to bytes
+        From `read_small_objects`.
+    sizes : mapping of str to int
+        Bytes of every object that exists.
     """
-    found, checks = store.list_sizes(), []
-    expected: set[str] = set()
-    for name, document in (_consolidated(store) or {}).items():
-        try:
-            expected |= _chunk_keys(name, document, len(found))
-        except _PARSE_ERRORS as error:
-            words = f"{type(error).__name__}: {error_message(error)}"
-            finding = f"its metadata cannot be understood: {words}"
-            checks.append(Check("metadata", name, False, finding))
-    checks += [
-        check_that("object", key, "" if key in found else "it is missing")
-        for key in sorted(expected)
-    ]
-    unfinished = any(key.startswith(WORK_PREFIX) for key in found)
-    strange = sorted(key for key in found if "/c/" in key and key not in expected)
-    if strange and not unfinished:  # an update that has not ended has written ahead
-        finding = f"{plural(len(strange), 'object')} of no array (first {strange[0]})"
-        checks.append(check_that("object", "others", finding))
-    return checks
+    for receipt in published.receipts:
+        for item in receipt.objects:
+            finding = "" if item.key in sizes else "it is missing"
+            yield check_that("object", item.key, finding)
+    for item in published.small_objects:
+        finding = find_damage(item, stored.get(item.key))
+        if item.key in sizes and item.key not in stored:
+            finding = f"it has {sizes[item.key]} bytes, expected {item.size}"
+        yield check_that("object", item.key, finding)
 
 
-def stored_keys(store: ObjectStore, count: int) -> set[str]:
-    """Keys of all objects of a store besides its root, according to the root.
+def sort_others(
+    published: PublishedReceipts, nodes: Collection[str], sizes: Mapping[str, int]
+) -> tuple[list[str], list[str]]:
+    """Divide the objects that are not of the store into damage and additions.
 
-    `count` is the number of objects that exist.
+    Parameters
+    ----------
+    published : PublishedReceipts
+    nodes : collection of str
+        Names of all arrays and groups of the store.
+    sizes : mapping of str to int
+        Bytes of every object that exists.
 
-    Raises
-    ------
-    StoreError
-        The root cannot be read or understood.
+    Returns
+    -------
+    strange, added : list of str
+        Strange: what a reader may take for a part of an array or group of the store, such as a
+        chunk beyond its end, or metadata of another Zarr version. Added: files, arrays and groups
+        of others, which do not change what a reader of the store sees.
     """
-    keys = set()
-    for name, document in (_consolidated(store) or {}).items():
-        try:
-            keys |= {f"{name}/{ROOT_KEY}", *_chunk_keys(name, document, count)}
-        except _PARSE_ERRORS as error:
-            raise StoreError(
-                f"the metadata of {name} in {store.url} cannot be understood "
-                f"({error_message(error)}): the store is damaged; run gz3d-zarr verify for details"
-            ) from error
-    return keys
+    own = {ROOT_KEY, published_key(str(published.attributes[RECEIPTS_ATTR])), *published.objects}
+    others = [key for key in sorted({*sizes} - own) if not key.startswith(WORK_PREFIX)]
+    strange = [key for key in others if _is_strange(key, nodes)]
+    return strange, [key for key in others if key not in strange]
 
 
-_PARSE_ERRORS = (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError)
-"""What metadata that are no array's raise."""
+def _is_strange(key: str, nodes: Collection[str]) -> bool:
+    node, separator, index = key.partition("/c/")
+    if separator:
+        return node in nodes and _CHUNK.fullmatch(index) is not None
+    folder, _, name = key.rpartition("/")
+    return name in _METADATA_NAMES and folder in ("", *nodes)
 
 
-def _chunk_keys(name: str, document: Mapping[str, Any], most: int) -> set[str]:
-    """Keys of all chunks of an array, none of a group; ValueError if they are more than `most`."""
-    if document.get("node_type") != "array":
-        return set()
-    lengths = document["chunk_grid"]["configuration"]["chunk_shape"]
-    counts = [-(-n // chunk) for n, chunk in zip(document["shape"], lengths, strict=True)]
-    if math.prod(counts) > most:
-        raise ValueError(f"it claims {math.prod(counts)} chunks, the store has {most} objects")
-    indices = itertools.product(*(range(n) for n in counts))
-    return {"/".join((name, "c", *map(str, index))) for index in indices}
+_CHUNK = re.compile(r"\d+(/\d+)*")
+_METADATA_NAMES = (".zarray", ".zattrs", ".zgroup", ".zmetadata")
+"""Metadata documents of Zarr 2, which some programs read where both exist."""
 
 
 def check_coordinates(
@@ -225,35 +172,6 @@ def check_coordinates(
         except (KeyError, IndexError, ValueError, TypeError, GZ3DError) as error:
             finding = f"it cannot be tested: {type(error).__name__}: {error_message(error)}"
         yield check_that("coordinates", target, finding)
-
-
-def check_labels(store: ObjectStore, layout: Layout) -> list[Check]:
-    """Check labels as stored: `open_store` uses the schema's, other programs use these.
-
-    Raises
-    ------
-    OSError, ValueError, RuntimeError
-        From zarr or xarray, where they cannot be read.
-    """
-    with ignore_zarr_spec_warnings():
-        stored = xr.open_zarr(
-            store.url,
-            zarr_format=3,
-            consolidated=True,
-            chunks=None,
-            storage_options=dict(store.storage_options) or None,
-        )
-    checks = []
-    for name, labels in LABELS.items():
-        found = [str(label) for label in stored[name].values.tolist()]
-        finding = "" if found == list(labels) else f"it is {quote(found)}, expected {list(labels)}"
-        checks.append(check_that("coordinates", name, finding))
-    for name, expected in sample_attrs(layout.samples).items():
-        value = stored["sample"].attrs.get(name)
-        same = np.array_equal(np.asarray(value), np.asarray(expected))
-        finding = "" if same else f"it is {quote(value)}, expected {expected!r}"
-        checks.append(check_that("coordinates", f"sample's {name}", finding))
-    return checks
 
 
 Values = Mapping[str, NDArray[Any]]
@@ -335,21 +253,3 @@ _COORDINATE_CHECKS: Mapping[str, Callable[[Values, Values, Layout], Problem]] = 
     "status": _find_status,
     "sample": _find_samples,
 }
-
-
-def check_attributes(attrs: Mapping[str, Any], status: Iterable[int]) -> list[Check]:
-    """Counts in the attributes of the root against the statuses."""
-    flags = list(status)
-    ok = flags.count(Status.OK)
-    expected = {"subjects": len(flags), "subjects_ok": ok, "subjects_failed": len(flags) - ok}
-    expected |= {"complete": 1}
-    return [
-        check_that(
-            "attributes",
-            name,
-            ""
-            if attrs.get(name) == value
-            else f"it is {shorten(attrs.get(name))}, expected {value}",
-        )
-        for name, value in expected.items()
-    ]

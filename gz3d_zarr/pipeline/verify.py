@@ -4,42 +4,35 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from distributed import Semaphore
 
-from gz3d_zarr.backends.root import READ_ERRORS
-from gz3d_zarr.backends.store import read_group, read_small_arrays, read_store
-from gz3d_zarr.datamodel.arrays import CLUSTERS_GROUP, SHARD_ARRAYS, subject_arrays
-from gz3d_zarr.datamodel.layout import Layout, read_layout
+from gz3d_zarr.datamodel.arrays import SHARD_ARRAYS, subject_arrays
 from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 from gz3d_zarr.datamodel.subject import Subject
 from gz3d_zarr.datamodel.variables import observed_flag
-from gz3d_zarr.errors import GZ3DError, Status, StoreError, access_errors, error_message, quote
-from gz3d_zarr.pipeline import store_checks as checks
-from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
+from gz3d_zarr.errors import Status, StoreError, quote
 from gz3d_zarr.pipeline.dask_tasks import run_tasks, share_connections
-from gz3d_zarr.pipeline.pack_checks import check_packs
+from gz3d_zarr.pipeline.light_checks import check_without_shards
 from gz3d_zarr.pipeline.plan import parse_memory
-from gz3d_zarr.pipeline.receipt_checks import check_clusters, check_values
 from gz3d_zarr.pipeline.report import VerifyReport
 from gz3d_zarr.pipeline.shard_task import limit_by_semaphore
-from gz3d_zarr.pipeline.store_checks import Check, check_that
+from gz3d_zarr.pipeline.store_checks import Check, check_that, find_damage
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources.download import decode_body
 from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 from gz3d_zarr.sources.prefetch import read_files
 from gz3d_zarr.sources.select_subjects import read_manifest
-from gz3d_zarr.storage.build_record import ROOT_KEY, digest
+from gz3d_zarr.storage.build_record import parse_digest
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
-from gz3d_zarr.storage.published_receipts import read_published_receipts
+from gz3d_zarr.storage.published_receipts import PublishedReceipts
 from gz3d_zarr.storage.shards import array_documents, decode_shard
 
 if TYPE_CHECKING:
@@ -77,6 +70,7 @@ def verify(
     storage_options: Mapping[str, Any] | None = None,
     catalogue: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    digest: str | None = None,
     **options: Any,
 ) -> VerifyReport:
     """Read and check every chunk of a store; with a source, compare every value.
@@ -88,6 +82,9 @@ def verify(
         What the store was built from, to compare each subject with its file.
     client, scheduler, workers, max_memory, storage_options, catalogue, progress
         As for `build`.
+    digest : str, optional
+        SHA-256 of the root ``zarr.json``, as ``gz3d-zarr info`` shows it: then nothing in the store
+        can have been changed since that was noted.
     **options
         Fields of `FetchOptions`: ``cache, connections, source_options, trust_names``,
         as for `build`.
@@ -99,9 +96,9 @@ def verify(
     Raises
     ------
     StoreError
-        There is no store, or something else.
+        There is no store, or something else; or its root has another digest.
     SourceError, UsageError
-        As for `build`.
+        As for `build`; or `digest` is not a SHA-256.
     """
     from gz3d_zarr.pipeline.dask_client import (  # slow to import
         find_resources,
@@ -112,15 +109,17 @@ def verify(
     check_options(verify, options, FetchOptions)
     fetch = take_options(FetchOptions, options)
     memory = parse_memory(max_memory)
+    expected = None if digest is None else parse_digest(digest)
     target = open_object_store(store, storage_options)
-    found, opened = _check_alone(target)
-    if opened is None:
+    alone = check_without_shards(target, expected)
+    found, published, receipts = [*alone.checks], alone.published, alone.receipts
+    if published is None:
         return VerifyReport(target.url, _state(found), tuple(found))
-    dataset, table, layout, receipts = opened
+    layout = published.layout
     manifest = None
     if source is not None:
         manifest = read_manifest(source, SelectionOptions(catalogue=catalogue), fetch)
-        found += _check_manifest(dataset, table, manifest)
+        found += _check_manifest(published, manifest)
     documents = array_documents(layout)
     with (
         use_client(client, scheduler) as running,
@@ -155,9 +154,11 @@ def verify(
                 failed = sum(not check.passed for check in found)
                 progress(Progress(done, layout.subjects, len(receipt.outcomes), failed))
     compared = sum(check.test == "source" for check in found)
-    not_ok = int((dataset["status"].values != Status.OK).sum())
+    not_ok = sum(record.outcome.status is not Status.OK for record in published.records)
     state = _state(found)
-    return VerifyReport(target.url, state, tuple(found), layout.subjects, not_ok, compared)
+    return VerifyReport(
+        target.url, state, tuple(found), layout.subjects, not_ok, compared, alone.additions
+    )
 
 
 def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
@@ -166,13 +167,9 @@ def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
     blocks: dict[str, Any] = {}
     count = len(task.receipt.outcomes)
     for name, stored in zip(SHARD_ARRAYS, task.receipt.objects, strict=True):
-        finding = ""
         data = task.store.get(stored.key)
-        if data is None:
-            finding = "it is missing"
-        else:
-            if stored.sha256 and digest(data) != stored.sha256:
-                finding = "its bytes are not those that the build wrote (SHA-256)"
+        finding = find_damage(stored, data)
+        if data is not None:
             try:
                 blocks[name] = decode_shard(task.documents, name, task.receipt.shard, data, count)
             except StoreError as error:
@@ -268,80 +265,26 @@ def _files(
     return tuple(paths.get(outcome.file_name, ("", None)) for outcome in receipt.outcomes)
 
 
-_Opened = tuple[xr.Dataset, xr.Dataset, Layout, list[Receipt]]
-
-
-def _check_alone(store: ObjectStore) -> tuple[list[Check], _Opened | None]:
-    """All checks except those of shards; and what was opened, if that was possible.
-
-    Raises
-    ------
-    StoreError
-        There is no store, or something else.
-    """
-    target = inspect_target(store)
-    if target.state is TargetState.EMPTY:
-        raise StoreError(f"there is no store at {store.url}")
-    if target.damage:
-        return [Check("open", ROOT_KEY, False, target.damage)], None
-    if target.state is TargetState.UNFINISHED:
-        is_copy = target.record is not None and target.record.layout is None
-        command = "copy" if is_copy else "build"
-        finding = f"the {command} is unfinished; resume it with {command} --resume"
-        return [Check("complete", ROOT_KEY, False, finding)], None
-    finding = ""
-    if target.state is TargetState.UPDATING:
-        finding = "an update or a retry is unfinished; resume it with build --resume"
-    found = [check_that("complete", ROOT_KEY, finding)]
-    metadata = checks.check_metadata(store)
-    found += metadata
-    if metadata[0].target == ROOT_KEY:
-        return found, None
-    found += checks.check_objects(store)
-    found += [check_that("array", name, finding) for name, finding in read_small_arrays(store)]
-    try:
-        dataset, catalogue = read_store(store, packed=False)
-        attrs = dataset.attrs
-        layout = read_layout(attrs)
-        found += checks.check_structure(dataset, catalogue, layout)
-        found += checks.check_coordinates(dataset, catalogue, layout)
-        found += checks.check_labels(store, layout)
-        found += checks.check_attributes(attrs, dataset["status"].values.tolist())
-        published = read_published_receipts(store, attrs)
-        found += check_values(dataset, catalogue, published, layout)
-        found += check_clusters(read_group(store, CLUSTERS_GROUP, packed=False), published)
-        found += check_packs(store, attrs)
-    except access_errors(*READ_ERRORS, GZ3DError) as error:
-        return [*found, Check("open", ROOT_KEY, False, error_message(error))], None
-    # Shards that an unfinished update writes may have other digests by now.
-    marked = set((target.record.shards_to_write or ()) if target.record is not None else ())
-    receipts = [_without_digests(r) if r.shard in marked else r for r in published.receipts]
-    return found, (dataset, catalogue, layout, receipts)
-
-
-def _without_digests(receipt: Receipt) -> Receipt:
-    objects = tuple(replace(stored, sha256="") for stored in receipt.objects)
-    return replace(receipt, objects=objects)
-
-
-def _check_manifest(dataset: Any, catalogue: Any, manifest: Manifest) -> list[Check]:
+def _check_manifest(published: PublishedReceipts, manifest: Manifest) -> list[Check]:
     """Compare what only the catalogue says: whether MaNGA has observed each subject."""
     rows = {entry.file.name: entry.row for entry in manifest.entries}
-    if not any(rows.values()) or not dataset.attrs.get("source_catalogue"):
+    if not any(rows.values()) or not published.attributes.get("source_catalogue"):
         return []
-    names = [str(name) for name in catalogue["file_name"].values]
-    stored = dataset["observed"].values
-    known = [(i, observed_flag(row)) for i, name in enumerate(names) if (row := rows.get(name))]
-    wrong = [i for i, observed in known if stored[i] != observed]
+    stored = [(record.entry.file.name, record.entry.row) for record in published.records]
+    wrong = [
+        i
+        for i, (name, row) in enumerate(stored)
+        if (now := rows.get(name)) and observed_flag(row) != observed_flag(now)
+    ]
     finding = f"differs from the catalogue in row {wrong[0]}" if wrong else ""
     return [check_that("catalogue", "observed", finding)]
 
 
 def _state(found: Sequence[Check]) -> str:
     kinds = {check.test for check in found if not check.passed}
-    if "complete" in kinds and kinds.isdisjoint(("shard", "array", "blank", "open", "source")):
+    if "complete" in kinds and kinds.isdisjoint(("shard", "blank", "open", "source")):
         return "incomplete"  # small arrays may be half-written
-    if kinds == {"metadata"}:
+    if kinds == {"consolidated"}:
         return "stale"
     if kinds == {"file"}:
         return "differs"

@@ -137,6 +137,22 @@ class ObjectStore(ABC):
                     raise
                 return None
 
+    def get_all(self, keys: Iterable[str]) -> dict[str, bytes | None]:
+        """Read objects, None for each that does not exist; over a network many at a time.
+
+        Raises
+        ------
+        StoreError
+            If one cannot be read.
+        """
+        found: dict[str, bytes | None] = {}
+
+        def read(key: str) -> None:
+            found[key] = self.get(key)
+
+        self._run_all(read, ((key,) for key in keys))
+        return found
+
     def list_sizes(self, prefix: str = "") -> dict[str, int]:
         """List the keys below a prefix (a folder's name with its slash, or nothing).
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.root_claims import find_excess
 from gz3d_zarr.datamodel.schema import SCHEMA, SCHEMA_VERSION
-from gz3d_zarr.errors import StoreError, error_message, shorten
+from gz3d_zarr.errors import StoreError, UsageError, error_message, shorten
 from gz3d_zarr.storage.base_store import ObjectStore
 
 ROOT_KEY = "zarr.json"
@@ -27,6 +28,8 @@ BUILDING_SUFFIX = ".building"
 """Ending of the folder in which a new store is built beside the one that it replaces."""
 REPLACED_SUFFIX = ".replaced"
 """Ending of the folder of the old store, between the two renames that replace it."""
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,39 @@ def _damaged_record(error: Exception) -> StoreError:
 def digest(data: bytes) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(data).hexdigest()
+
+
+def parse_digest(text: str) -> str:
+    """Check that a text is a hexadecimal SHA-256; its letters may be large.
+
+    Raises
+    ------
+    UsageError
+        It is not.
+    """
+    sha256 = text.strip().lower() if isinstance(text, str) else ""
+    if not SHA256.fullmatch(sha256):
+        raise UsageError(
+            f"the digest is {text!r:.80}, expected the 64 hexadecimal digits that gz3d-zarr info "
+            "shows"
+        )
+    return sha256
+
+
+def check_digest(url: str, root: bytes, expected: str) -> None:
+    """Refuse a store whose root ``zarr.json`` is not the one that was published.
+
+    Raises
+    ------
+    StoreError
+        Names both digests.
+    """
+    found = digest(root)
+    if found != expected:
+        raise StoreError(
+            f"{url} has the digest {found}, expected {expected}: it is another version of the "
+            "store, or was changed"
+        )
 
 
 def receipt_key(shard: int) -> str:

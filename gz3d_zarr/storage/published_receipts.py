@@ -6,10 +6,11 @@ import gzip
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gz3d_zarr.datamodel.file_names import parse_name
+from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.limits import (
     MAX_ALL_RECEIPTS,
     MAX_DOCUMENT,
@@ -17,14 +18,22 @@ from gz3d_zarr.datamodel.limits import (
     gunzip,
 )
 from gz3d_zarr.datamodel.manifest import CatalogueRow, Entry
-from gz3d_zarr.datamodel.receipts import Receipt, metadata_from_json, metadata_to_json
+from gz3d_zarr.datamodel.receipts import (
+    Receipt,
+    StoredObject,
+    metadata_from_json,
+    metadata_to_json,
+)
 from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, check_schema_version
 from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import StoreError, error_message, quote
-from gz3d_zarr.storage.build_record import ROOT_KEY, digest, read_attrs
+from gz3d_zarr.storage.build_record import ROOT_KEY, SHA256, digest, read_attrs
 from gz3d_zarr.storage.object_store import ObjectStore
+from gz3d_zarr.storage.shards import find_receipt_fault
 
 PUBLISHED_PREFIX = "receipts/"
+BLANK_SHA256 = "0" * 64
+"""In a root, for the digest of receipts that do not exist yet."""
 _PUBLISHED_KEY = re.compile(
     rf"{PUBLISHED_PREFIX}\.?[0-9a-f]{{64}}\.(json\.gz|zip)(\.\w+\.partial)?"
 )
@@ -32,7 +41,7 @@ _PUBLISHED_KEY = re.compile(
 
 @dataclass(frozen=True)
 class PublishedReceipts:
-    """How a complete store was built.
+    """How a complete store was built, and all that it consists of.
 
     Attributes
     ----------
@@ -40,10 +49,35 @@ class PublishedReceipts:
         One per shard, in order.
     records : tuple of SubjectRecord
         Each subject with its outcome and what the catalogue says, in the order of the store.
+    small_objects : tuple of StoredObject
+        Every object besides the shards, the root and these receipts.
+    attributes : mapping
+        Of the root, as it was written.
+    root_sha256 : str
+        Digest of the root ``zarr.json`` with `BLANK_SHA256` for the digest of these receipts.
     """
 
     receipts: tuple[Receipt, ...]
     records: tuple[SubjectRecord, ...]
+    small_objects: tuple[StoredObject, ...]
+    attributes: Mapping[str, Any]
+    root_sha256: str
+
+    @property
+    def layout(self) -> Layout:
+        """Of the store."""
+        return read_layout(self.attributes)
+
+    @property
+    def objects(self) -> dict[str, StoredObject]:
+        """Every object besides the root and these receipts, by key."""
+        shards = (stored for receipt in self.receipts for stored in receipt.objects)
+        return {stored.key: stored for stored in (*shards, *self.small_objects)}
+
+    def is_root(self, root: bytes) -> bool:
+        """Whether these are the bytes of the root that was written with these receipts."""
+        mine = str(self.attributes[RECEIPTS_ATTR]).encode()
+        return digest(root.replace(mine, BLANK_SHA256.encode())) == self.root_sha256
 
 
 def published_key(sha256: str) -> str:
@@ -57,18 +91,37 @@ def is_published_key(key: str) -> bool:
 
 
 def encode_published_receipts(
-    receipts: Sequence[Receipt], records: Sequence[SubjectRecord]
+    receipts: Sequence[Receipt],
+    records: Sequence[SubjectRecord],
+    small_objects: Mapping[str, bytes],
+    root: bytes,
 ) -> tuple[str, bytes]:
     """Serialize the receipts of a store that is complete.
+
+    Parameters
+    ----------
+    small_objects : mapping of str to bytes
+        Every object besides the shards, the root and these receipts, by key.
+    root : bytes
+        The root ``zarr.json``, with `BLANK_SHA256` for the digest of these receipts.
 
     Returns
     -------
     sha256, data : str, bytes
-        The same receipts give the same bytes.
+        The same arguments give the same bytes.
     """
-    # Without the fingerprint of the build: an updated store then equals one built at once.
+    # Without the fingerprint of the build that wrote a shard: an update may keep some.
     shards = [replace(receipt, fingerprint="").to_dict() for receipt in receipts]
-    content = {"receipts": shards, "catalogue": [_row_to_json(record) for record in records]}
+    content = {
+        "receipts": shards,
+        "catalogue": [_row_to_json(record) for record in records],
+        "objects": [
+            asdict(StoredObject(key, len(data), digest(data)))
+            for key, data in sorted(small_objects.items())
+        ],
+        "attributes": json.loads(root)["attributes"],
+        "root_sha256": digest(root),
+    }
     data = gzip.compress(json.dumps(content, allow_nan=False).encode(), 6, mtime=0)
     return digest(data), data
 
@@ -88,8 +141,9 @@ def read_published_receipts(store: ObjectStore, attrs: Mapping[str, Any]) -> Pub
         They do not exist, or are not as they were written.
     """
     check_schema_version(store.url, attrs)
-    sha256 = str(attrs.get(RECEIPTS_ATTR, ""))
-    data = store.get(published_key(sha256)) if sha256 else None
+    sha256 = attrs.get(RECEIPTS_ATTR)
+    known = isinstance(sha256, str) and SHA256.fullmatch(sha256)
+    data = store.get(published_key(str(sha256))) if known else None
     if data is None and read_attrs(store.get(ROOT_KEY)).get(RECEIPTS_ATTR, sha256) != sha256:
         raise StoreError(f"{store.url} was updated while it was read: try again")
     if data is None:
@@ -97,32 +151,43 @@ def read_published_receipts(store: ObjectStore, attrs: Mapping[str, Any]) -> Pub
             f"{store.url} has no receipts, which say how it was built: it is damaged, or was "
             "written by another program; build it anew with --overwrite"
         )
+    where = f"{store.url}/{published_key(str(sha256))}"
     if digest(data) != sha256:
         raise StoreError(
-            f"{store.url}/{published_key(sha256)} is not as it was written (SHA-256): the store is "
-            "damaged; build it anew with --overwrite"
+            f"{where} is not as it was written (SHA-256): the store is damaged; build it anew with "
+            "--overwrite"
         )
     subjects = attrs.get("subjects")
     limit = min(
         MAX_ALL_RECEIPTS,
-        MAX_DOCUMENT + MAX_SUBJECT_RECEIPT * (subjects if isinstance(subjects, int) else 0),
+        MAX_DOCUMENT + MAX_SUBJECT_RECEIPT * (subjects if type(subjects) is int else 0),
     )
     try:
-        content = json.loads(gunzip(data, limit))
-    except ValueError as error:
+        return _parse(json.loads(gunzip(data, limit)), sha256)
+    except (KeyError, TypeError, ValueError, AttributeError, StoreError) as error:
         raise StoreError(
-            f"the receipts of {store.url} cannot be read ({error_message(error)}): the store was "
-            "not written by gz3d-zarr; build it anew with --overwrite"
-        ) from None
+            f"{where} cannot be understood ({type(error).__name__}: {error_message(error)}): it "
+            "was written by another program or version; build the store anew with --overwrite"
+        ) from error
+
+
+def _parse(content: Mapping[str, Any], sha256: str) -> PublishedReceipts:
+    """Rebuild receipts; one of several exceptions where `content` is none."""
+    attributes = {**content["attributes"], RECEIPTS_ATTR: sha256}
+    layout = read_layout(attributes)
     receipts = tuple(Receipt.from_dict(receipt) for receipt in content["receipts"])
+    if [receipt.shard for receipt in receipts] != list(range(layout.shards)):
+        raise ValueError(f"they are not of the shards 0 to {layout.shards - 1}")
+    for receipt in receipts:
+        problem = find_receipt_fault(receipt, layout)
+        if problem:
+            raise ValueError(f"receipt {receipt.shard}: {problem}")
     outcomes = [outcome for receipt in receipts for outcome in receipt.outcomes]
     records = []
     for outcome, row in zip(outcomes, content["catalogue"], strict=True):
         file = parse_name(outcome.file_name)
         if file is None:
-            raise StoreError(
-                f"{quote(outcome.file_name)} in the receipts is not the name of a subject file"
-            )
+            raise ValueError(f"{quote(outcome.file_name)} is not the name of a subject file")
         metadata = outcome.metadata
         if row is not None and row["metadata"] is not None:
             metadata = metadata_from_json(row["metadata"])
@@ -130,7 +195,13 @@ def read_published_receipts(store: ObjectStore, attrs: Mapping[str, Any]) -> Pub
         if row is not None and metadata is not None:
             known = CatalogueRow(metadata, row["observed"])
         records.append(SubjectRecord(Entry(file, None, known), outcome))
-    return PublishedReceipts(receipts, tuple(records))
+    return PublishedReceipts(
+        receipts,
+        tuple(records),
+        tuple(StoredObject(**stored) for stored in content["objects"]),
+        attributes,
+        str(content["root_sha256"]),
+    )
 
 
 def _row_to_json(record: SubjectRecord) -> dict[str, Any] | None:

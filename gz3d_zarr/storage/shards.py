@@ -21,8 +21,9 @@ from zarr.storage import MemoryStore
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, SHARD_ARRAYS
 from gz3d_zarr.datamodel.codecs import array_codec
 from gz3d_zarr.datamodel.layout import Layout
+from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.errors import StoreError, error_message
-from gz3d_zarr.storage.build_record import ROOT_KEY
+from gz3d_zarr.storage.build_record import ROOT_KEY, SHA256
 
 ABSENT_CHUNK = 2**64 - 1
 """Offset and size, in the index of a shard, of a chunk that is not stored."""
@@ -109,6 +110,21 @@ def encode_shard(
 def shard_key(name: str, shard: int) -> str:
     """Key of the object that holds one shard of a big array."""
     return f"{name}/c/{shard}" + "/0" * len(SHARD_ARRAYS[name].shape)
+
+
+def find_receipt_fault(receipt: Receipt, layout: Layout) -> str:
+    """Why a receipt cannot be of a shard of this layout; empty if it can."""
+    if not 0 <= receipt.shard < layout.shards:
+        return f"it is of shard {receipt.shard}, expected 0 to {layout.shards - 1}"
+    rows = layout.rows(receipt.shard)
+    if len(receipt.outcomes) != rows.stop - rows.start:
+        return f"it has {len(receipt.outcomes)} subjects, expected {rows.stop - rows.start}"
+    keys = [shard_key(name, receipt.shard) for name in SHARD_ARRAYS]
+    if [stored.key for stored in receipt.objects] != keys:
+        return f"its objects are not {', '.join(keys)}"
+    if any(type(o.size) is not int or not SHA256.fullmatch(str(o.sha256)) for o in receipt.objects):
+        return "the size or SHA-256 of an object is none"
+    return ""
 
 
 def decode_shard(

@@ -15,7 +15,7 @@ from gz3d_zarr.datamodel.arrays import CATALOGUE_GROUP, CLUSTERS_GROUP, GROUPS
 from gz3d_zarr.datamodel.cluster_arrays import cluster_arrays
 from gz3d_zarr.datamodel.codecs import SMALL_COMPRESSORS
 from gz3d_zarr.datamodel.layout import SMALL_CHUNKS, Layout
-from gz3d_zarr.datamodel.schema import Provenance, index_labels, root_attrs
+from gz3d_zarr.datamodel.schema import index_labels
 from gz3d_zarr.datamodel.variables import (
     CATALOGUE_TEXT,
     VARIABLES,
@@ -31,9 +31,16 @@ from gz3d_zarr.storage.shards import array_documents, ignore_zarr_spec_warnings
 def encode_small_objects(
     rows: Sequence[SubjectRecord],
     layout: Layout,
-    provenance: Provenance,
+    attrs: Mapping[str, Any],
 ) -> dict[str, bytes]:
     """Encode all objects of a complete store except the shards and receipts.
+
+    Parameters
+    ----------
+    rows : sequence of SubjectRecord
+    layout : Layout
+    attrs : mapping
+        Attributes of the root.
 
     Returns
     -------
@@ -44,7 +51,7 @@ def encode_small_objects(
     store = MemoryStore(memory)
     # Chunks of fill values are written too, so that a missing chunk means damage.
     with ignore_zarr_spec_warnings(), zarr.config.set({"array.write_empty_chunks": True}):
-        root = zarr.create_group(store, attributes=root_attrs(layout, provenance), zarr_format=3)
+        root = zarr.create_group(store, attributes=dict(attrs), zarr_format=3)
         for name, (labels, attrs) in index_labels([row.entry for row in rows]).items():
             _create(root, name, (name,), labels, attrs)
         for name, variable in VARIABLES.items():

@@ -20,7 +20,9 @@ import gz3d_zarr
 from gz3d_zarr import SourceError, StoreError
 from gz3d_zarr.cli import main
 from gz3d_zarr.datamodel.cluster_arrays import cluster_arrays
+from gz3d_zarr.pipeline.light_checks import check_without_shards
 from gz3d_zarr.pipeline.report import VerifyReport
+from gz3d_zarr.storage.object_store import open_object_store
 
 
 @pytest.fixture
@@ -31,7 +33,13 @@ def copy(store: Path, tmp_path: Path) -> Path:
 
 def failed(report: VerifyReport) -> set[tuple[str, str]]:
     """Without packs, which differ from any small array that was changed."""
-    return {(check.test, check.target) for check in report.failures if check.test != "pack"}
+    return {(check.test, check.target) for check in report.failures}
+
+
+def found_without_shards(store: Path) -> dict[tuple[str, str], str]:
+    """What is found where the shards are as they were written, by test and target."""
+    light = check_without_shards(open_object_store(store))
+    return {(c.test, c.target): c.detail for c in light.checks if not c.passed}
 
 
 def flip(path: Path, offset: int, bit: int = 0x10) -> None:
@@ -125,35 +133,34 @@ def test_flipped_bytes_in_clusters_and_numbers_by_class_are_found(
         flip_first_chunk(copy, name)
     report = gz3d_zarr.verify(copy, client=client)
     assert len(names) == 30
-    assert failed(report) == {("open", "zarr.json"), *(("array", name) for name in names)}
+    damaged = {target.partition("/c/")[0] for test, target in failed(report) if test == "object"}
+    assert damaged == {target for test, target in failed(report) if test == "values"} == {*names}
 
 
 def test_lost_chunk_of_the_clusters_is_found(copy: Path, client: Client) -> None:
     (copy / "clusters/star_x/c/0").unlink()  # zarr takes it for fill values
     report = gz3d_zarr.verify(copy, client=client)
-    assert failed(report) == {("object", "clusters/star_x/c/0"), ("open", "zarr.json")}
+    assert failed(report) == {("object", "clusters/star_x/c/0"), ("values", "clusters/star_x")}
 
 
 def test_moved_coordinate_is_found_without_the_source(copy: Path, client: Client) -> None:
     ra = float(gz3d_zarr.open_store(copy)["ra"][3])
     change(copy, "ra", 3, ra + 1e-7)
     report = gz3d_zarr.verify(copy, client=client)
-    assert failed(report) == {("values", "ra")}
+    assert failed(report) == {("object", "ra/c/0"), ("values", "ra")}
     assert report.state == "damaged"
-    detail = report.failures[0].detail
+    detail = report.failures[1].detail
     assert f"first 3: {ra + 1e-7!r}, expected {ra!r}" in detail
 
 
 @pytest.mark.parametrize(
     "name", ["nsa_id", "observed", "catalogue/iauname", "classifications", "clusters/center_x"]
 )
-def test_values_that_nothing_else_tells_are_found_by_the_receipts(
-    copy: Path, client: Client, name: str
-) -> None:
+def test_values_that_nothing_else_tells_are_found_by_the_receipts(copy: Path, name: str) -> None:
     values = zarr.open_array(copy, path=name, mode="r")[:]
     change(copy, name, 0, next(v for v in values if np.any(v != values[0])))
-    report = gz3d_zarr.verify(copy, client=client)
-    assert ("values", name) in failed(report)
+    found = found_without_shards(copy)
+    assert "(first 0: " in found["values", name]
 
 
 def test_lost_and_damaged_receipts_are_found(copy: Path, client: Client) -> None:
@@ -183,34 +190,36 @@ def test_lost_and_damaged_receipts_are_found(copy: Path, client: Client) -> None
     ],
 )
 def test_values_that_contradict_each_other_are_found(
-    copy: Path, client: Client, name: str, value: Any, target: str
+    copy: Path, name: str, value: Any, target: str
 ) -> None:
     change(copy, name, 3, value)
-    report = gz3d_zarr.verify(copy, client=client)
-    assert ("coordinates", target) in failed(report)
-    assert report.state == "damaged"
+    assert ("coordinates", target) in found_without_shards(copy)
 
 
 @pytest.mark.parametrize(
     ("name", "labels"),
     [("class", ["center", "star", "bar", "spiral"]), ("channel", ["blue", "green", "red"])],
 )
-def test_labels_in_another_order_are_found(
-    copy: Path, client: Client, name: str, labels: list[str]
-) -> None:
+def test_labels_in_another_order_are_found(copy: Path, name: str, labels: list[str]) -> None:
     """`open_store` does not read them; other programs do."""
     change(copy, name, slice(None), np.array(labels, object))
-    report = gz3d_zarr.verify(copy, client=client)
-    assert (report.state, failed(report)) == ("damaged", {("coordinates", name)})
-    assert f"it is {labels}, expected [" in report.failures[0].detail
+    found = found_without_shards(copy)
+    assert found.keys() == {("object", f"{name}/c/0"), ("values", name)}
+    assert "not as the receipts say (first " in found["values", name]
 
 
-def test_other_meanings_of_the_samples_are_found(copy: Path, client: Client) -> None:
+def test_other_meanings_of_the_samples_are_found(copy: Path) -> None:
     for key in ("zarr.json", "sample/zarr.json"):
         text = (copy / key).read_text()
         (copy / key).write_text(text.replace("other extra original", "other original extra"))
-    report = gz3d_zarr.verify(copy, client=client)
-    assert failed(report) == {("coordinates", "sample's flag_meanings")}
+    found = found_without_shards(copy)
+    assert found.keys() == {
+        ("object", "sample/zarr.json"),
+        ("metadata", "sample"),
+        ("consolidated", "sample"),
+        ("consolidated", "zarr.json"),
+    }
+    assert 'flag_meanings is "other original extra' in found["metadata", "sample"]
 
 
 def test_other_size_of_a_file_is_found(archive: Path, client: Client, tmp_path: Path) -> None:
@@ -220,16 +229,15 @@ def test_other_size_of_a_file_is_found(archive: Path, client: Client, tmp_path: 
     target = tmp_path / "g.zarr"
     gz3d_zarr.build(archive, target, client, shard_size=4, order="name")
     change(target, "catalogue/source_size", slice(0, 2), 1)
-    report = gz3d_zarr.verify(target, client=client)
-    assert report.state == "damaged"
-    assert failed(report) == {("values", "catalogue/source_size")}
-    assert "(first 0: 1, expected " in report.failures[0].detail
+    found = found_without_shards(target)
+    assert "(first 0: 1, expected " in found["values", "catalogue/source_size"]
 
 
 def test_damaged_and_lost_small_arrays_are_found(copy: Path, client: Client) -> None:
     flip(copy / "dec" / "c" / "0", 20)
     assert failed(gz3d_zarr.verify(copy, client=client)) == {
-        ("array", "dec"),
+        ("object", "dec/c/0"),
+        ("values", "dec"),
         ("open", "zarr.json"),
     }
     (copy / "dec" / "c" / "0").unlink()  # zarr takes it for fill values
@@ -247,15 +255,18 @@ def test_stale_metadata_is_told_apart(copy: Path, client: Client) -> None:
     document = json.loads((copy / "ra" / "zarr.json").read_text())
     document["attributes"]["units"] = "hourangle"
     (copy / "ra" / "zarr.json").write_text(json.dumps(document))
-    report = gz3d_zarr.verify(copy, client=client)
-    assert (report.state, failed(report)) == ("stale", {("metadata", "ra")})
+    found = found_without_shards(copy)
+    assert found.keys() == {("metadata", "ra"), ("object", "ra/zarr.json")}
+    assert found["metadata", "ra"] == 'attributes.units is "hourangle", expected "deg"'
+    document["attributes"]["units"] = "deg"
+    (copy / "ra" / "zarr.json").write_text(json.dumps(document, indent=2))
     root = json.loads((copy / "zarr.json").read_text())
     del root["consolidated_metadata"]
     (copy / "zarr.json").write_text(json.dumps(root))
     assert gz3d_zarr.verify(copy, client=client).state == "stale"
 
 
-def test_wrong_structure_and_counts_are_found(copy: Path, client: Client) -> None:
+def test_wrong_structure_and_counts_are_found(copy: Path) -> None:
     root = json.loads((copy / "zarr.json").read_text())
     root["attributes"]["subjects_ok"] = 17
     consolidated = root["consolidated_metadata"]["metadata"]
@@ -265,8 +276,10 @@ def test_wrong_structure_and_counts_are_found(copy: Path, client: Client) -> Non
         consolidated["nsa_id"] = document
         (copy / "nsa_id" / "zarr.json").write_text(json.dumps(document))
     (copy / "zarr.json").write_text(json.dumps(root))
-    found = failed(gz3d_zarr.verify(copy, client=client))
-    assert {("structure", "nsa_id"), ("attributes", "subjects_ok")} <= found
+    found = found_without_shards(copy)
+    assert found["metadata", "nsa_id"] == 'data_type is "uint64", expected "int64"'
+    assert found["consolidated", "nsa_id"] == found["metadata", "nsa_id"]
+    assert found["attributes", "subjects_ok"] == "it is 17, expected 18"
 
 
 def test_source_that_differs_is_found(copy: Path, archive: Path, client: Client) -> None:

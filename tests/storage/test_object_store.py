@@ -148,22 +148,28 @@ class Place:
         return gz3d_zarr.open_store(self.url, storage_options=self.server.storage_options)
 
     def content(self) -> dict[str, Any]:
-        """Digest of every object, which S3 lists; of the root what it says."""
+        """Digest of every object but the receipts, which S3 lists; of the root what it says."""
         root = says(self.server.get(f"{self.name}/{ROOT}"))
-        return {**self.server.digests(self.name), ROOT: root}
+        return {**without_receipts(self.server.digests(self.name)), ROOT: root}
 
 
 def on_disk(store: Path) -> dict[str, Any]:
     """What `Place.content` is to be."""
     files = {p.relative_to(store).as_posix(): p for p in store.rglob("*") if p.is_file()}
     digests = {key: md5(path.read_bytes()) for key, path in files.items()}
-    return {**digests, ROOT: says(files[ROOT].read_bytes())}
+    return {**without_receipts(digests), ROOT: says(files[ROOT].read_bytes())}
+
+
+def without_receipts(digests: dict[str, str]) -> dict[str, str]:
+    """Receipts have the time of the build."""
+    return {key: value for key, value in digests.items() if not key.startswith("receipts/")}
 
 
 def says(root: bytes) -> dict[str, Any]:
-    """The document, but for the time and the generation of the build."""
+    """The document, but for the time and generation of the build, and receipts that have them."""
     document: dict[str, Any] = json.loads(root)
-    del document["attributes"]["created"], document["attributes"]["generation"]
+    for name in ("created", "generation", "receipts_sha256"):
+        del document["attributes"][name]
     return document
 
 
