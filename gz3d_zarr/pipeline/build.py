@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gz3d_zarr
-from gz3d_zarr.datamodel.layout import LayoutOptions
+from gz3d_zarr.datamodel.layout import LayoutOptions, read_layout
 from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import Provenance
@@ -36,7 +36,7 @@ from gz3d_zarr.pipeline.publish import (
 )
 from gz3d_zarr.pipeline.report import BuildReport, Failure, list_saturated, note_subjects
 from gz3d_zarr.pipeline.resume import ResumePlan, plan_resume
-from gz3d_zarr.pipeline.shard_runner import run_shards
+from gz3d_zarr.pipeline.shard_runner import recheck_kept, run_shards
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
@@ -272,15 +272,18 @@ def build(
             check_plan_keeps(target, writing, work, request)
             kept = [work.receipts[i] for i in sorted(work.receipts)]
             policy.check(kept, work.plan.layout.subjects)
-            receipts = dict(work.receipts)
             with contextlib.ExitStack() as workers_stack:
-                if work.missing:  # workers first: without any, nothing is written or deleted
+                tasks = len(work.missing) + len(work.unpublished)
+                if tasks:  # workers first: without any, nothing is written or deleted
                     workers_client = workers_stack.enter_context(
-                        use_workers(running, build_plan.resources, len(work.missing))
+                        use_workers(running, build_plan.resources, tasks)
                     )
                 remove_leftovers(target, writing, request.mode)
                 begin_writing(writing, work, lease.build_id)
                 began = time.monotonic()
+                if work.unpublished:
+                    work = recheck_kept(workers_client, writing, work)
+                receipts = dict(work.receipts)
                 if work.missing:
                     receipts = run_shards(
                         workers_client,
@@ -302,7 +305,10 @@ def _adopt_settings(
     """Fill in what is not given from the build or store that is continued."""
     if request.mode is not Mode.RESUME:
         return selection, layout
-    settings = inspect_target(find_target(store, request)).settings
+    target = inspect_target(find_target(store, request))
+    settings = target.settings
+    if settings is target.attrs and settings:
+        read_layout(settings)  # refuses damaged ones
     return selection.adopt(settings), layout.adopt(settings)
 
 
@@ -329,7 +335,7 @@ def _complete(
     generation = choose_generation(store, attrs, outcomes, build_id)
     provenance = replace(_describe_origin(plan, records), generation=generation)
     publish(store, records, ordered, plan.layout, provenance, build_id)
-    notes = (*plan.manifest.notes, *note_subjects(records))
+    notes = (*plan.manifest.notes, *note_subjects(records), *work.notes)
     return _report(work, records, ordered, time.monotonic() - began, notes)
 
 
@@ -363,7 +369,7 @@ def _describe_origin(plan: Plan, records: Sequence[SubjectRecord]) -> Provenance
 def _report_complete(store: ObjectStore, work: ResumePlan, seconds: float) -> BuildReport:
     """Report on a store that was complete before."""
     published = read_published_receipts(store, work.target.attrs)
-    notes = tuple(work.target.attrs["notes"])
+    notes = tuple(published.attributes["notes"])
     return _report(work, published.records, published.receipts, seconds, notes)
 
 
@@ -378,7 +384,8 @@ def _report(
     built = [receipts[i] for i in work.missing]
     kept = sum(
         outcome.status is Status.OK or not work.retry_failed
-        for previous in work.previous_receipts.values()
+        for shard, previous in work.previous_receipts.items()
+        if shard not in work.damaged
         for outcome in previous.outcomes
     )
     return BuildReport(

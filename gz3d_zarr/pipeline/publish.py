@@ -339,7 +339,7 @@ def publish(
     for part, is_slow in ((named, True), (objects, False), (metadata, False)):
         check_owner(store, build_id)
         store.put_all(part)
-        _check_stored(store, part)
+        _check_kept(part, store.get_all(part), store.url)
         if is_slow:  # before plain readers can see new values beside old ones
             store.sync([*shards, *named])
     publish_root(store, root, [*objects, *metadata], build_id)
@@ -386,25 +386,26 @@ def publish_root(store: ObjectStore, root: bytes, written: Sequence[str], build_
     store.sync(written)  # the root is the last also after a power failure
     store.put(RECORD_KEY, replace(record, root_sha256=digest(root)).to_json())
     store.put(ROOT_KEY, root)
-    _check_stored(store, {ROOT_KEY: root})
+    found = store.get(ROOT_KEY)
+    if found is not None and not read_attrs(found):
+        store.delete([ROOT_KEY])  # the record remains: a build to be continued
+    _check_kept({ROOT_KEY: root}, {ROOT_KEY: found}, store.url)
     store.sync([ROOT_KEY])
 
 
-def _check_stored(store: ObjectStore, objects: Mapping[str, bytes]) -> None:
-    """Read small objects back: a server may confirm a PUT and keep nothing, or only a part.
+def _check_kept(put: Mapping[str, bytes], found: Mapping[str, bytes | None], url: str) -> None:
+    """Compare what was read back: a server may confirm a PUT and keep nothing, or only a part.
 
     Raises
     ------
     StoreError
         Names the first that is not as it was put.
     """
-    found = store.get_all(objects)
-    wrong = sorted(key for key, data in objects.items() if found[key] != data)
+    wrong = sorted(key for key, data in put.items() if found[key] != data)
     if wrong:
         raise StoreError(
-            f"{store.url} did not keep {len(wrong)} of {plural(len(objects), 'object')} as they "
-            f"were written (first {wrong[0]}), though it confirmed each; use --resume to write "
-            "them again"
+            f"{url} did not keep {len(wrong)} of {plural(len(put), 'object')} as they were written "
+            f"(first {wrong[0]}), though it confirmed each; use --resume to write them again"
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from gz3d_zarr.datamodel.layout import Layout, read_layout
+from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import SCHEMA
 from gz3d_zarr.errors import Status, StoreError, plural, shorten
@@ -52,6 +52,11 @@ class ResumePlan:
         all.
     clears : bool
         What exists is deleted first.
+    unpublished : tuple of int
+        Shards that are kept and were written by a build that has not ended: they are read and
+        compared with their receipts before they are published.
+    damaged : tuple of int
+        Those of them that were not as they were written, and are built again.
     """
 
     plan: Plan
@@ -61,11 +66,31 @@ class ResumePlan:
     retry_failed: bool = False
     shards_to_write: tuple[int, ...] | None = None
     clears: bool = False
+    unpublished: tuple[int, ...] = ()
+    damaged: tuple[int, ...] = ()
 
     @property
     def missing(self) -> list[int]:
         """Shards to be built, in order."""
         return [i for i in range(self.plan.layout.shards) if i not in self.receipts]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For the report of the build."""
+        if not self.damaged:
+            return ()
+        shards = f"shard{'s' * (len(self.damaged) > 1)} {', '.join(map(str, self.damaged))}"
+        return (f"damaged since an earlier run wrote it, and built again: {shards}",)
+
+    def without_damaged(self, damaged: Iterable[int]) -> ResumePlan:
+        """Build these shards again; what was good in them must still be in the source."""
+        shards = tuple(sorted(damaged))
+        return replace(
+            self,
+            receipts={i: r for i, r in self.receipts.items() if i not in shards},
+            previous_receipts={**self.previous_receipts, **{i: self.receipts[i] for i in shards}},
+            damaged=shards,
+        )
 
     @property
     def is_done(self) -> bool:
@@ -146,27 +171,29 @@ def _continue_build(
     check_files_unchanged(store, plan, fresh.values())
     kept = _select_kept(plan, fresh, sizes, retrying=request.retry_failed)
     previous = {shard: receipt for shard, receipt in fresh.items() if shard not in kept}
-    return ResumePlan(plan, target, kept, previous, retry_failed=True)
+    return ResumePlan(
+        plan, target, kept, previous, retry_failed=True, unpublished=tuple(sorted(kept))
+    )
 
 
 def _continue_store(
     store: ObjectStore, plan: Plan, target: Target, request: BuildRequest
 ) -> ResumePlan:
     """Add to a complete store, or retry what failed in it, while readers may use it."""
-    layout = read_layout(target.attrs)
-    published = read_published_receipts(store, target.attrs).receipts
+    complete = read_published_receipts(store, target.attrs)
+    layout, attrs, published = complete.layout, complete.attributes, complete.receipts
     plan = _with_samples_of(plan, layout)
     record, file_names = target.record, [o.file_name for r in published for o in r.outcomes]
     continues = record is not None and not (request.may_grow or request.retry_failed)
     existing = _read_file_names(store) if continues else file_names
-    added = int(target.attrs.get("appended", 0)) + plan.layout.subjects - len(file_names)
+    added = int(attrs["appended"]) + plan.layout.subjects - len(file_names)
     plan = _order_like(plan, existing, added)
     if request.may_grow:
-        check_append_only(store, plan, target.attrs, file_names)
+        check_append_only(store, plan, attrs, file_names)
     elif continues:
         check_same_plan(store, plan, _record_identity(target), existing)
     else:
-        check_same_plan(store, plan, target.attrs, file_names)
+        check_same_plan(store, plan, attrs, file_names)
     check_files_unchanged(store, plan, published)
     marked = set(record.shards_to_write or ()) if record is not None else set()
     fresh = {}
@@ -183,6 +210,7 @@ def _continue_store(
         {shard: previous[shard] for shard in to_write - {*kept} if shard in previous},
         request.retry_failed or (continues and record is not None and record.retry_failed),
         tuple(sorted(to_write)),
+        unpublished=tuple(sorted({*kept} & {*fresh})),
     )
 
 

@@ -12,6 +12,7 @@ from gz3d_zarr.pipeline.dask_tasks import run_tasks, share_connections
 from gz3d_zarr.pipeline.failure_policy import FailurePolicy
 from gz3d_zarr.pipeline.resume import ResumePlan
 from gz3d_zarr.pipeline.shard_task import ShardTask, build_shard
+from gz3d_zarr.pipeline.store_checks import find_damage
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources.options import FetchOptions
 from gz3d_zarr.sources.source_state import SourceState
@@ -83,6 +84,37 @@ def run_shards(
             report(Progress(done, plan.layout.subjects, len(receipt.outcomes), failed))
             policy.check(receipts.values(), plan.layout.subjects)
     return receipts
+
+
+def recheck_kept(client: Client, store: ObjectStore, work: ResumePlan) -> ResumePlan:
+    """Read the shards that an earlier run wrote and that no store was published with.
+
+    A power failure may leave a shard with its size and other bytes. Reading is far quicker than
+    building; shards of a published store are left to `verify`.
+
+    Returns
+    -------
+    ResumePlan
+        Which builds those again that are not as they were written.
+
+    Raises
+    ------
+    GZ3DError
+        As for `run_shards`.
+    """
+    tasks = [(store, work.receipts[shard]) for shard in work.unpublished]
+    prefix, size = f"gz3d-recheck-{work.plan.fingerprint[:12]}", work.plan.layout.shard_size
+    results = run_tasks(client, recheck_shard, tasks, prefix, size)
+    with contextlib.closing(results):
+        return work.without_damaged([shard for shard, is_whole in results if not is_whole])
+
+
+def recheck_shard(task: tuple[ObjectStore, Receipt]) -> tuple[int, bool]:
+    """Number of a shard, and whether its objects are as its receipt says."""
+    store, receipt = task
+    return receipt.shard, not any(
+        find_damage(stored, store.get(stored.key)) for stored in receipt.objects
+    )
 
 
 def _count_failed(receipts: Iterable[Receipt]) -> int:

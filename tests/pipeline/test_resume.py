@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import xarray as xr
 from distributed import Client
 from files import subject_files
 from servers import only_first, serve, status
-from stores import StopHereError, objects, shards, stop_after
+from stores import StopHereError, keys, objects, shards, stop_after
 
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
@@ -24,6 +25,7 @@ from gz3d_zarr.pipeline.publish import BUILDING_SUFFIX
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources import http as fetch
 from gz3d_zarr.storage.build_record import LEASE_KEY
+from gz3d_zarr.storage.local_store import LocalStore
 from gz3d_zarr.storage.object_store import open_object_store
 
 
@@ -185,7 +187,7 @@ def test_update_that_is_given_up_can_be_another(
         )
     gz3d_zarr.build(simulated, target, client, shard_size=4, limit=7, update=True)
     gz3d_zarr.build(simulated, tmp_path / "clean.zarr", client, shard_size=4, limit=7)
-    assert objects(target).keys() == objects(tmp_path / "clean.zarr").keys()
+    assert keys(objects(target)) == keys(objects(tmp_path / "clean.zarr"))
     assert shards(target) == shards(tmp_path / "clean.zarr")
 
 
@@ -461,3 +463,97 @@ def test_marks_clusters_and_thumbnails_come_along(
     assert found == values(store)
     groups = ("marks/annotations/c/4", "thumbnail/image/c/4/0/0/0", "clusters/star_count/c/0")
     assert set(groups) <= set(found)
+
+
+def stopped_build(simulated: Path, client: Client, target: Path) -> Path:
+    """A build in shards of 9 that was killed when both were written, before it published."""
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(simulated, target, client, shard_size=9, progress=stop_after(2))
+    return target
+
+
+def test_resume_builds_a_shard_again_that_was_damaged_since(
+    simulated: Path, client: Client, tmp_path: Path
+) -> None:
+    target = stopped_build(simulated, client, tmp_path / "g.zarr")
+    clean = shards(target)
+    kept, damaged = (target / f"image/c/{i}/0/0/0" for i in range(2))
+    data = bytearray(damaged.read_bytes())
+    data[1000:1010] = bytes(10)  # of the same size, as after a power failure
+    damaged.write_bytes(data)
+    before = kept.stat().st_mtime_ns
+    report = gz3d_zarr.build(simulated, target, client, shard_size=9, resume=True)
+    assert shards(target) == clean
+    assert kept.stat().st_mtime_ns == before
+    assert (report.shards_built, report.subjects_built) == (1, 9)
+    note = "damaged since an earlier run wrote it, and built again: shard 1"
+    assert note in report.notes
+    assert note not in gz3d_zarr.open_store(target).attrs["notes"]
+    assert gz3d_zarr.verify(target, client=client).passed
+
+
+def test_resume_without_damage_builds_nothing_again(
+    simulated: Path, client: Client, tmp_path: Path
+) -> None:
+    target = stopped_build(simulated, client, tmp_path / "g.zarr")
+    report = gz3d_zarr.build(simulated, target, client, shard_size=9, resume=True)
+    assert (report.shards_built, report.ok) == (0, 18)
+    assert not [note for note in report.notes if "damaged" in note]
+
+
+RECEIPT_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "no objects": (lambda r: r.update(objects=[]), "its objects are not image/c/0/0/0/0, "),
+    "one object": (lambda r: r["objects"].pop(), "its objects are not "),
+    "too few subjects": (lambda r: r["outcomes"].pop(), "it has 8 subjects, expected 9"),
+    "no digest": (lambda r: r["objects"][0].update(sha256=""), "SHA-256 of an object is none"),
+}
+
+
+@pytest.mark.parametrize("fault", RECEIPT_FAULTS)
+def test_receipt_that_does_not_say_what_it_must_is_refused(
+    simulated: Path, client: Client, tmp_path: Path, fault: str
+) -> None:
+    change, message = RECEIPT_FAULTS[fault]
+    target = tmp_path / "g.zarr"
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(simulated, target, client, shard_size=9, progress=stop_after(2))
+    receipt = target / ".gz3d/receipts/000000.json"
+    content = json.loads(receipt.read_text())
+    change(content)
+    receipt.write_text(json.dumps(content))
+    before = shards(target)
+    with pytest.raises(StoreError, match=f"receipts/000000.json is damaged .*{message}"):
+        gz3d_zarr.build(simulated, target, client, shard_size=9, resume=True)
+    assert shards(target) == before
+    with pytest.raises(StoreError, match=message):
+        gz3d_zarr.open_store(target, incomplete=True)
+    receipt.unlink()  # as the message says
+    gz3d_zarr.build(simulated, target, client, shard_size=9, resume=True)
+    assert shards(target) == before
+
+
+@pytest.mark.parametrize("key", ["ra/c/0", "image/zarr.json", "receipts/", "zarr.json"])
+@pytest.mark.parametrize("kept", [None, 10])
+def test_small_object_that_a_server_did_not_keep_is_noticed(
+    simulated: Path,
+    client: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    kept: int | None,
+) -> None:
+    """A PUT that is confirmed, and stores nothing or only the first bytes."""
+    target, put = tmp_path / "g.zarr", LocalStore._put
+
+    def put_badly(self: LocalStore, name: str, data: bytes) -> None:
+        if not name.startswith(key):
+            put(self, name, data)
+        elif kept is not None:
+            put(self, name, data[:kept])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "_put", put_badly)
+        with pytest.raises(StoreError, match=f"did not keep 1 of .*first {key}.*use --resume"):
+            gz3d_zarr.build(simulated, target, client, limit=2, shard_size=2)
+    gz3d_zarr.build(simulated, target, client, limit=2, shard_size=2, resume=True)
+    assert gz3d_zarr.verify(target, client=client).passed
