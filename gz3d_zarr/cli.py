@@ -187,6 +187,9 @@ def plan(source: str, store: str, as_json: bool, **options: Any) -> None:
 @in_section(
     "Source", "--source", metavar="SOURCE", help="Compare every value with the files of SOURCE."
 )
+@in_section(
+    "Store and S3", "--digest", metavar="HEX", help="Refuse a store with another digest (see info)."
+)
 @source_options
 @store_options
 @worker_options

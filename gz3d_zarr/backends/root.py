@@ -26,6 +26,7 @@ from gz3d_zarr.storage.build_record import (
     REPLACED_SUFFIX,
     ROOT_KEY,
     BuildRecord,
+    check_digest,
     parse_root,
 )
 from gz3d_zarr.storage.object_store import ObjectStore
@@ -65,7 +66,12 @@ class StoreRoot:
     packed: frozenset[str] = frozenset()
 
 
-def open_root(store: ObjectStore, packs: Sequence[str] = (), generation: str = "") -> StoreRoot:
+def open_root(
+    store: ObjectStore,
+    packs: Sequence[str] = (),
+    generation: str = "",
+    digest: str | None = None,
+) -> StoreRoot:
     """Open the root group of a complete store by one request, and one for each pack.
 
     The metadata of all its members come from the root, so that nothing else is read.
@@ -78,16 +84,21 @@ def open_root(store: ObjectStore, packs: Sequence[str] = (), generation: str = "
         none as another program wrote it, arrays are read from their own objects.
     generation : str
         The store is to be of this generation; by default, of any.
+    digest : str, optional
+        SHA-256 that the root must have.
 
     Raises
     ------
     IncompleteStoreError
         The build of the store is unfinished.
     StoreError
-        There is no store, it cannot be read, or it is of another generation.
+        There is no store, it cannot be read, or it is of another generation, or its root has
+        another digest.
     """
     data = _get_root(store)
     for _ in range(MAX_NEW_ROOTS):
+        if digest is not None:
+            check_digest(store.url, data, digest)
         document = _parse_root(store, data)
         chunks = read_packs(store, document["attributes"], packs)
         if chunks is not None:

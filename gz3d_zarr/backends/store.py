@@ -36,6 +36,7 @@ from gz3d_zarr.errors import (
     error_message,
 )
 from gz3d_zarr.locations import S3_SCHEMES
+from gz3d_zarr.storage.build_record import parse_digest
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.packs import PACK_ATTRS
 from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
@@ -54,6 +55,7 @@ def open_store(
     chunks: str | None = "shards",
     incomplete: bool = False,
     masked: bool = False,
+    digest: str | None = None,
 ) -> xr.Dataset:
     """Open a complete store as a lazy Dataset; over a network, this takes two requests.
 
@@ -77,6 +79,9 @@ def open_store(
         Give NaN for every sentinel, so that means are right: -1 where a value is unknown, and the
         flags -1.0 and -0.5 of ``vote_fraction``. Integers with a sentinel become floats; an
         ``observed`` is then 0, 1 or NaN.
+    digest : str, optional
+        SHA-256 of the root ``zarr.json``, as ``gz3d-zarr info`` shows it: a store with another one
+        is refused. An unfinished build has none.
 
     Returns
     -------
@@ -88,36 +93,43 @@ def open_store(
     Raises
     ------
     UsageError
-        `chunks` has another value.
+        `chunks` has another value, or `digest` is not a SHA-256.
     IncompleteStoreError
         The build of the store is unfinished.
     StoreError
-        There is no store, it cannot be read, or it is not a store of Galaxy Zoo: 3D.
+        There is no store, it cannot be read, it is not a store of Galaxy Zoo: 3D, or it has another
+        digest.
     """
+    expected = None if digest is None else parse_digest(digest)
     options = dict(storage_options or {})
     if anon and str(store).startswith(S3_SCHEMES):
         options["anon"] = True
-    dataset = open_dataset(open_object_store(store, options), chunks=chunks, incomplete=incomplete)
+    opened = open_object_store(store, options)
+    dataset = open_dataset(opened, chunks=chunks, incomplete=incomplete, digest=expected)
     return mask_dataset(dataset) if masked else dataset
 
 
 def open_dataset(
-    store: ObjectStore, *, chunks: str | None = "shards", incomplete: bool = False
+    store: ObjectStore,
+    *,
+    chunks: str | None = "shards",
+    incomplete: bool = False,
+    digest: str | None = None,
 ) -> xr.Dataset:
     """Open a store as `open_store` does, from an ObjectStore with its client and options."""
     if chunks not in ("shards", None):
         raise UsageError(f"chunks is {chunks!r}, expected 'shards' or None")
     try:
-        root = open_root(store, (SMALL_ARRAYS_ATTR,))
+        root = open_root(store, (SMALL_ARRAYS_ATTR,), digest=digest)
     except IncompleteStoreError:
-        if incomplete:
+        if incomplete and digest is None:
             return open_partial_store(store)
         raise
     return _root_dataset(store, root, chunks)
 
 
 def read_store(
-    store: ObjectStore, *, packed: bool = True, generation: str = ""
+    store: ObjectStore, *, packed: bool = True, generation: str = "", digest: str | None = None
 ) -> tuple[xr.Dataset, xr.Dataset]:
     """Open a complete store, and read its group ``catalogue``.
 
@@ -126,7 +138,7 @@ def read_store(
     store : ObjectStore
     packed : bool
         Read the packs of small arrays; otherwise, what other programs read.
-    generation : str
+    generation, digest : str
         As for `open_root`.
 
     Returns
@@ -141,7 +153,7 @@ def read_store(
     StoreError
         As for `open_store`; or the group cannot be read.
     """
-    root = open_root(store, PACK_ATTRS if packed else (), generation)
+    root = open_root(store, PACK_ATTRS if packed else (), generation, digest)
     dataset = _root_dataset(store, root, "shards")
     catalogue = _read_group(store, CATALOGUE_GROUP, root)
     return dataset, catalogue.assign(status=dataset["status"].variable.load())

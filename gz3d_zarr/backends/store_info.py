@@ -14,6 +14,7 @@ from dask.utils import format_bytes
 
 from gz3d_zarr.backends.store import find_root, read_store
 from gz3d_zarr.errors import Status, shorten, status_counts
+from gz3d_zarr.storage.build_record import ROOT_KEY, digest
 from gz3d_zarr.storage.object_store import open_object_store
 from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 
@@ -61,6 +62,9 @@ class StoreInfo:
         Number of subjects for every status.
     attrs : dict
         Attributes of the root group: provenance.
+    digest : str
+        SHA-256 of the root ``zarr.json``, which names the receipts, which have the SHA-256 of every
+        other object.
     """
 
     store: str
@@ -70,6 +74,7 @@ class StoreInfo:
     source_bytes: int
     status: Mapping[str, int]
     attrs: Mapping[str, Any]
+    digest: str
 
     def summary(self) -> dict[str, Any]:
         """The output of ``gz3d-zarr info --json``."""
@@ -90,6 +95,7 @@ class StoreInfo:
         lines += [
             "",
             f"store     {self.store}",
+            f"digest    {self.digest}",
             f"subjects  {sum(self.status.values())}: {status}",
             f"stored    {format_bytes(self.stored_bytes)} in {self.objects} objects, "
             f"{share:.3f} of the source files' {format_bytes(self.source_bytes)}",
@@ -101,7 +107,9 @@ class StoreInfo:
         lines += [
             f"{name:<16}  {shorten(self.attrs[name])}" for name in shown if name in self.attrs
         ]
-        lines += [f"{'note':<16}  {note}" for note in self.attrs.get("notes", ())]
+        notes = self.attrs.get("notes")
+        if isinstance(notes, list):
+            lines += [f"{'note':<16}  {shorten(note)}" for note in notes]
         return "\n".join(lines)
 
 
@@ -114,7 +122,8 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
         As for `open_store`.
     """
     opened = open_object_store(store, storage_options)
-    dataset, catalogue = read_store(opened)
+    sha256 = digest(opened.get(ROOT_KEY) or b"")
+    dataset, catalogue = read_store(opened, sha256)
     sizes = opened.list_sizes()
     stored: dict[str, list[int]] = defaultdict(list)
     for key, size in sizes.items():
@@ -149,6 +158,7 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
         int(read[read > 0].sum()),
         status_counts(ok, labels),
         dict(dataset.attrs),
+        sha256,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -17,7 +18,7 @@ from files import subject_files, with_cell
 from stores import StopHereError, stop_after
 
 import gz3d_zarr
-from gz3d_zarr import SourceError, StoreError
+from gz3d_zarr import SourceError, StoreError, UsageError
 from gz3d_zarr.cli import main
 from gz3d_zarr.datamodel.cluster_arrays import cluster_arrays
 from gz3d_zarr.pipeline.light_checks import check_without_shards
@@ -340,6 +341,38 @@ def test_command_tells_and_exits(copy: Path, simulated: Path, client: Client) ->
     summary = json.loads(bad.stdout)
     assert (summary["passed"], summary["state"]) == (False, "damaged")
     assert next(c for c in summary["checks"] if not c["passed"])["target"] == "image/c/1/0/0/0"
+
+
+def test_digest_of_the_root_is_shown_and_checked(
+    copy: Path, client: Client, tmp_path: Path
+) -> None:
+    runner = CliRunner()
+    root = (copy / "zarr.json").read_bytes()
+    digest = hashlib.sha256(root).hexdigest()
+    shown = runner.invoke(main, ["info", str(copy)])
+    assert f"\ndigest    {digest}\n" in shown.stdout
+    assert json.loads(runner.invoke(main, ["info", str(copy), "--json"]).stdout)["digest"] == digest
+    assert gz3d_zarr.verify(copy, client=client, digest=digest.upper()).passed
+    assert gz3d_zarr.open_store(copy, digest=digest).sizes["subject"] == 18
+    (copy / "zarr.json").write_bytes(root + b"\n")  # which changes nothing that is read
+    message = f"has the digest [0-9a-f]{{64}}, expected {digest}: it is another version"
+    with pytest.raises(StoreError, match=message):
+        gz3d_zarr.verify(copy, client=client, digest=digest)
+    with pytest.raises(StoreError, match=message):
+        gz3d_zarr.open_store(copy, digest=digest)
+    result = runner.invoke(main, ["verify", str(copy), "--digest", digest])
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    with pytest.raises(StoreError, match="there is no Zarr 3 store"):
+        gz3d_zarr.open_store(tmp_path / "nowhere", digest=digest)
+
+
+@pytest.mark.parametrize("digest", ["", "abc", "g" * 64, "0" * 65, f"0x{'0' * 62}"])
+def test_malformed_digest_is_wrong_usage(copy: Path, digest: str) -> None:
+    result = CliRunner().invoke(main, ["verify", str(copy), "--digest", digest])
+    assert result.exit_code == 2
+    assert "expected the 64 hexadecimal digits that gz3d-zarr info shows" in result.stderr
+    with pytest.raises(UsageError):
+        gz3d_zarr.open_store(copy, digest=digest)
 
 
 def test_package_says_that_it_verifies() -> None:
