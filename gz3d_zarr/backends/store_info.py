@@ -123,7 +123,7 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
     """
     opened = open_object_store(store, storage_options)
     sha256 = digest(opened.get(ROOT_KEY) or b"")
-    dataset, catalogue = read_store(opened, sha256)
+    dataset, catalogue = read_store(opened, digest=sha256)
     sizes = opened.list_sizes()
     stored: dict[str, list[int]] = defaultdict(list)
     for key, size in sizes.items():
