@@ -60,7 +60,10 @@ def _gather(options: dict[str, Any]) -> dict[str, Any]:
             storage[name] = value
     region = options.pop("region")
     if region:
-        storage["client_kwargs"] = {**storage.get("client_kwargs", {}), "region_name": region}
+        more = storage.get("client_kwargs", {})
+        if not isinstance(more, dict):
+            raise UsageError("the storage option client_kwargs is a value, expected names in it")
+        storage["client_kwargs"] = {**more, "region_name": region}
     file = options.get("ids")
     if file is not None:
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -157,20 +156,17 @@ class SectionGroup(click.Group):
 def nest(_: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
     """KEY=VALUE pairs to a mapping; dots in KEY nest, and VALUE is parsed as JSON if it can be."""
     options: dict[str, Any] = {}
-    for pair in pairs:
+    for number, pair in enumerate(pairs, 1):  # not repeated in messages: it may be a secret
         key, separator, text = pair.partition("=")
         *parents, last = key.split(".")
         inner = options
         if not separator or not all((*parents, last)):
-            shown = re.split(r"[^\w.]", pair, maxsplit=1)[0]  # the rest may be a secret
-            more = "" if shown == pair else "..."
-            raise click.BadParameter(f"{shown!r}{more} is not KEY=VALUE", param=param)
-        for i, parent in enumerate(parents, 1):
+            raise click.BadParameter(f"value {number} is not KEY=VALUE", param=param)
+        for parent in parents:
             inner = inner.setdefault(parent, {})
             if not isinstance(inner, dict):
                 raise click.BadParameter(
-                    f"{key!r} nests in {'.'.join(parents[:i])!r}, which already has a value",
-                    param=param,
+                    f"value {number} nests in a KEY which already has a value", param=param
                 )
         is_text = last.lower() in _TEXT or "headers" in parents
         inner[last] = _parse_value(text, is_text=is_text)

@@ -58,6 +58,19 @@ class BuildError(GZ3DError):
     """A build stopped before it finished."""
 
 
+CLIENT_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What clients of file systems raise, besides OSError, for options of wrong names or types."""
+
+
 class LeftOutWarning(UserWarning):
     """Rows whose status is not ok, or columns that cannot be joined, are left out."""
 

@@ -7,17 +7,22 @@ import errno
 import os
 import re
 import stat
+import traceback
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, MutableSet
+from collections.abc import Callable, Iterator, Mapping, MutableSet
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from fsspec.registry import known_implementations
 
 from gz3d_zarr.errors import UsageError
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of a local file that is still being written; never a name in a store."""
+SYNCED_SUFFIX = ".json"
+"""Of build records, receipts, leases and metadata: small, and they say what the rest means."""
 S3_SCHEMES = ("s3://", "s3a://")
 FIRST_ANSWER_SECONDS = 18
 """How long a server may take for its first answer; s3fs would wait for six minutes.
@@ -25,11 +30,19 @@ FIRST_ANSWER_SECONDS = 18
 If a connection is refused, botocore tries for up to 15 seconds and can then say so.
 """
 _OWN_LIMITS = frozenset({"connect_timeout", "read_timeout", "retries"})
+_SHOWN_OPTIONS = frozenset({"endpoint_url", "region_name"})
+"""Options whose values messages repeat: they are checked to hold no secret."""
+_MIN_HIDDEN = 4
+"""Characters of a value that is hidden inside of other text; a shorter one only as a whole."""
 _answered: MutableSet[Any] = weakref.WeakSet()
 """File systems whose server has answered in this process: it may be slow, but it is not dead."""
 _HALF_URL = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")
-_SECRET = re.compile(r"://[^/@]*:[^/@]*@|https?://[^/@]*@|https?://[^?]*\?")
-"""User and password, a token in their place, or a query, which may be a signature."""
+_SECRET = re.compile(
+    r"://[^/@]*:[^/@]*@|://[^@]*:(?!\d+/)[^@]*@|https?://[^/@]*@|https?://[^?]*\?|(?<!file)://.*?[#;]",
+    re.DOTALL,
+)
+"""User and password, a token in their place, a query, which may be a signature, or a fragment or
+a parameter of a path. Passwords may contain slashes."""
 
 
 def is_url(path: str) -> bool:
@@ -49,8 +62,30 @@ def public_name(location: str) -> str:
 
 
 def holds_secret(url: str) -> bool:
-    """Whether a URL contains a password, a token or a query, and must not be shown."""
+    """Whether a URL contains a password, a token, a query or a fragment, and must not be shown."""
     return _SECRET.search(url) is not None
+
+
+def hide_options(text: str, options: Mapping[str, Any] | None) -> str:
+    """Message of a client without the names in quotes and the values of options.
+
+    Both may be secrets: a value in its place, or one that was given in the place of a name.
+    """
+    for name, value in (options or {}).items():
+        text = text.replace(repr(name), "'...'")
+        if isinstance(value, Mapping):
+            text = hide_options(text, value)
+        elif name not in _SHOWN_OPTIONS and not isinstance(value, bool):
+            shown = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+            text = text.replace(repr(value), "'...'")
+            text = text.replace(shown, "...") if len(shown) >= _MIN_HIDDEN else text
+    return text
+
+
+def public_cause(error: Exception, options: Mapping[str, Any] | None) -> Exception | None:
+    """The error to chain another one to; None where its traceback would repeat an option."""
+    shown = "".join(traceback.format_exception(error))
+    return error if hide_options(shown, options) == shown else None
 
 
 def ask(fs: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -88,19 +123,37 @@ def absolute(path: str, folder: str = "") -> str:
     ------
     UsageError
         If it looks like a URL that lacks a slash, which would create a folder named ``s3:``; or
-        contains a password or a token, which would be stored with it.
+        contains a password or a token, which would be stored with it; or is no file name.
     """
     if is_url(path):
         if holds_secret(path):
             raise UsageError(
-                f"a URL of {path.partition('://')[0]} holds a password, a token or a query, which "
-                "would appear in the store and in messages: leave it out, and give it by "
-                "--source-option or --storage-option, by the environment, or in a profile"
+                f"a URL of {_scheme(path)} holds a password, a token or a query, or a part after # "
+                "or ;, which would appear in the store and in messages: leave it out, and give it "
+                "by --source-option or --storage-option, by the environment, or in a profile"
+            )
+        if "://" not in path and path.partition("::")[0] not in known_implementations:
+            raise UsageError(
+                f"{path!r:.200} contains '::', which joins two URLs, such as "
+                "zip://FILE::s3://BUCKET/KEY, and names no protocol: rename it, without '::'"
             )
         return path
     if _HALF_URL.match(path):
         raise UsageError(f"{path!r} lacks a slash: write {path.replace(':/', '://', 1)!r}")
-    return str(Path(folder, Path(path).expanduser()).absolute())
+    try:
+        local = str(Path(folder, Path(path).expanduser()).absolute())
+        os.fsencode(local)
+    except (RuntimeError, ValueError):  # ~ of an unknown user; no text of this system
+        local = "\0"
+    if "\0" in local:
+        raise UsageError(f"{path!r:.200} cannot be a path of a file")
+    return local
+
+
+def _scheme(url: str) -> str:
+    """Scheme of a URL, which may be a secret where it is no known one."""
+    scheme = url.partition("://")[0].rpartition("::")[2]
+    return scheme if scheme in known_implementations else "an unknown protocol"
 
 
 def is_http(path: str) -> bool:
@@ -155,8 +208,15 @@ def file_size(path: str) -> int | None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that it is never seen in part."""
+    """Write a file under a temporary name and rename it, so that it is never seen in part.
+
+    A document (`SYNCED_SUFFIX`) is not even after a power failure: it is synced before it gets its
+    name.
+    """
     with _partial_file(path, data) as partial:
+        if path.suffix == SYNCED_SUFFIX:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
         partial.replace(path)
 
 

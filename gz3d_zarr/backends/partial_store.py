@@ -15,13 +15,13 @@ from gz3d_zarr.backends.assemble import assemble, define_variables
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.datamodel.file_names import parse_name
 from gz3d_zarr.datamodel.manifest import Entry
-from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import dataset_attrs
 from gz3d_zarr.datamodel.variables import SubjectRecord, variable_values
 from gz3d_zarr.errors import StoreError
-from gz3d_zarr.storage.build_record import FILES_KEY, RECEIPTS_PREFIX, RECORD_KEY, BuildRecord
+from gz3d_zarr.storage.build_receipts import read_receipts
+from gz3d_zarr.storage.build_record import RECORD_KEY, BuildRecord
 from gz3d_zarr.storage.object_store import ObjectStore
-from gz3d_zarr.storage.shards import array_documents, decode_shard, find_receipt_fault, shard_key
+from gz3d_zarr.storage.shards import array_documents, decode_shard, shard_key
 
 
 def open_partial_store(store: ObjectStore) -> xr.Dataset:
@@ -42,22 +42,12 @@ def open_partial_store(store: ObjectStore) -> xr.Dataset:
     layout = record.layout
     if layout is None:
         raise StoreError(f"a copy to {store.url} has not ended; no shards can be opened until then")
-    names = (store.get(FILES_KEY) or b"").decode("utf-8", "replace").split("\n")
-    files = [parse_name(name) for name in names]
-    keys = [key for key in sorted(store.list_sizes(RECEIPTS_PREFIX)) if key.endswith(".json")]
-    receipts = [Receipt.from_json(store.get(key) or b"", key) for key in keys]
-    for key, receipt in zip(keys, receipts, strict=True):
-        problem = find_receipt_fault(receipt, layout)
-        if problem:
-            raise StoreError(
-                f"the receipt {store.url}/{key} is damaged ({problem}); delete it and resume: its "
-                "shard is then built again"
-            )
+    receipts = [*read_receipts(store, record.fingerprint, layout).values()]
     records = [
         SubjectRecord(Entry(file), outcome)
         for receipt in receipts
-        for file, outcome in zip(files[layout.rows(receipt.shard)], receipt.outcomes, strict=True)
-        if file is not None
+        for outcome in receipt.outcomes
+        if (file := parse_name(outcome.file_name)) is not None
     ]
     if not records:
         raise StoreError(f"no shard of {store.url} is written yet")

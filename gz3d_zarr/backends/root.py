@@ -21,6 +21,7 @@ from gz3d_zarr.errors import (
 )
 from gz3d_zarr.storage.build_record import (
     BUILDING_SUFFIX,
+    LEASE_KEY,
     RECEIPTS_PREFIX,
     RECORD_KEY,
     REPLACED_SUFFIX,
@@ -150,19 +151,25 @@ def _missing_root(store: ObjectStore) -> StoreError:
     """The error for a store without a root: its build is unfinished, or nothing is there."""
     data = store.get(RECORD_KEY)
     if data is None:
-        return StoreError(f"there is no Zarr 3 store at {store.url}{_describe_replacement(store)}")
-    layout = BuildRecord.from_json(data).layout
+        begun = "; a build has just begun there" if store.get(LEASE_KEY) is not None else ""
+        return StoreError(
+            f"there is no Zarr 3 store at {store.url}{begun}{_describe_replacement(store)}"
+        )
+    try:
+        layout = BuildRecord.from_json(data).layout
+    except StoreError as error:
+        return StoreError(f"there is no complete store at {store.url}: {error}")
     if layout is None:
         return IncompleteStoreError(
             f"the store {store.url} is not complete: a copy to it has not ended; resume with "
             "gz3d-zarr copy --resume"
         )
     shards = f"of {plural(layout.shards, 'shard')}"
-    if not store.is_link:
-        shards = f"{len(store.list_sizes(RECEIPTS_PREFIX))} {shards}"
+    built = None if store.is_link else len(store.list_sizes(RECEIPTS_PREFIX))
+    partial = "" if not built else ", or open what is built with open_store(..., incomplete=True)"
     return IncompleteStoreError(
-        f"the store {store.url} is not complete, {shards} built; resume with gz3d-zarr build "
-        "SOURCE STORE --resume, or open what is built with open_store(..., incomplete=True)"
+        f"the store {store.url} is not complete, {'' if built is None else f'{built} '}{shards} "
+        f"built; resume with gz3d-zarr build SOURCE STORE --resume{partial}"
     )
 
 

@@ -20,6 +20,7 @@ from gz3d_zarr.backends.partial_store import open_partial_store
 from gz3d_zarr.backends.root import READ_ERRORS, StoreRoot, open_root, unreadable_error
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, CATALOGUE_GROUP
 from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE
+from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.datamodel.schema import (
     GENERATION_ATTR,
     GROUP_ARRAYS_ATTR,
@@ -101,7 +102,9 @@ def open_store(
         digest.
     """
     expected = None if digest is None else parse_digest(digest)
-    options = dict(storage_options or {})
+    for name, flag in (("anon", anon), ("incomplete", incomplete), ("masked", masked)):
+        check_type(name, flag, bool)
+    options = dict(check_type("storage_options", storage_options, dict, is_shown=False) or {})
     if anon and str(store).startswith(S3_SCHEMES):
         options["anon"] = True
     opened = open_object_store(store, options)
@@ -117,8 +120,8 @@ def open_dataset(
     digest: str | None = None,
 ) -> xr.Dataset:
     """Open a store as `open_store` does, from an ObjectStore with its client and options."""
-    if chunks not in ("shards", None):
-        raise UsageError(f"chunks is {chunks!r}, expected 'shards' or None")
+    if chunks is not None and not (isinstance(chunks, str) and chunks == "shards"):
+        raise UsageError(f"chunks is {chunks!r:.60}, expected 'shards' or None")
     try:
         root = open_root(store, (SMALL_ARRAYS_ATTR,), digest=digest)
     except IncompleteStoreError:

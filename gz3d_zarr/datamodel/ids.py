@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,18 @@ from gz3d_zarr.errors import UsageError, quote
 MAX_NEAR_MATCHES = 3
 MAX_LENGTH = 64
 """Characters of an id that are compared with others."""
+MAX_DIGITS = 18
+"""Of a Zooniverse subject id, as in the names of subject files."""
 MAX_LISTED = 5
 """Unknown ids of each kind that an error message lists."""
 
 
 def parse_id(value: str | int) -> str | int:
-    """Text to an id: an int, a Zooniverse subject id, where it has only digits, 18 at most."""
+    """Text to an id: an int, a Zooniverse subject id, where it has only digits."""
+    if not isinstance(value, str | Integral):
+        raise UsageError(f"an id is {value!r:.60}, expected text or a whole number")
     text = str(value).strip()
-    return int(text) if text.isdecimal() and len(text) <= 18 else text
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else text
 
 
 def find_rows(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gz3d_zarr.datamodel.codecs import CODECS
 from gz3d_zarr.datamodel.limits import MAX_SUBJECTS
-from gz3d_zarr.datamodel.option_fields import option
+from gz3d_zarr.datamodel.option_fields import check_types, option
 from gz3d_zarr.errors import StoreError, UsageError, quote
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class LayoutOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used, before any work."""
+        check_types(self)
         if self.codec is not None and self.codec not in CODECS:
             raise UsageError(f"codec is {self.codec!r}, expected one of {', '.join(CODECS)}")
         nside = self.nside

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from pathlib import PurePath
+from types import FunctionType
 from typing import Any, TypeVar
+
+import numpy as np
 
 from gz3d_zarr.errors import UsageError
 
 Group = TypeVar("Group")
+
+
+_EXPECTED: Mapping[type, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "a mapping with names as keys",
+    list: "a list",
+    FunctionType: "a function",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,60 @@ def option(
 def option_specs(group: type) -> dict[str, tuple[OptionSpec, Any]]:
     """Spec and default of each option of a group, by name."""
     return {f.name: (f.metadata["option"], f.default) for f in fields(group)}
+
+
+def check_type(name: str, value: Any, kind: type, *, is_shown: bool = True) -> Any:
+    """Return the value of an option as a plain Python object; None stays None.
+
+    Parameters
+    ----------
+    name : str
+    value : object
+    kind : type
+        As in `OptionSpec`; a str may be given as a path, a list as any iterable but text.
+    is_shown : bool
+        False where the value may be a secret, which no message repeats.
+
+    Raises
+    ------
+    UsageError
+        It has another type.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool | np.bool_):
+        if kind is bool:
+            return bool(value)
+    elif kind is int and isinstance(value, Integral):
+        return int(value)
+    elif kind is float and isinstance(value, Real):
+        return float(value)
+    if kind is FunctionType and callable(value):
+        return value
+    if kind is str and isinstance(value, str | PurePath) and "\0" not in str(value):
+        return value
+    if kind is dict and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return value
+    if kind is list and isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return value
+    shown = f"{value!r:.60}" if is_shown else f"a value of type {type(value).__name__}"
+    raise UsageError(f"{name} is {shown}, expected {_EXPECTED[kind]}")
+
+
+def check_types(group: Any) -> None:
+    """Check the type of each option of a group, and make its value plain.
+
+    Raises
+    ------
+    UsageError
+        Names the first of another type.
+    """
+    for f in fields(group):
+        kind = f.metadata["option"].type
+        if getattr(group, f.name) is None and f.default is not None:
+            raise UsageError(f"{f.name} is None, expected {_EXPECTED[kind]}")
+        plain = check_type(f.name, getattr(group, f.name), kind, is_shown=f.repr)
+        object.__setattr__(group, f.name, plain)
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], *groups: type) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from gz3d_zarr.datamodel.sealed_json import PARSE_ERRORS, check_fields, seal, unseal
 from gz3d_zarr.datamodel.subject import SubjectMetadata
-from gz3d_zarr.errors import Status, StoreError, error_message
+from gz3d_zarr.errors import Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,28 +72,27 @@ class Receipt:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Receipt:
-        """Rebuild a receipt; KeyError, TypeError or ValueError where `content` is none."""
-        return cls(
-            int(content["shard"]),
-            content["fingerprint"],
-            tuple(_outcome(outcome) for outcome in content["outcomes"]),
-            tuple(StoredObject(**stored) for stored in content["objects"]),
+        """Rebuild a receipt; one of `PARSE_ERRORS` where `content` is none."""
+        return check_fields(
+            cls(
+                content["shard"],
+                content["fingerprint"],
+                tuple(_outcome(outcome) for outcome in content["outcomes"]),
+                tuple(check_fields(StoredObject(**stored)) for stored in content["objects"]),
+            )
         )
 
     def to_json(self) -> bytes:
         """Serialize."""
-        return json.dumps(self.to_dict(), allow_nan=False).encode()
+        return seal(self.to_dict())
 
     @classmethod
-    def from_json(cls, data: bytes, key: str) -> Receipt:
-        """Parse; StoreError if `data` is not a receipt."""
+    def from_json(cls, data: bytes) -> Receipt | None:
+        """Parse; None if `data` is not a receipt as it was written."""
         try:
-            return cls.from_dict(json.loads(data))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise StoreError(
-                f"the receipt {key} cannot be read ({error_message(error)}); delete it and resume: "
-                "its shard is then built again"
-            ) from None
+            return cls.from_dict(unseal(data))
+        except PARSE_ERRORS:
+            return None
 
 
 def metadata_to_json(metadata: SubjectMetadata) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def metadata_from_json(content: Mapping[str, Any]) -> SubjectMetadata:
     """Rebuild the metadata from what `metadata_to_json` gives."""
     scale = math.nan if content["scale"] is None else content["scale"]
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-    return SubjectMetadata(**{**values, "scale": scale})
+    return check_fields(SubjectMetadata(**{**values, "scale": scale}))
 
 
 def _fields(record: Any) -> dict[str, Any]:
@@ -118,4 +117,4 @@ def _outcome(content: Mapping[str, Any]) -> SubjectOutcome:
     known = content["metadata"]
     metadata = None if known is None else metadata_from_json(known)
     status = Status(content["status"])
-    return SubjectOutcome(**{**content, "status": status, "metadata": metadata})
+    return check_fields(SubjectOutcome(**{**content, "status": status, "metadata": metadata}))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gz3d_zarr.datamodel.layout import Layout
+from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.manifest import Entry
 from gz3d_zarr.datamodel.variables import LABELS, VARIABLES
 from gz3d_zarr.errors import StoreError, shorten
@@ -19,6 +19,14 @@ GENERATION_ATTR = "generation"
 """Attribute of the root: stays the same as long as the subjects that it had stay as they are."""
 SMALL_ARRAYS_ATTR, GROUP_ARRAYS_ATTR = "small_arrays_sha256", "group_arrays_sha256"
 """Attributes of the root: digests of the packs of small arrays, which name their objects."""
+_BUILD_ATTRS: Mapping[str, type] = {
+    "order": str,
+    "appended": int,
+    "fingerprint": str,
+    RECEIPTS_ATTR: str,
+    "notes": list,
+}
+"""Attributes that a build continues with, besides the layout, and their types."""
 OBJECT_ID_ATTRS = {"long_name": "MaNGA id, by the published data model's name for it"}
 
 
@@ -35,6 +43,24 @@ def check_schema_version(url: str, attrs: Mapping[str, Any]) -> None:
         raise StoreError(
             f"{url} has version {shorten(version)} of the schema, and this gz3d-zarr needs version "
             f"{SCHEMA_VERSION}: build the store anew with --overwrite"
+        )
+
+
+def check_root_attrs(url: str, attrs: Mapping[str, Any]) -> None:
+    """Refuse attributes of a root that no build of this version has written.
+
+    Raises
+    ------
+    StoreError
+        The store has another version, or an attribute that a build continues with is wrong.
+    """
+    check_schema_version(url, attrs)
+    read_layout(attrs)
+    wrong = [name for name, kind in _BUILD_ATTRS.items() if type(attrs.get(name)) is not kind]
+    if wrong:
+        raise StoreError(
+            f"the attribute {wrong[0]} of {url} is missing or wrong: it was modified; build it "
+            "anew with --overwrite"
         )
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.annotations import CLASS_MARKS, MarkTable, parse_shapes
+from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.datamodel.wcs import image_wcs
 from gz3d_zarr.errors import StoreError, UsageError, error_message, missing_extra_error, plural
 from gz3d_zarr.export.annotations import read_marks
@@ -130,12 +131,15 @@ def export_marks(
         The store cannot be read, or `dest` exists or cannot be written.
     """
     _import_pyarrow()  # fail before any work
-    unknown = sorted({*(classes or ())} - {*CLASS_MARKS})
+    check_type("overwrite", overwrite, bool)
+    check_type("classes", classes, list)
+    check_type("destination_options", destination_options, dict, is_shown=False)
+    unknown = sorted({f"{cls!s:.60}" for cls in classes or ()} - {*CLASS_MARKS})
     if unknown:
         raise UsageError(
             f"there is no class {', '.join(unknown)}; expected some of {', '.join(CLASS_MARKS)}"
         )
-    shared = storage_options or {}
+    shared = check_type("storage_options", storage_options, dict, is_shown=False) or {}
     selection = select_rows(store, rows, storage_options=shared if is_url(str(store)) else None)
     options = {**(shared if is_url(str(dest)) else {}), **(destination_options or {})}
     folder, name = _open_destination(dest, options, selection, overwrite=overwrite)

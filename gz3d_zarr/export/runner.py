@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from dask.utils import format_bytes
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
+from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.errors import StoreError, plural
 from gz3d_zarr.export.subset import Selection, select_rows
 from gz3d_zarr.locations import is_url
@@ -105,8 +106,10 @@ def open_source_and_destination(
         The store cannot be read; the destination cannot be written to or is inside the store, or
         it has files and `overwrite` is false.
     """
-    shared = storage_options or {}
+    check_type("overwrite", overwrite, bool)
+    shared = check_type("storage_options", storage_options, dict, is_shown=False) or {}
     selection = select_rows(store, rows, storage_options=shared if is_url(str(store)) else None)
+    check_type("destination_options", destination_options, dict, is_shown=False)
     options = {**(shared if is_url(str(dest)) else {}), **(destination_options or {})}
     destination = open_object_store(dest, options)
     if f"{destination.url}/".startswith(f"{selection.store.url}/"):

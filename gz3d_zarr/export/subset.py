@@ -205,7 +205,10 @@ def _positions(
         return np.arange(length)
     if isinstance(rows, xr.Dataset):
         return find_ids(dataset, np.atleast_1d(rows["zooniverse_subject_id"].values).tolist())
-    wanted = np.unique(np.asarray(rows))
+    try:
+        wanted = np.unique(np.asarray(rows))
+    except (TypeError, ValueError):
+        raise UsageError("rows must be positions along subject: whole numbers") from None
     if not len(wanted):
         return np.zeros(0, np.int64)
     if wanted.dtype.kind not in "iu" or wanted.ndim != 1:

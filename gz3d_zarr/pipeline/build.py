@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import gz3d_zarr
 from gz3d_zarr.datamodel.layout import LayoutOptions, read_layout
-from gz3d_zarr.datamodel.option_fields import check_options, take_options
+from gz3d_zarr.datamodel.option_fields import check_options, check_type, take_options
 from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import Provenance
 from gz3d_zarr.datamodel.variables import SubjectRecord
@@ -246,6 +247,8 @@ def build(
         retry_failed=retry_failed,
         allow_loss=policy.allow_loss,
     )
+    for name, function in (("progress", progress), ("announce", announce)):
+        check_type(name, function, FunctionType)
     with use_client(client, scheduler) as running:
         resources = find_resources(running, workers, memory)
         target = open_object_store(store, storage_options)
@@ -253,13 +256,14 @@ def build(
         if has_replaced(target):  # before we look at what exists
             with hold_target(target):
                 pass
-        selection, layout = _adopt_settings(target, request, selection, layout)
-        build_plan = make_plan(source, target, selection, layout, fetch, resources)
-        observed = observe_source(build_plan.manifest)
-        began = time.monotonic()
-        beside = find_target(target, request)
-        work = plan_resume(beside, build_plan, request)  # refuses before anything is written
-        check_plan_keeps(target, beside, work, request)
+        with _name_other_builder(target):
+            selection, layout = _adopt_settings(target, request, selection, layout)
+            build_plan = make_plan(source, target, selection, layout, fetch, resources)
+            observed = observe_source(build_plan.manifest)
+            began = time.monotonic()
+            beside = find_target(target, request)
+            work = plan_resume(beside, build_plan, request)  # refuses before anything is written
+            check_plan_keeps(target, beside, work, request)
         if announce is not None:
             announce(work.plan)
         if work.is_done and beside is target:
@@ -297,6 +301,16 @@ def build(
                     )
             replaced = None if writing is target or request.allow_loss else target
             return _complete(writing, work, receipts, lease.build_id, began, replaced)
+
+
+@contextlib.contextmanager
+def _name_other_builder(store: ObjectStore) -> Iterator[None]:
+    """Report another build that has begun meanwhile, rather than what it has left so far."""
+    try:
+        yield
+    except StoreError:
+        check_free(store, wait=False)
+        raise
 
 
 def _adopt_settings(

@@ -25,7 +25,8 @@ from gz3d_zarr.datamodel.arrays import (
     SHARD_ARRAYS,
 )
 from gz3d_zarr.datamodel.cluster_arrays import cluster_arrays
-from gz3d_zarr.datamodel.schema import SCHEMA
+from gz3d_zarr.datamodel.option_fields import check_type
+from gz3d_zarr.datamodel.schema import SCHEMA, check_root_attrs
 from gz3d_zarr.datamodel.variables import CATALOGUE_TEXT, LABELS, VARIABLES
 from gz3d_zarr.errors import StoreError, UsageError
 from gz3d_zarr.storage.build_record import (
@@ -149,6 +150,8 @@ def choose_request(
     """Turn the options of `build` into one request; resume is part of update and retry_failed."""
     given = {"overwrite": overwrite, "update": update, "retry-failed": retry_failed}
     given["resume"] = resume and not (update or retry_failed)
+    for name, wanted in (*given.items(), ("resume", resume)):
+        check_type(name, wanted, bool)
     chosen = [name for name, wanted in given.items() if wanted]
     if len(chosen) > 1:
         raise UsageError(
@@ -172,11 +175,12 @@ def inspect_target(store: ObjectStore) -> Target:
     StoreError
         Something that is not a Galaxy Zoo: 3D store exists there.
     """
-    root, data = store.get(ROOT_KEY), store.get(RECORD_KEY)
+    # In this order: a build that ends puts the root, then deletes the record.
+    data, root = store.get(RECORD_KEY), store.get(ROOT_KEY)
     if root is None and data is None:
-        keys = [key for key in store.list_sizes() if not key.startswith(WORK_PREFIX)]
-        if not keys:
+        if all(key.startswith(WORK_PREFIX) for key in store.list_sizes()):
             return Target(TargetState.EMPTY)
+        data, root = store.get(RECORD_KEY), store.get(ROOT_KEY)  # a build may have begun just now
     record, damage = None, ""
     if data is not None:
         try:
@@ -193,18 +197,24 @@ def inspect_target(store: ObjectStore) -> Target:
             state = TargetState.UNFINISHED  # an overwrite that had not yet deleted the root
         elif record is not None:
             state = TargetState.UPDATING
-        kept = attrs if state is not TargetState.UNFINISHED else {}
+        damage = damage or ("" if state is TargetState.UNFINISHED else _find_damage(store, attrs))
+        kept = {} if damage or state is TargetState.UNFINISHED else attrs
         return Target(state, kept, record, True, damage)
-    if root is None and record is not None:
-        return Target(TargetState.UNFINISHED, record=record)
-    if not is_only_ours(store):
-        raise _foreign(store)
-    if root is None and damage:
-        return Target(TargetState.UNFINISHED, damage=damage)
-    if not any(is_shard(key) for key in store.list_sizes()):
+    if root is None and data is not None:
+        return Target(TargetState.UNFINISHED, record=record, damage=damage)
+    if not is_only_ours(store) or not any(is_written_by_build(key) for key in store.list_sizes()):
         raise _foreign(store)
     damage = f"{ROOT_KEY} is {'missing' if root is None else 'damaged'}"
     return Target(TargetState.COMPLETE, record=record, has_root=root is not None, damage=damage)
+
+
+def _find_damage(store: ObjectStore, attrs: Mapping[str, Any]) -> str:
+    """Why a build cannot continue from a complete store with these attributes; "" if it can."""
+    try:
+        check_root_attrs(store.url, attrs)
+    except StoreError as error:
+        return str(error)
+    return ""
 
 
 def choose_action(store: ObjectStore, target: Target, mode: Mode) -> Action:
@@ -224,7 +234,10 @@ def choose_action(store: ObjectStore, target: Target, mode: Mode) -> Action:
         )
     if target.damage and action is not Action.REPLACE:
         advice = "" if "--overwrite" in target.damage else ": build it anew with --overwrite"
-        raise StoreError(f"{store.url} is damaged ({target.damage}){advice}")
+        raise StoreError(
+            f"{store.url} holds a store or a build that cannot be continued ({target.damage})"
+            f"{advice}"
+        )
     if action is Action.REFUSE:
         holds, advice = "a build that has not ended", "--resume to continue it"
         if target.state is not TargetState.UNFINISHED:
@@ -272,6 +285,11 @@ def is_ours(key: str) -> bool:
 def is_only_ours(store: ObjectStore) -> bool:
     """Whether nothing exists but a store, or what builds left."""
     return all(key == ROOT_KEY or is_ours(key) for key in store.list_sizes())
+
+
+def is_written_by_build(key: str) -> bool:
+    """Whether only a build of ours writes a key: a shard, or its own documents."""
+    return is_shard(key) or key.startswith(WORK_PREFIX)
 
 
 def is_shard(key: str) -> bool:

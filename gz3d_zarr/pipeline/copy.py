@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
 
 from gz3d_zarr.datamodel.layout import Layout
+from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.datamodel.receipts import StoredObject
 from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, SCHEMA
 from gz3d_zarr.errors import StoreError, UsageError, plural
@@ -26,6 +28,7 @@ from gz3d_zarr.storage.build_record import (
     check_owner,
     digest,
     parse_root,
+    put_record,
     read_attrs,
 )
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore, open_object_store
@@ -146,6 +149,8 @@ def copy(
     from gz3d_zarr.pipeline.dask_client import find_resources, use_client, use_workers
     from gz3d_zarr.pipeline.dask_tasks import run_tasks  # slow to import
 
+    check_type("resume", resume, bool)
+    check_type("progress", progress, FunctionType)
     source = open_object_store(store, storage_options)
     target = open_object_store(destination, destination_options)
     # Before anything is read, as the options may be for the other one.
@@ -163,7 +168,7 @@ def copy(
     with use_client(client, scheduler) as running, hold_target(target) as lease:
         existing = _check_destination(target, root, resume=resume)
         record = BuildRecord(lease.build_id, root_sha256=digest(root))
-        target.put(RECORD_KEY, record.to_json())
+        put_record(target, record)
         tasks = [
             CopyTask(source, target, lease.build_id, group, existing) for group in _group(objects)
         ]
@@ -297,8 +302,8 @@ def _read_record(target: ObjectStore, data: bytes) -> BuildRecord:
         return BuildRecord.from_json(data)
     except StoreError as error:
         raise StoreError(
-            f"{target.url} holds something that cannot be continued ({error}); copy to another "
-            "path, or empty it yourself"
+            f"{target.url} holds a build or a copy that cannot be continued, as {RECORD_KEY} "
+            "cannot be read or is of another version; copy to another path, or empty it yourself"
         ) from error
 
 

@@ -23,6 +23,7 @@ from dask.utils import format_bytes
 from distributed import Client, LocalCluster, default_client
 from distributed.system import MEMORY_LIMIT
 
+from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.errors import BuildError, UsageError, error_message, plural
 from gz3d_zarr.pipeline.plan import Resources
 
@@ -51,6 +52,7 @@ def local_resources(workers: int | None, max_memory: int | None = None) -> Resou
     UsageError
         `workers` is below 1.
     """
+    check_type("workers", workers, int)
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}, expected at least 1")
     count = workers or CPU_COUNT
@@ -197,6 +199,8 @@ def use_client(client: Client | None, scheduler: str | None) -> Iterator[Client 
         with connect(scheduler) as connected:
             yield connected
         return
+    if client is not None and not isinstance(client, Client):
+        raise UsageError(f"client is {client!r:.60}, expected a distributed.Client")
     if client is None:
         with contextlib.suppress(ValueError):  # there is no current client
             client = default_client()
@@ -240,7 +244,7 @@ def connect(address: str) -> Iterator[Client]:
     BuildError
         Where it does not answer.
     """
-    if not _ADDRESS.fullmatch(address):
+    if not _ADDRESS.fullmatch(str(address)):
         raise UsageError(f"scheduler is {address!r}, expected an address such as tcp://host:8786")
     # dask waits forever for a scheduler that accepts a connection and then sends nothing.
     answer = _answer_of(lambda: Client(address, timeout=CONNECT_SECONDS, set_as_default=False))

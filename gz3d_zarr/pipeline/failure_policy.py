@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gz3d_zarr.datamodel.option_fields import option
+from gz3d_zarr.datamodel.option_fields import check_types, option
 from gz3d_zarr.errors import BuildError, Status, UsageError, plural
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class FailurePolicy:
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning."""
+        check_types(self)
         if self.on_error not in ON_ERROR:
             raise UsageError(
                 f"on_error is {self.on_error!r}, expected one of {', '.join(ON_ERROR)}"

@@ -236,10 +236,10 @@ def parse_memory(max_memory: int | str | None) -> int | None:
         return None
     try:
         size = int(parse_bytes(max_memory))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         size = 0
     if size <= 0:
-        raise UsageError(f"max_memory is {max_memory!r}, expected a size such as 2GB")
+        raise UsageError(f"max_memory is {max_memory!r:.60}, expected a size such as 2GB")
     return size
 
 

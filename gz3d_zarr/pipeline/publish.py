@@ -45,6 +45,7 @@ from gz3d_zarr.storage.build_record import (
     BuildRecord,
     check_owner,
     digest,
+    put_record,
     read_attrs,
 )
 from gz3d_zarr.storage.lease import Lease, check_free, hold_lease
@@ -284,7 +285,7 @@ def write_build_record(store: ObjectStore, work: ResumePlan, build_id: str) -> N
         work.shards_to_write,
         work.retry_failed and work.shards_to_write is not None,
     )
-    store.put(RECORD_KEY, record.to_json())
+    put_record(store, record)
 
 
 def reconcile_objects(store: ObjectStore, receipts: Sequence[Receipt], build_id: str) -> None:
@@ -384,7 +385,7 @@ def publish_root(store: ObjectStore, root: bytes, written: Sequence[str], build_
     """
     record = check_owner(store, build_id)
     store.sync(written)  # the root is the last also after a power failure
-    store.put(RECORD_KEY, replace(record, root_sha256=digest(root)).to_json())
+    put_record(store, replace(record, root_sha256=digest(root)))
     store.put(ROOT_KEY, root)
     found = store.get(ROOT_KEY)
     if found is not None and not read_attrs(found):

@@ -19,16 +19,10 @@ from gz3d_zarr.pipeline.build_state import (
     inspect_target,
 )
 from gz3d_zarr.pipeline.plan import Plan
-from gz3d_zarr.storage.build_record import (
-    FILES_KEY,
-    RECEIPTS_PREFIX,
-    ROOT_KEY,
-    read_attrs,
-    receipt_key,
-)
-from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
+from gz3d_zarr.storage.build_receipts import read_receipts
+from gz3d_zarr.storage.build_record import FILES_KEY, ROOT_KEY, read_attrs
+from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.published_receipts import read_published_receipts
-from gz3d_zarr.storage.shards import find_receipt_fault
 
 
 @dataclass(frozen=True)
@@ -167,7 +161,8 @@ def _continue_build(
     if target.has_root:  # an overwrite was stopped before it deleted the root
         return ResumePlan(plan, target, clears=True)
     sizes = store.list_sizes()
-    fresh = {i: r for i, r in read_receipts(store, plan).items() if has_objects(r, sizes)}
+    receipts = read_receipts(store, plan.fingerprint, plan.layout)
+    fresh = {i: r for i, r in receipts.items() if has_objects(r, sizes)}
     check_files_unchanged(store, plan, fresh.values())
     kept = _select_kept(plan, fresh, sizes, retrying=request.retry_failed)
     previous = {shard: receipt for shard, receipt in fresh.items() if shard not in kept}
@@ -198,7 +193,8 @@ def _continue_store(
     marked = set(record.shards_to_write or ()) if record is not None else set()
     fresh = {}
     if record is not None and record.fingerprint == plan.fingerprint:
-        fresh = {i: r for i, r in read_receipts(store, plan).items() if i in marked}
+        receipts = read_receipts(store, plan.fingerprint, plan.layout)
+        fresh = {i: r for i, r in receipts.items() if i in marked}
     current = {r.shard: r for r in published if r.shard not in marked} | fresh
     kept = _select_kept(plan, current, store.list_sizes(), retrying=request.retry_failed)
     to_write = {*range(plan.layout.shards)} & (marked | ({*range(plan.layout.shards)} - {*kept}))
@@ -273,31 +269,6 @@ def _read_file_names(store: ObjectStore) -> list[str]:
     """Names of the subject files of the build that has not ended."""
     data = store.get(FILES_KEY)
     return [] if data is None else data.decode("utf-8", "replace").split("\n")
-
-
-def read_receipts(store: ObjectStore, plan: Plan) -> dict[int, Receipt]:
-    """Read the receipts of the shards that a build that has not ended wrote.
-
-    Raises
-    ------
-    StoreError
-        One cannot be read, or is of another build.
-    """
-    receipts = {}
-    for key in sorted(store.list_sizes(RECEIPTS_PREFIX)):
-        data = None if key.endswith(PARTIAL_SUFFIX) else store.get(key)
-        if data is not None:
-            receipt = Receipt.from_json(data, key)
-            if receipt.fingerprint != plan.fingerprint or receipt_key(receipt.shard) != key:
-                raise StoreError(f"the receipt {key} is of another build; delete it and resume")
-            problem = find_receipt_fault(receipt, plan.layout)
-            if problem:
-                raise StoreError(
-                    f"the receipt {key} is damaged ({problem}); delete it and resume: its shard is "
-                    "then built again"
-                )
-            receipts[receipt.shard] = receipt
-    return receipts
 
 
 def identify(plan: Plan) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from distributed import Semaphore
 
 from gz3d_zarr.datamodel.arrays import SHARD_ARRAYS, subject_arrays
 from gz3d_zarr.datamodel.manifest import Manifest
-from gz3d_zarr.datamodel.option_fields import check_options, take_options
+from gz3d_zarr.datamodel.option_fields import check_options, check_type, take_options
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 from gz3d_zarr.datamodel.subject import Subject
 from gz3d_zarr.datamodel.variables import observed_flag
@@ -108,8 +109,10 @@ def verify(
 
     check_options(verify, options, FetchOptions)
     fetch = take_options(FetchOptions, options)
+    selection = SelectionOptions(catalogue=catalogue)
     memory = parse_memory(max_memory)
     expected = None if digest is None else parse_digest(digest)
+    check_type("progress", progress, FunctionType)
     target = open_object_store(store, storage_options)
     alone = check_without_shards(target, expected)
     found, published, receipts = [*alone.checks], alone.published, alone.receipts
@@ -118,7 +121,7 @@ def verify(
     layout = published.layout
     manifest = None
     if source is not None:
-        manifest = read_manifest(source, SelectionOptions(catalogue=catalogue), fetch)
+        manifest = read_manifest(source, selection, fetch)
         found += _check_manifest(published, manifest)
     documents = array_documents(layout)
     with (

@@ -18,6 +18,7 @@ from gz3d_zarr.datamodel.fits_decoder import decode_fits, unpack
 from gz3d_zarr.datamodel.receipts import SubjectOutcome
 from gz3d_zarr.datamodel.subject import Subject, SubjectMetadata
 from gz3d_zarr.errors import (
+    CLIENT_ERRORS,
     SourceError,
     Status,
     SubjectError,
@@ -26,6 +27,7 @@ from gz3d_zarr.errors import (
     shorten,
 )
 from gz3d_zarr.locations import (
+    hide_options,
     is_http,
     is_url,
     read_regular,
@@ -217,8 +219,8 @@ def write_cached(path: Path, data: bytes) -> None:
 def _read_remote(path: str, options: Mapping[str, Any] | None) -> bytes:
     try:
         data = read_by_fsspec(path, options, MAX_FILE + 1)
-    except access_errors(ImportError, TypeError, ValueError) as error:
-        raise _read_error(error) from None
+    except access_errors(*CLIENT_ERRORS) as error:
+        raise _read_error(error, options) from None
     return _check_size(data)
 
 
@@ -236,10 +238,11 @@ def read_by_fsspec(path: str, options: Mapping[str, Any] | None, limit: int) -> 
     return data
 
 
-def _read_error(error: Exception) -> SubjectError:
+def _read_error(error: Exception, options: Mapping[str, Any] | None = None) -> SubjectError:
     if isinstance(error, FileNotFoundError):
         return SubjectError(Status.MISSING, "there is no such file")
-    return SubjectError(Status.UNREACHABLE, f"it cannot be read: {error_message(error)}")
+    reason = hide_options(error_message(error), options)
+    return SubjectError(Status.UNREACHABLE, f"it cannot be read: {reason}")
 
 
 def _check_size(data: bytes) -> bytes:

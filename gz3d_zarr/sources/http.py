@@ -21,7 +21,7 @@ from typing import Any
 import tenacity
 import urllib3
 
-from gz3d_zarr.errors import Status, SubjectError, UsageError, shorten
+from gz3d_zarr.errors import Status, SubjectError, UsageError, plural, shorten
 
 ATTEMPTS = 7
 """Maximum number of tries; together they wait about half a minute."""
@@ -158,19 +158,19 @@ def probe(connection: Connection, url: str) -> int | None:
 
 def _headers(options: Mapping[str, Any]) -> dict[str, str]:
     """Headers in the source options; messages never show a value, which may be a secret."""
-    unknown = sorted(set(options) - {"headers"})
+    unknown = set(options) - {"headers"}
     if unknown:
         raise UsageError(
-            f"unknown source option {', '.join(unknown)} for HTTP, which takes only headers.NAME, "
-            "such as headers.Authorization"
+            f"{plural(len(unknown), 'unknown source option')} for HTTP, which takes only "
+            "headers.NAME, such as headers.Authorization"
         )
     headers = options.get("headers", {})
     if not isinstance(headers, Mapping):
         raise UsageError("the source option headers needs a name: headers.NAME=VALUE")
-    for name, value in headers.items():
+    for number, (name, value) in enumerate(headers.items(), 1):
         if not (_NAME.fullmatch(str(name)) and _VALUE.fullmatch(str(value))):
             raise UsageError(
-                f"the header {name!r} cannot be sent: its name is invalid, or its value has a line "
+                f"header {number} cannot be sent: its name is invalid, or its value has a line "
                 "break or characters beyond Latin-1"
             )
     return {str(name): str(value) for name, value in headers.items()}

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 from gz3d_zarr.datamodel.limits import MAX_TABLE, gunzip
 from gz3d_zarr.errors import UsageError, error_message
-from gz3d_zarr.locations import is_url, read_regular
+from gz3d_zarr.locations import absolute, is_url, read_regular
 
 _PLATE_IFU = re.compile(r"\d{4,5}-\d{3,5}")
 COLUMNS = ("mangaid", "plateifu")
@@ -31,7 +31,9 @@ def read_plate_ifus(path: str | Path) -> dict[str, str]:
         name = str(path).lower().removesuffix(".gz")
         form = "fits" if name.endswith((".fits", ".fit")) else "ascii.csv"
         hdu = {"hdu": 1} if form == "fits" else {}
-        table = Table.read(_open(path), format=form, **hdu)
+        table = Table.read(_open(absolute(str(path))), format=form, **hdu)
+    except UsageError:  # a URL with a secret, which is not repeated
+        raise
     except Exception as error:  # astropy raises many kinds
         raise UsageError(
             f"{what} {path} cannot be read: {error_message(error)}; expected FITS or CSV"

@@ -20,6 +20,7 @@ from gz3d_zarr.datamodel.file_names import (
 )
 from gz3d_zarr.datamodel.limits import MAX_LIST, MAX_SUBJECTS
 from gz3d_zarr.errors import (
+    CLIENT_ERRORS,
     SourceError,
     SubjectError,
     UsageError,
@@ -34,9 +35,11 @@ from gz3d_zarr.locations import (
     absolute,
     ask,
     file_size,
+    hide_options,
     is_http,
     is_url,
     origin,
+    public_cause,
     read_regular,
     refuse_irregular,
 )
@@ -102,20 +105,20 @@ def list_source(source: Source, options: Mapping[str, Any] | None = None) -> Lis
     UsageError
         Options for a local source, or a URL that contains a password.
     """
+    paths: Any = [source] if isinstance(source, str | Path) else source
+    if not isinstance(paths, Sequence) or not all(isinstance(p, str | Path) for p in paths):
+        raise UsageError("the source is no path, URL or list of them")
     if isinstance(source, str | Path):
         location = absolute(str(source))
         found = _list_location(location, options or {})
     else:
         location = f"a list of {plural(len(source), 'file')}"
-        paths = [absolute(str(path)) for path in source]
-        found = [(path, _size(path)) for path in paths]
+        found = [(path, _size(path)) for path in (absolute(str(path)) for path in source)]
         if not found:
             raise SourceError("the list of subject files is empty; expected at least one path")
         found = _add_catalogue_files(found, options or {})
     if options and not any(is_url(path) for path, _ in found):
-        raise UsageError(
-            f"source options ({', '.join(options)}) are for URLs, and {location} is local"
-        )
+        raise UsageError(f"source options are for URLs, and {location} is local")
     return build_listing(location, found)
 
 
@@ -146,8 +149,11 @@ def read_small_file(path: str, options: Mapping[str, Any] | None = None) -> byte
             data = read_regular(path, MAX_LIST + 1)
     except SubjectError as error:
         raise SourceError(error.reason) from None
-    except access_errors(ImportError, ValueError) as error:
-        raise SourceError(f"{shorten(path)} cannot be read: {error_message(error)}") from error
+    except access_errors(*CLIENT_ERRORS) as error:
+        reason = hide_options(error_message(error), options)
+        raise SourceError(f"{shorten(path)} cannot be read: {reason}") from public_cause(
+            error, options
+        )
     if len(data) > MAX_LIST:
         raise SourceError(
             f"{shorten(path)} has more than {MAX_LIST // 2**20} MiB: it is not a file of a Galaxy "
@@ -188,15 +194,16 @@ def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str,
             f"there is no source {location}: expected a folder of subject files, a glob, a list "
             "of files (.txt) or a URL"
         ) from None
-    except access_errors(ImportError, ValueError) as error:
-        raise SourceError(
-            f"the source {location} cannot be listed: {error_message(error)}"
-        ) from error
+    except access_errors(*CLIENT_ERRORS) as error:
+        reason = hide_options(error_message(error), options)
+        raise SourceError(f"the source {location} cannot be listed: {reason}") from public_cause(
+            error, options
+        )
 
 
 def _url_in_list(location: str, here: str, line: str) -> str:
     """URL of a file in a remote list; SourceError if it is on another server or folder."""
-    path = absolute(line) if is_url(line) else f"{here}/{line}"
+    path = absolute(line if is_url(line) else f"{here}/{line}")
     if origin(path) != origin(location) or ".." in path.split("/"):
         raise SourceError(
             f"the list {location} names {quote(line)}, which is outside of its folder and server; "
@@ -231,8 +238,8 @@ def _add_catalogue_files(
                 f"{folder} cannot be listed in {LISTING_SECONDS} seconds, to look for a catalogue "
                 "and a sha1 list: is the server reachable?"
             ) from None
-        except access_errors():
-            continue
+        except access_errors(*CLIENT_ERRORS):
+            continue  # also where options are wrong: reading the files reports it
         more += [(name, None) for name in names if _is_catalogue_file(name)]
     known = {path for path, _ in found}
     return [*found, *(entry for entry in more if entry[0] not in known)]

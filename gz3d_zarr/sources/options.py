@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gz3d_zarr.datamodel.option_fields import option
+from gz3d_zarr.datamodel.option_fields import check_types, option
 from gz3d_zarr.errors import UsageError
-from gz3d_zarr.locations import absolute
+from gz3d_zarr.locations import absolute, is_url
 
 ORDERS = ("healpix", "name")
 MISSING_IDS = ("error", "warn")
@@ -63,6 +63,7 @@ class SelectionOptions:
 
     def __post_init__(self) -> None:
         """Refuse options that exclude each other."""
+        check_types(self)
         if self.tiny and self.limit is not None:
             raise UsageError(f"tiny is limit {TINY_LIMIT}: give one of tiny and limit, not both")
         if self.missing_ids not in MISSING_IDS:
@@ -103,7 +104,11 @@ class FetchOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used, before any work."""
+        check_types(self)
         if self.connections < 1:
             raise UsageError(f"connections is {self.connections}, expected at least 1")
         if self.cache is not None:  # workers may run in another folder
-            object.__setattr__(self, "cache", absolute(str(self.cache)))
+            folder = absolute(str(self.cache))
+            if is_url(folder):
+                raise UsageError("cache is a URL, expected a local folder")
+            object.__setattr__(self, "cache", folder)

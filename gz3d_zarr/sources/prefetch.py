@@ -12,7 +12,7 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
-from gz3d_zarr.errors import SubjectError, access_errors
+from gz3d_zarr.errors import CLIENT_ERRORS, SubjectError, access_errors
 from gz3d_zarr.locations import is_http, is_url
 from gz3d_zarr.sources.download import (
     FileBody,
@@ -114,7 +114,7 @@ def _is_fetched_ahead(path: str, options: Mapping[str, Any] | None) -> bool:
         return is_http(path)
     try:
         fs, _ = url_to_fs(path, **(options or {}))
-    except access_errors(ImportError, TypeError, ValueError):
+    except access_errors(*CLIENT_ERRORS):
         return False  # reading it reports the error
     return bool(fs.async_impl)
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from gz3d_zarr.datamodel.limits import object_limit
-from gz3d_zarr.errors import StoreError, access_errors, error_message
-from gz3d_zarr.locations import is_http, origin
+from gz3d_zarr.errors import CLIENT_ERRORS, StoreError, access_errors, error_message
+from gz3d_zarr.locations import hide_options, is_http, origin, public_cause
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -309,12 +309,13 @@ class ObjectStore(ABC):
     def _convert_errors(self, action: str, key: str) -> Iterator[None]:
         try:
             yield
-        except access_errors(TypeError) as error:
-            raise self._failed(action, key, error) from error
+        except access_errors(*CLIENT_ERRORS) as error:
+            cause = public_cause(error, self.storage_options)
+            raise self._failed(action, key, error) from cause
 
     def _failed(self, action: str, key: str, error: Exception) -> StoreError:
         where = self.url if key.startswith(".") or not key else f"{self.url}/{key}"
-        reason = error_message(error)
+        reason = hide_options(error_message(error), self.storage_options)
         endpoint = getattr(error, "kwargs", {}).get("endpoint_url")
         if not self.is_local and isinstance(error, PermissionError):
             reason = (

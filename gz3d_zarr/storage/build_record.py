@@ -11,7 +11,8 @@ from typing import Any
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.root_claims import find_excess
 from gz3d_zarr.datamodel.schema import SCHEMA, SCHEMA_VERSION
-from gz3d_zarr.errors import StoreError, UsageError, error_message, shorten
+from gz3d_zarr.datamodel.sealed_json import PARSE_ERRORS, check_fields, seal, unseal
+from gz3d_zarr.errors import StoreError, UsageError, error_message
 from gz3d_zarr.storage.base_store import ObjectStore
 
 ROOT_KEY = "zarr.json"
@@ -66,35 +67,36 @@ class BuildRecord:
         """Serialize."""
         content = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **asdict(self)}
         layout = content.pop("layout") or {}
-        return json.dumps({**content, **layout}, indent=1).encode()
+        return seal({**content, **layout}, indent=1)
 
     @classmethod
     def from_json(cls, data: bytes) -> BuildRecord:
         """Parse; StoreError where `data` is damaged or was written by another version."""
         try:
-            content: dict[str, Any] = json.loads(data)
-            version = content.get("schema"), content.get("schema_version")
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise _damaged_record(error) from None
-        if version != (SCHEMA, SCHEMA_VERSION):
+            version = _read_version(data)
+            if version == SCHEMA_VERSION:
+                content = unseal(data)
+                shards = content["shards_to_write"]
+                return check_fields(
+                    cls(
+                        content["build_id"],
+                        content["fingerprint"],
+                        content["order"],
+                        read_layout(content) if "subjects" in content else None,
+                        None if shards is None else tuple(shards),
+                        content["retry_failed"],
+                        content["root_sha256"],
+                    )
+                )
+        except (*PARSE_ERRORS, StoreError) as error:
             raise StoreError(
-                f"{RECORD_KEY} is of a build by another version of gz3d-zarr (schema "
-                f"{shorten(version[0])} {shorten(version[1])}, expected {SCHEMA} "
-                f"{SCHEMA_VERSION}); build the store anew with --overwrite"
-            )
-        try:
-            shards = content["shards_to_write"]
-            return cls(
-                str(content["build_id"]),
-                str(content["fingerprint"]),
-                str(content["order"]),
-                read_layout(content) if "subjects" in content else None,
-                None if shards is None else tuple(map(int, shards)),
-                bool(content["retry_failed"]),
-                str(content["root_sha256"]),
-            )
-        except (ValueError, TypeError, KeyError, StoreError) as error:
-            raise _damaged_record(error) from None
+                f"{RECORD_KEY} cannot be read ({type(error).__name__}); build the store anew with "
+                "--overwrite"
+            ) from None
+        raise StoreError(
+            f"{RECORD_KEY} is of a build by another version of gz3d-zarr (schema version "
+            f"{version!s:.20}, expected {SCHEMA_VERSION}); build the store anew with --overwrite"
+        )
 
     def ends_with(self, root: bytes) -> bool:
         """Whether this is the root ``zarr.json`` that ends this build."""
@@ -134,16 +136,23 @@ def read_attrs(root: bytes | None) -> dict[str, Any]:
     """Attributes in a root ``zarr.json``; empty where there are none that can be read."""
     try:
         attrs = json.loads(root or b"{}")["attributes"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except PARSE_ERRORS:
         return {}
     return attrs if isinstance(attrs, dict) else {}
 
 
-def _damaged_record(error: Exception) -> StoreError:
-    return StoreError(
-        f"{RECORD_KEY} cannot be read ({type(error).__name__}: {shorten(error)}); build the "
-        "store anew with --overwrite"
-    )
+def _read_version(data: bytes) -> object:
+    """Version of the schema in a build record; one of `PARSE_ERRORS` where it is none."""
+    content = json.loads(data)
+    if content["schema"] != SCHEMA:
+        raise ValueError("another schema")
+    return content.get("schema_version")
+
+
+def put_record(store: ObjectStore, record: BuildRecord) -> None:
+    """Put a record so that a power failure leaves it whole or not at all."""
+    store.put(RECORD_KEY, record.to_json())
+    store.sync([RECORD_KEY])
 
 
 def digest(data: bytes) -> str:

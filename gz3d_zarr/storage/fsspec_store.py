@@ -10,8 +10,8 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
-from gz3d_zarr.errors import UsageError, access_errors, error_message
-from gz3d_zarr.locations import ask
+from gz3d_zarr.errors import CLIENT_ERRORS, UsageError, access_errors, error_message
+from gz3d_zarr.locations import ask, hide_options, public_cause
 from gz3d_zarr.storage.base_store import ObjectStore
 
 EXISTS_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
@@ -82,8 +82,10 @@ class FsspecStore(ObjectStore):
         """The file system, which fsspec caches, and the path of the store in it."""
         try:
             fs, root = url_to_fs(self.url, **self.storage_options)
-        except access_errors(ImportError, TypeError, ValueError) as error:
-            raise UsageError(
-                f"the store {self.url} cannot be reached: {error_message(error)}"
-            ) from error
+        except access_errors(*CLIENT_ERRORS) as error:
+            options = self.storage_options
+            reason = hide_options(error_message(error), options)
+            raise UsageError(f"the store {self.url} cannot be reached: {reason}") from public_cause(
+                error, options
+            )
         return fs, root.rstrip("/")

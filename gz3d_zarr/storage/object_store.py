@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.errors import UsageError
 from gz3d_zarr.locations import (
     PARTIAL_SUFFIX,
@@ -50,25 +51,30 @@ def open_object_store(
         If storage options are given for a local path, the backend is unknown, or the endpoint is
         no URL or holds a password.
     """
+    if not isinstance(url, str | Path) or not str(url):
+        raise UsageError(f"the store is {url!r:.60}, expected a path or a URL")
     text = absolute(str(url).removeprefix("file://"))
-    options = dict(storage_options or {})
+    # No name of an option is repeated: it may be a secret in the place of a name.
+    options = dict(check_type("storage_options", storage_options, dict, is_shown=False) or {})
     if not is_url(text):
         if options:
             raise UsageError(
-                f"{text} is a local path, and storage options ({', '.join(options)}) are for URLs "
-                "such as s3://bucket/gz3d.zarr"
+                f"{text} is a local path, and storage options are for URLs such as "
+                "s3://bucket/gz3d.zarr"
             )
         return LocalStore(text.rstrip("/") or "/")
     _check_endpoint(options)
     backend = options.pop("backend", "fsspec")
-    if backend not in CLIENTS:
-        raise UsageError(f"the store backend is {backend!r}, expected s3fs or obstore")
+    if not isinstance(backend, str) or backend not in CLIENTS:
+        raise UsageError("the store backend is unknown, expected s3fs or obstore")
     defaults = S3_DEFAULTS if text.startswith(S3_SCHEMES) else {}
     return CLIENTS[backend](text.rstrip("/"), {**defaults, **options})
 
 
 def _check_endpoint(options: Mapping[str, Any]) -> None:
-    endpoint = options.get("endpoint_url") or options.get("client_kwargs", {}).get("endpoint_url")
+    more = options.get("client_kwargs") or {}
+    check_type("the storage option client_kwargs", more, dict, is_shown=False)
+    endpoint = options.get("endpoint_url") or more.get("endpoint_url")
     if endpoint is None:
         return
     if "@" in str(endpoint) or holds_secret(str(endpoint)):
@@ -79,6 +85,5 @@ def _check_endpoint(options: Mapping[str, Any]) -> None:
         )
     if not is_http(str(endpoint)):
         raise UsageError(
-            f"the endpoint is {endpoint!r}, expected a URL such as https://host or "
-            "http://127.0.0.1:9000"
+            "the endpoint is no URL, expected one such as https://host or http://127.0.0.1:9000"
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from gz3d_zarr.errors import UsageError, access_errors, missing_extra_error
+from gz3d_zarr.errors import UsageError, access_errors, missing_extra_error, plural
 from gz3d_zarr.storage.base_store import ObjectStore
 
 TRANSLATED = {
@@ -113,11 +113,16 @@ class _Client:
             limits: Any = {"allow_http": True, "timeout": f"{seconds}s"}
             return S3Store(bucket, client_options=limits, **arguments, **more)
 
-        self._store = open_store(REQUEST_SECONDS)
-        # Without an answer obstore would try for three minutes.
-        self._first = open_store(
-            FIRST_ANSWER_SECONDS, retry_config={"retry_timeout": timedelta(seconds=RETRY_SECONDS)}
-        )
+        retry = {"retry_timeout": timedelta(seconds=RETRY_SECONDS)}
+        try:
+            self._store = open_store(REQUEST_SECONDS)
+            # Without an answer obstore would try for three minutes.
+            self._first = open_store(FIRST_ANSWER_SECONDS, retry_config=retry)
+        except BaseError as error:
+            raise UsageError(
+                f"the store {url} cannot be reached by obstore ({type(error).__name__}): a storage "
+                "option has a wrong value"
+            ) from None
         self._has_answered = is_patient
 
     def run(self, request: Callable[[Any], Any], *, is_quick: bool) -> Any:
@@ -150,10 +155,10 @@ def _translate(options: Mapping[str, Any]) -> dict[str, Any]:
     rest = {*options} - {*TRANSLATED, "client_kwargs", "max_concurrency", "use_listings_cache"}
     if rest:
         raise UsageError(
-            f"storage option {', '.join(sorted(rest))} means nothing to obstore, which knows "
+            f"{plural(len(rest), 'storage option')} that obstore does not know; it knows "
             f"{', '.join(TRANSLATED)} and client_kwargs.region_name"
         )
-    region = options.get("client_kwargs", {}).get("region_name")
+    region = (options.get("client_kwargs") or {}).get("region_name")
     if region:
         translated["region"] = region
     return translated

@@ -25,6 +25,7 @@ from gz3d_zarr.datamodel.receipts import (
     metadata_to_json,
 )
 from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, check_schema_version
+from gz3d_zarr.datamodel.sealed_json import PARSE_ERRORS, check_fields
 from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import StoreError, error_message, quote
 from gz3d_zarr.storage.build_record import ROOT_KEY, SHA256, digest, read_attrs
@@ -164,7 +165,7 @@ def read_published_receipts(store: ObjectStore, attrs: Mapping[str, Any]) -> Pub
     )
     try:
         return _parse(json.loads(gunzip(data, limit)), sha256)
-    except (KeyError, TypeError, ValueError, AttributeError, StoreError) as error:
+    except (*PARSE_ERRORS, StoreError) as error:
         raise StoreError(
             f"{where} cannot be understood ({type(error).__name__}: {error_message(error)}): it "
             "was written by another program or version; build the store anew with --overwrite"
@@ -193,7 +194,7 @@ def _parse(content: Mapping[str, Any], sha256: str) -> PublishedReceipts:
             metadata = metadata_from_json(row["metadata"])
         known = None
         if row is not None and metadata is not None:
-            known = CatalogueRow(metadata, row["observed"])
+            known = check_fields(CatalogueRow(metadata, row["observed"]))
         records.append(SubjectRecord(Entry(file, None, known), outcome))
     return PublishedReceipts(
         receipts,

@@ -86,7 +86,7 @@ def test_every_mode_has_an_action_for_every_state() -> None:
 def test_what_is_damaged_is_only_replaced(tmp_path: Path, mode: Mode) -> None:
     store = open_object_store(tmp_path / "g.zarr", None)
     target = Target(TargetState.COMPLETE, damage="zarr.json is damaged")
-    with pytest.raises(StoreError, match=r"is damaged \(zarr.json is damaged\): build it anew"):
+    with pytest.raises(StoreError, match=r"continued \(zarr.json is damaged\): build it anew"):
         choose_action(store, target, mode)
     assert choose_action(store, target, Mode.OVERWRITE) is Action.REPLACE
 

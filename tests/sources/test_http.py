@@ -729,7 +729,7 @@ def test_headers_reach_the_server_and_no_other_host(
         assert [headers.get("X-Token") for headers in mirror.headers] == [None]
     for path in store.rglob("*"):
         assert not path.is_file() or b"open-sesame" not in path.read_bytes()
-    with pytest.raises(UsageError, match="unknown source option anon for HTTP"):
+    with pytest.raises(UsageError, match="1 unknown source option for HTTP"):
         gz3d_zarr.plan(server.url, store, workers=1, source_options={"anon": True})
     with pytest.raises(UsageError, match="headers.NAME=VALUE"):
         gz3d_zarr.plan(server.url, store, workers=1, source_options={"headers": "x"})
@@ -743,6 +743,13 @@ def test_headers_reach_the_server_and_no_other_host(
         "https://127.0.0.1/a/?sig=open-sesame",
         "ftp://me:open-sesame@127.0.0.1/a",
         "zip://*::https://me:open-sesame@127.0.0.1/a.zip",
+        "https://me:open/sesame@127.0.0.1/a/",
+        "https://127.0.0.1/a/#open-sesame",
+        "https://127.0.0.1/a;key=open-sesame/b/",
+        "s3://bucket/a#open-sesame",
+        "s3://me:open/sesame@bucket/a",
+        "s3://bucket/a;open-sesame",
+        "zip://a::s3://bucket/b.zip#open-sesame",
     ],
 )
 def test_url_with_a_secret_is_refused_and_not_shown(
@@ -802,7 +809,7 @@ def test_headers_are_for_one_host(server: ArchiveServer, tmp_path: Path) -> None
         assert other.headers
         assert not [h for h in other.headers if "Authorization" in h]
     for value in ("Bearer open-sesame\n", "\u2603 open-sesame"):
-        with pytest.raises(UsageError, match="the header 'Authorization' cannot be sent") as caught:
+        with pytest.raises(UsageError, match="header 1 cannot be sent") as caught:
             options = {"headers": {"Authorization": value}}
             gz3d_zarr.plan(server.url, "g.zarr", workers=1, source_options=options)
         assert "sesame" not in str(caught.value)

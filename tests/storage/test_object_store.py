@@ -665,7 +665,7 @@ def test_obstore_is_told_in_a_sentence_too(
 
 def test_endpoint_that_is_no_url_is_refused(simulated: Path, client: Client) -> None:
     options = {"endpoint_url": "localhost:5601"}
-    with pytest.raises(UsageError, match="the endpoint is 'localhost:5601', expected a URL such"):
+    with pytest.raises(UsageError, match="the endpoint is no URL, expected one such"):
         gz3d_zarr.build(simulated, "s3://gz3d/g.zarr", client, storage_options=options)
 
 
@@ -865,7 +865,7 @@ def test_obstore_writes_the_same_objects(
         missing = {**arguments, "storage_options": options}
         with pytest.raises(StoreError, match="cannot be"):
             gz3d_zarr.build(simulated, "s3://gz3d-no-such-bucket/g.zarr", client, **missing)
-        with pytest.raises(UsageError, match="profile means nothing to obstore"):
+        with pytest.raises(UsageError, match="1 storage option that obstore does not know"):
             gz3d_zarr.build(
                 simulated, url, client, storage_options={"backend": "obstore", "profile": "me"}
             )
