@@ -38,7 +38,7 @@ from gz3d_zarr.storage.build_record import (
     root_excess,
 )
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
-from gz3d_zarr.storage.published_receipts import is_published_key
+from gz3d_zarr.storage.published_receipts import is_published_key, read_published_receipts
 
 
 class Mode(StrEnum):
@@ -241,6 +241,7 @@ def choose_action(store: ObjectStore, target: Target, mode: Mode) -> Action:
     if action is Action.REFUSE:
         holds, advice = "a build that has not ended", "--resume to continue it"
         if target.state is not TargetState.UNFINISHED:
+            read_published_receipts(store, target.attrs)  # without them, --update cannot work
             holds, advice = "a complete store", "--update to add subjects to it"
         raise StoreError(f"{store.url} holds {holds}; use --overwrite to replace it, or {advice}")
     return action
