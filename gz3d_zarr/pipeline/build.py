@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +43,7 @@ from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 from gz3d_zarr.sources.source_state import observe_source
 from gz3d_zarr.storage.build_record import WORK_PREFIX
-from gz3d_zarr.storage.lease import check_free, hold_lease
+from gz3d_zarr.storage.lease import check_free, hold_lease, name_other_builder
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.published_receipts import read_published_receipts
 
@@ -256,7 +256,7 @@ def build(
         if has_replaced(target):  # before we look at what exists
             with hold_target(target):
                 pass
-        with _name_other_builder(target):
+        with name_other_builder(target):
             selection, layout = _adopt_settings(target, request, selection, layout)
             build_plan = make_plan(source, target, selection, layout, fetch, resources)
             observed = observe_source(build_plan.manifest)
@@ -301,16 +301,6 @@ def build(
                     )
             replaced = None if writing is target or request.allow_loss else target
             return _complete(writing, work, receipts, lease.build_id, began, replaced)
-
-
-@contextlib.contextmanager
-def _name_other_builder(store: ObjectStore) -> Iterator[None]:
-    """Report another build that has begun meanwhile, rather than what it has left so far."""
-    try:
-        yield
-    except StoreError:
-        check_free(store, wait=False)
-        raise
 
 
 def _adopt_settings(

@@ -145,6 +145,16 @@ def check_free(store: ObjectStore, *, wait: bool = True) -> None:
         _check_lapsed(store, LEASE_KEY, current, LAPSE_SECONDS if wait else 0)
 
 
+@contextlib.contextmanager
+def name_other_builder(store: ObjectStore) -> Iterator[None]:
+    """Report another build that has begun meanwhile, rather than what it has left so far."""
+    try:
+        yield
+    except StoreError:
+        check_free(store, wait=False)
+        raise
+
+
 def _acquire(store: ObjectStore, key: str, content: bytes) -> None:
     """Create a lease or a lock, or replace one that has lapsed; StoreError if another is held."""
     for _ in range(MAX_ATTEMPTS):
