@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from astropy.io import fits
 import zarr
 from click.testing import CliRunner
 from distributed import Client
@@ -378,3 +379,13 @@ def test_malformed_digest_is_wrong_usage(copy: Path, digest: str) -> None:
 def test_package_says_that_it_verifies() -> None:
     assert gz3d_zarr.verify.__module__ == "gz3d_zarr.pipeline.verify"
     assert "gz3d_zarr.verify" not in sys.modules
+
+
+def test_store_without_any_star_is_sound(simulated: Path, client: Client, tmp_path: Path) -> None:
+    """Arrays of the group ``clusters`` may have no rows."""
+    with fits.open(simulated / "gz3d_metadata.fits") as hdus:
+        rows = hdus[1].data
+        without = rows["zooniverse_subject_id"][rows["number_foreground_stars"] == 0][:2]
+    gz3d_zarr.build(simulated, tmp_path / "g.zarr", client, ids=without.tolist())
+    report = gz3d_zarr.verify(tmp_path / "g.zarr", simulated, client)
+    assert report.passed, report.to_text()
