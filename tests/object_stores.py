@@ -20,7 +20,7 @@ import time
 import urllib.request
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -373,6 +373,8 @@ class Fault(StrEnum):
     SLOW_DOWN = "503 SlowDown, as S3 says it"
     RESET = "the connection is reset"
     HALF_PUT = "half of the body is read, then the connection is reset"
+    SHORT_PUT = "200, and only half of the body is stored"
+    LOST_PUT = "200, and nothing is stored"
     LOST_ANSWER = "the request is passed on, and the connection reset instead of an answer"
     NO_CONDITION = "the request is passed on without its condition, as an old server reads it"
     NOT_IMPLEMENTED = "501 NotImplemented to a request with a condition"
@@ -444,6 +446,7 @@ _ERROR = (
     '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{}</Code><Message>{}</Message></Error>'
 )
 _HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"}
+_CHECKSUMS = ("content-md5", "x-amz-checksum", "x-amz-content-sha256")
 _FRAMING = {"transfer-encoding", "expect"}  # made anew: "expect" is answered by this server
 
 
@@ -485,6 +488,10 @@ class _Handler(BaseHTTPRequestHandler):
             for _ in self.pieces(length // 2):
                 pass
             self.reset()
+        elif fault is Fault.LOST_PUT:
+            for _ in self.body(length):
+                pass
+            self.accept()
         elif fault is Fault.SLOW_DOWN:
             for _ in self.body(length):
                 pass
@@ -500,24 +507,31 @@ class _Handler(BaseHTTPRequestHandler):
             if self.proxy.hold:
                 time.sleep(self.proxy.hold(self.command, key))
             with self.proxy.conditions if self.headers.get("If-None-Match") else nullcontext():
-                self.pass_on(length, lost=fault is Fault.LOST_ANSWER)
+                self.pass_on(length, lost=fault is Fault.LOST_ANSWER, cut=fault is Fault.SHORT_PUT)
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer  # noqa: N815 - named by http.server
 
-    def pass_on(self, length: int, *, lost: bool) -> None:
+    def pass_on(self, length: int, *, lost: bool, cut: bool) -> None:
         onward = self.onward
         if onward.sock is not None and select.select([onward.sock], [], [], 0)[0]:
             onward.close()  # the upstream has closed it since
         # The client's Host goes on as it is: it is part of what was signed.
         onward.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
-            if name.lower() not in _HOP_BY_HOP | _FRAMING:
+            if cut and name.lower() == "content-length":
+                onward.putheader(name, str(length // 2))
+            elif cut and name.lower().startswith(_CHECKSUMS):
+                continue
+            elif name.lower() not in _HOP_BY_HOP | _FRAMING:
                 onward.putheader(name, value)
         chunked = self.is_chunked
         if chunked:
             onward.putheader("Transfer-Encoding", "chunked")
         onward.endheaders()
-        for piece in self.body(length):
+        pieces: Iterable[bytes | memoryview] = self.body(length)
+        if cut:
+            pieces = [b"".join(map(bytes, pieces))[: length // 2]]
+        for piece in pieces:
             onward.send(b"%x\r\n" % len(piece) + bytes(piece) + b"\r\n" if chunked else piece)
         if chunked:
             onward.send(b"0\r\n\r\n")
@@ -580,6 +594,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def accept(self) -> None:
+        self.send_response_only(200)
+        self.send_header("ETag", '"d41d8cd98f00b204e9800998ecf8427e"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
