@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from astropy.io import fits
 import zarr
+from astropy.io import fits
 from click.testing import CliRunner
 from distributed import Client
 from files import subject_files, with_cell
