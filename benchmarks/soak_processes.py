@@ -41,8 +41,8 @@ LOCAL_FAULTS = (
     Fault.SLOW, Fault.DAMAGE, Fault.REMOVE, Fault.VANISH,
 )  # fmt: skip
 SERVER_FAULTS = (*[Fault.NONE] * 3, *[Fault.KILL] * 5, *[Fault.SERVER] * 3, Fault.SLOW)
-WRITES, WRITES_A_SHARD = 640, 16
-REQUESTS, REQUESTS_A_SHARD = 190, 6
+WRITES, WRITES_A_SHARD = 390, 18
+REQUESTS, REQUESTS_A_SHARD = 130, 6
 """Of a build, about: a kill comes at one of them."""
 THREADS: Mapping[str, Any] = {
     "n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": "127.0.0.1:0",
