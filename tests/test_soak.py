@@ -33,7 +33,7 @@ def test_short_soak_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     said: list[str] = []
     counts = soak.soak(
-        7, lambda done: done < 6, 6, with_s3=False, by_processes=False, report=said.append
+        3, lambda done: done < 5, 6, with_s3=False, by_processes=False, report=said.append
     )
     assert said == []
     assert counts["violations"] == 0
