@@ -164,6 +164,8 @@ class Rules:
 
     keeps_good: bool
     """An overwrite loses no good subject unless it is told so, and a vanished source stops it."""
+    readers_notice: bool = False
+    """Readers that opened a store before an overwrite or a retry notice it; retries are atomic."""
 
 
 class Expected(StrEnum):

@@ -33,7 +33,10 @@ from gz3d_zarr.errors import Status
 from gz3d_zarr.pipeline.publish import BUILDING_SUFFIX, REPLACED_SUFFIX
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX
 
-RULES = model.Rules(keeps_good="allow_loss" in inspect.signature(gz3d_zarr.build).parameters)
+RULES = model.Rules(
+    keeps_good="allow_loss" in inspect.signature(gz3d_zarr.build).parameters,
+    readers_notice=False,
+)
 BY_PROCESSES = (Fault.KILL_GROUP, Fault.KILL_WORKER)
 """Faults of builds whose workers are processes; those of others are threads."""
 LOCAL_FAULTS = (
@@ -174,7 +177,7 @@ def read_in_a_loop(
     counts = Counter[str]()
     replaces = kind in (Kind.OVERWRITE, Kind.NEW)
     in_place = replaces or kind in (Kind.RETRY, Kind.RESUME)
-    checks = RULES.keeps_good or not in_place  # until readers notice a store that was replaced
+    checks = RULES.readers_notice or not in_place  # until readers notice a store that was replaced
     held: xr.Dataset | None = None
     try:
         while not ended.wait(0.05):
