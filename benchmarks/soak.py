@@ -56,8 +56,8 @@ from soak_processes import (
 import gz3d_zarr
 from gz3d_zarr import StoreError
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
-from gz3d_zarr.pipeline.publish import BUILDING_SUFFIX
 from gz3d_zarr.simulation import simulate_archive
+from gz3d_zarr.storage.build_record import BUILDING_SUFFIX
 from gz3d_zarr.storage.object_store import open_object_store
 
 SPAWN = multiprocessing.get_context("forkserver")

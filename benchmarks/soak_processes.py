@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import inspect
 import os
 import random
 import signal
@@ -30,12 +29,12 @@ from soak_model import Fault, Kind, Step
 import gz3d_zarr
 from gz3d_zarr import GZ3DError, StoreError
 from gz3d_zarr.errors import Status
-from gz3d_zarr.pipeline.publish import BUILDING_SUFFIX, REPLACED_SUFFIX
+from gz3d_zarr.storage.build_record import BUILDING_SUFFIX, REPLACED_SUFFIX
 from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX
 
 RULES = model.Rules(
-    keeps_good="allow_loss" in inspect.signature(gz3d_zarr.build).parameters,
-    readers_notice=False,
+    keeps_good=True,
+    readers_notice=True,
 )
 BY_PROCESSES = (Fault.KILL_GROUP, Fault.KILL_WORKER)
 """Faults of builds whose workers are processes; those of others are threads."""

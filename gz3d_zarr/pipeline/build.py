@@ -26,12 +26,14 @@ from gz3d_zarr.pipeline.plan import Plan, make_plan, parse_memory
 from gz3d_zarr.pipeline.publish import (
     begin_writing,
     choose_generation,
-    clean_up,
+    clean_up_complete,
+    publish,
+    reconcile_objects,
+)
+from gz3d_zarr.pipeline.replace import (
     find_target,
     has_replaced,
     hold_target,
-    publish,
-    reconcile_objects,
     remove_leftovers,
     writing_target,
 )
@@ -42,8 +44,7 @@ from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 from gz3d_zarr.sources.source_state import observe_source
-from gz3d_zarr.storage.build_record import WORK_PREFIX
-from gz3d_zarr.storage.lease import check_free, hold_lease, name_other_builder
+from gz3d_zarr.storage.lease import check_free, name_other_builder
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.published_receipts import read_published_receipts
 
@@ -267,7 +268,7 @@ def build(
         if announce is not None:
             announce(work.plan)
         if work.is_done and beside is target:
-            _clean_up_complete(target)
+            clean_up_complete(target)
             return _report_complete(target, work, time.monotonic() - began)
         with contextlib.ExitStack() as stack:
             lease = stack.enter_context(hold_target(target))
@@ -341,15 +342,6 @@ def _complete(
     publish(store, records, ordered, plan.layout, provenance, build_id)
     notes = (*plan.manifest.notes, *note_subjects(records), *work.notes)
     return _report(work, records, ordered, time.monotonic() - began, notes)
-
-
-def _clean_up_complete(store: ObjectStore) -> None:
-    """Remove what a build left that was killed after it published, as the only builder."""
-    if store.list_sizes(WORK_PREFIX):
-        with hold_lease(store):
-            target = inspect_target(store)
-            if target.attrs and target.record is None:
-                clean_up(store, target.attrs)
 
 
 def _describe_origin(plan: Plan, records: Sequence[SubjectRecord]) -> Provenance:

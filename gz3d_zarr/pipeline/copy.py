@@ -18,7 +18,8 @@ from gz3d_zarr.datamodel.receipts import StoredObject
 from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, SCHEMA
 from gz3d_zarr.errors import StoreError, UsageError, plural
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
-from gz3d_zarr.pipeline.publish import hold_target, publish_root
+from gz3d_zarr.pipeline.publish import publish_root
+from gz3d_zarr.pipeline.replace import hold_target
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.storage.build_record import (
     RECORD_KEY,

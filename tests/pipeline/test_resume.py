@@ -21,10 +21,9 @@ from stores import StopHereError, keys, objects, shards, stop_after
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
 from gz3d_zarr.pipeline import build as building
-from gz3d_zarr.pipeline.publish import BUILDING_SUFFIX
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources import http as fetch
-from gz3d_zarr.storage.build_record import LEASE_KEY
+from gz3d_zarr.storage.build_record import BUILDING_SUFFIX, LEASE_KEY
 from gz3d_zarr.storage.local_store import LocalStore
 from gz3d_zarr.storage.object_store import open_object_store
 
