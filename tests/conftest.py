@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import dask
 import hypothesis
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, default_client
+from distributed.client import _del_global_client
 
 import gz3d_zarr
 from gz3d_zarr.simulation.archive import simulate_archive
@@ -23,10 +25,8 @@ IDLE = {
 }
 """What a cluster watches of itself, several times a second in each process, and no test reads."""
 
-hypothesis.settings.register_profile(
-    "ignore_zarr_spec_warnings", database=None, deadline=None, derandomize=True
-)
-hypothesis.settings.load_profile("ignore_zarr_spec_warnings")
+hypothesis.settings.register_profile("tests", database=None, deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,6 +74,14 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@pytest.fixture(autouse=True)
+def _no_default_client() -> None:
+    """A task with a semaphore makes a client, and leaves it as the default one of this process."""
+    with contextlib.suppress(ValueError):
+        _del_global_client(default_client())
+        dask.config.config.pop("scheduler", None)
 
 
 @pytest.fixture(scope="session")

@@ -44,3 +44,9 @@ def stop_after(shards: int) -> Any:
             raise StopHereError
 
     return progress
+
+
+def remove_packs(store: Path) -> None:
+    """Small arrays are then read from their own objects."""
+    for path in (store / "receipts").glob("*.zip"):
+        path.unlink()

@@ -209,9 +209,9 @@ def test_chunks_are_not_counted_out_where_objects_are_few(store: Path, tmp_path:
     claim(target, edit)
     report = gz3d_zarr.verify(target)
     details = [check.detail for check in report.checks if not check.passed]
-    assert any("it claims 65536 chunks, the store has" in detail for detail in details)
+    assert any("shape" in detail for detail in details)
     assert len(report.checks) < 1000
-    with pytest.raises(StoreError, match="it claims 65536 chunks, the store has|lost|damaged"):
+    with pytest.raises(StoreError, match="is damaged, and is not copied"):
         gz3d_zarr.copy(target, tmp_path / "copy.zarr")
 
 
@@ -302,7 +302,7 @@ def test_lists_are_read_within_bounds(
 def test_list_of_long_or_impossible_names_is_refused(tmp_path: Path) -> None:
     listed = tmp_path / "wrong.txt"
     listed.write_text("x" * 300 + "\n" + "a\0b\n" + "y" * 10_000)
-    with pytest.raises(SourceError, match="none of its 3 files is named") as caught:
+    with pytest.raises(SourceError, match="names .*, which cannot be a path of a file") as caught:
         list_source(listed)
     assert len(str(caught.value)) < len(str(listed)) + 200
     long = tmp_path / f"gz3d_{'1' * 60}_19_7.fits.gz"
@@ -345,7 +345,7 @@ def test_ids_of_any_length_are_refused_in_one_sentence() -> None:
     assert len(str(caught.value)) < 600
 
 
-def test_list_of_a_build_that_is_not_text_is_refused(
+def test_list_of_a_build_that_is_not_text_does_not_matter(
     archive: Path, client: Client, tmp_path: Path
 ) -> None:
     from stores import StopHereError, stop_after
@@ -354,8 +354,7 @@ def test_list_of_a_build_that_is_not_text_is_refused(
     with pytest.raises(StopHereError):
         gz3d_zarr.build(archive, target, client, shard_size=9, progress=stop_after(1))
     (target / ".gz3d/files.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(StoreError, match="do not belong together"):
-        gz3d_zarr.open_store(target, incomplete=True)
+    assert gz3d_zarr.open_store(target, incomplete=True).sizes["subject"] == 9
 
 
 def test_messages_cut_what_they_quote() -> None:

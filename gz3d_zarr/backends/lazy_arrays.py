@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from xarray.core import indexing
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.datamodel.sentinels import SENTINELS, mask_sentinels, masked_attrs, masked_dtype
+from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 
 
 def lazy_variable(reader: ChunkReader, name: str, array: xr.DataArray) -> xr.Variable:
@@ -62,6 +64,9 @@ class CheckedArray(BackendArray):
         self.shape, self.dtype = array.shape, np.dtype("uint8")
         self._array, self._generation = array, generation
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (pickle.dumps(self._array), self._generation)
+
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(
             key, self.shape, indexing.IndexingSupport.OUTER, self._take
@@ -71,6 +76,12 @@ class CheckedArray(BackendArray):
         is_basic = all(isinstance(part, int | np.integer | slice) for part in key)
         with self._generation.unchanged():
             return self._array[key] if is_basic else self._array.oindex[key]
+
+
+def _restore(data: bytes, generation: Generation) -> CheckedArray:
+    """Unpickle in a worker, which zarr's warnings about codecs would fill with lines."""
+    with ignore_zarr_spec_warnings():
+        return CheckedArray(pickle.loads(data), generation)  # noqa: S301 - it is part of a pickle
 
 
 class ShardedArray(BackendArray):

@@ -60,7 +60,8 @@ def check_without_shards(store: ObjectStore, expected_digest: str | None = None)
     root = store.get(ROOT_KEY) or b""
     if expected_digest is not None:
         check_digest(store.url, root, expected_digest)
-    if target.damage:
+    has_attrs = target.state is not TargetState.UNFINISHED and read_attrs(root)
+    if target.damage and not has_attrs:  # else the receipts say what the attributes were
         return LightChecks([Check("open", ROOT_KEY, False, target.damage)])
     if target.state is TargetState.UNFINISHED:
         is_copy = target.record is not None and target.record.layout is None

@@ -107,7 +107,7 @@ class Plan:
         clusters = len(CLUSTER_COLUMNS) * len(ROW_SIZES) + len(ROW_SIZES)
         small = len(VARIABLES) + 1 + len(LABELS) + len(CATALOGUE_TEXT) + 1 + clusters
         sharded = len(SHARD_ARRAYS) * (self.layout.shards + 1)
-        return sharded + 2 * small + 1 + len(GROUPS) + 1  # root, groups, receipts
+        return sharded + 2 * small + 1 + len(GROUPS) + 1 + 2  # root, groups, receipts, packs
 
     @property
     def source_bytes(self) -> int:

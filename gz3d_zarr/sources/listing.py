@@ -182,7 +182,7 @@ def _list_location(location: str, options: Mapping[str, Any]) -> list[tuple[str,
         if is_url(location):
             paths = [_url_in_list(location, here, line) for line in listed]
         else:
-            paths = [absolute(line, here) for line in listed]
+            paths = [_path_in_list(location, here, line) for line in listed]
         check_count(location, len(paths))
         return _add_catalogue_files([(path, _size(path)) for path in paths], options)
     try:
@@ -210,6 +210,16 @@ def _url_in_list(location: str, here: str, line: str) -> str:
             "do not trust such a list. If you do, download it and use the copy"
         )
     return path
+
+
+def _path_in_list(location: str, here: str, line: str) -> str:
+    """Path or URL of a file in a local list; SourceError if it is none."""
+    try:
+        return absolute(line, here)
+    except UsageError as error:
+        raise SourceError(
+            f"the list {location} names {quote(line)}, which cannot be a path of a file: {error}"
+        ) from None
 
 
 def _size(path: str) -> int | None:

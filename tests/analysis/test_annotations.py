@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 from astropy import units as u
 from files import opened, subject_files
+from stores import remove_packs
 
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
@@ -193,6 +194,7 @@ def test_what_has_no_store_says_so(ds: xr.Dataset, simulated: Path) -> None:
 def test_lost_chunk_of_the_clusters_is_an_error(store: Path, tmp_path: Path, chunk: str) -> None:
     """Zarr would give zeros."""
     copy = Path(shutil.copytree(store, tmp_path / "g.zarr"))
+    remove_packs(copy)
     (copy / chunk).unlink()
     message = f"{chunk} of .* is missing: the store is damaged"
     ds = gz3d_zarr.open_store(copy)

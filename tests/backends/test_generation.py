@@ -90,9 +90,9 @@ class Place:
         target.put_all({path.relative_to(store).as_posix(): path.read_bytes() for path in files})
 
 
-@pytest.fixture(params=["swap", "folder", "memory", "s3"])
+@pytest.fixture(params=["swap", "link", "memory", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """Somewhere to lay a store; in ``folder``, an overwrite builds in place."""
+    """Somewhere to lay a store; behind a ``link``, an overwrite builds in place."""
     if request.param == "memory":
         url = f"memory://generation-{next(_numbers)}/g.zarr"
         yield Place(url)
@@ -102,9 +102,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
             yield Place(f"{bucket.url}/g.zarr", bucket.storage_options)
             close_sessions()
     else:
-        (tmp_path / "g.zarr").mkdir()
-        if request.param == "folder":
-            (tmp_path / "g.zarr" / "notes.txt").write_text("a person's")
+        (tmp_path / "there").mkdir()
+        if request.param == "link":
+            (tmp_path / "g.zarr").symlink_to(tmp_path / "there")
+        else:
+            (tmp_path / "there").rename(tmp_path / "g.zarr")
         yield Place(str(tmp_path / "g.zarr"))
 
 
@@ -173,7 +175,7 @@ def test_old_readers_raise_after_an_overwrite(
         compute(read)
 
 
-@pytest.mark.parametrize("place", ["folder", "memory"], indirect=True)
+@pytest.mark.parametrize("place", ["link", "memory"], indirect=True)
 def test_old_readers_raise_while_an_overwrite_builds_in_place(
     place: Place, first: Path, sources: tuple[Path, Path], client: Client
 ) -> None:

@@ -20,6 +20,7 @@ from astropy.wcs import WCS
 from click.testing import CliRunner, Result
 from distributed import Client
 from files import opened, subject_files
+from stores import remove_packs
 
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
@@ -98,12 +99,6 @@ def test_a_selection_gets_its_own_clusters_and_marks(
     for path in written:
         assert int(path.name.split("_")[3].partition(".")[0]) in names
         assert_same_hdus(path, simulated / path.name)
-
-
-def remove_packs(store: Path) -> None:
-    """Small arrays are then read from their own objects."""
-    for path in (store / "receipts").glob("*.zip"):
-        path.unlink()
 
 
 def test_damaged_clusters_and_marks(store: Path, client: Client, tmp_path: Path) -> None:

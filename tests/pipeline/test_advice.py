@@ -137,7 +137,7 @@ def damage_published(change: Callable[[bytes], bytes | None], fits: bool = False
     """Change the receipts of a complete store, with a digest that fits or with the old one."""
 
     def damage(store: Path) -> None:
-        (path,) = (store / "receipts").iterdir()
+        (path,) = (store / "receipts").glob("*.json.gz")
         data = change(path.read_bytes())
         path.unlink()
         if data is None:
