@@ -134,7 +134,9 @@ def texts(
 
 def test_urls_with_secrets_are_refused_without_them(simulated: Path, texts: list[str]) -> None:
     good = {"SOURCE": simulated, "STORE": "g.zarr", "DEST": "dest"}
-    for command, url in itertools.product(COMMANDS, URLS):
+    for i, (command, url) in enumerate(itertools.product(COMMANDS, URLS)):
+        if sum(divmod(i, len(URLS))) % 2:  # each URL with every other command
+            continue
         for place in {*COMMANDS[command]} & {"SOURCE", "STORE", "DEST"}:
             if (command, place) != ("plot", "DEST"):  # a local file
                 text = run(command, **{**good, place: url})
@@ -151,6 +153,8 @@ def test_options_of_stores_with_secrets(
     ):
         if "://" not in where and command == "build":
             continue
+        if (i - [*COMMANDS].index(command)) % 4:  # the commands share the code: each has a part
+            continue
         texts.append(run(command, *options, SOURCE=simulated, STORE=where, DEST=f"dest{i}"))
     if command in ("copy", "export fits", "export mmu", "export marks"):
         for pair in (f"secret={SECRET}", SECRET, f"{SECRET}=1"):
@@ -163,7 +167,9 @@ def test_options_of_stores_with_secrets(
 def test_options_of_sources_with_secrets(
     simulated: Path, store: Path, texts: list[str], command: str
 ) -> None:
-    for options, source in itertools.product(SOURCE_OPTIONS, (f"http://{DEAD}/a/", simulated)):
+    part = ["build", "plan", "verify"].index(command)
+    pairs = [*itertools.product(SOURCE_OPTIONS, (f"http://{DEAD}/a/", simulated))]
+    for options, source in pairs[part::3]:  # the commands share the code: each has a part
         if command == "verify":
             if "--ids" not in options:
                 texts.append(run(command, "--source", source, *options, STORE=store))

@@ -282,15 +282,17 @@ def test_loaders_of_an_old_store_raise(
 
 @contextmanager
 def watched(see: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Look after each object of the root group that is put, and after each that is deleted."""
+    """Look after every third object of the root group that is put, and after each deleted one."""
     put, delete = ObjectStore.put, ObjectStore.delete
     lock = threading.Lock()
+    calls = itertools.count()
 
     def seen_put(self: ObjectStore, key: str, data: bytes) -> None:
         put(self, key, data)
         if key == "zarr.json" or key.startswith("receipts/") or key.count("/") == 2:
             with lock:
-                see()
+                if key == "zarr.json" or next(calls) % 3 == 0:
+                    see()
 
     def seen_delete(self: ObjectStore, keys: Any) -> None:
         for key in list(keys):
@@ -330,7 +332,7 @@ def test_a_retry_is_seen_whole_or_not_at_all(
     after = repr((small_values(place.open()), COUNT))
     assert {*seen} == {repr((before, COUNT - 1)), after}
     assert seen == sorted(seen, key=[seen[0], after].index)
-    assert len(seen) > 30
+    assert len(seen) > 12
 
 
 def test_packs_of_a_root_that_was_just_replaced_are_not_missed(
