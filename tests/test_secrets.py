@@ -22,6 +22,7 @@ from gz3d_zarr import GZ3DError
 from gz3d_zarr.cli import main
 from gz3d_zarr.sources import http
 
+pytestmark = pytest.mark.long
 SECRET = "open-sesame-4711"
 DEAD = "127.0.0.1:9"
 COMMANDS: dict[str, tuple[str, ...]] = {

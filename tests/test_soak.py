@@ -11,7 +11,10 @@ import pytest
 from distributed import Client
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="there are no benchmarks here")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="there are no benchmarks here"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ import pytest
 from gz3d_zarr import StoreError
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.long
 LONG = 300
 """Seconds that a worker sleeps until it is killed; a test that waits for it fails by its length."""
 

@@ -19,6 +19,8 @@ from gz3d_zarr.export.mmu import export_mmu
 from gz3d_zarr.storage import local_store
 from gz3d_zarr.storage.build_record import LEASE_KEY
 
+pytestmark = pytest.mark.long
+
 
 class KilledError(StoreError):
     """Stands for SIGKILL: after it, nothing is written any more."""

@@ -27,6 +27,7 @@ from gz3d_zarr.storage.lease import Lease
 from gz3d_zarr.storage.object_store import open_object_store
 
 PLAN, FILES, RECEIPT = ".gz3d/plan.json", ".gz3d/files.txt", ".gz3d/receipts/000000.json"
+pytestmark = pytest.mark.long
 OPTIONS: dict[str, Any] = {"limit": 2, "shard_size": 1}
 Damage = Callable[[Path], None]
 

@@ -21,6 +21,7 @@ from gz3d_zarr import StoreError
 from gz3d_zarr.pipeline.report import BuildReport
 from gz3d_zarr.storage.object_store import open_object_store
 
+pytestmark = pytest.mark.long
 FIXED: dict[str, Any] = {"shard_size": 2, "order": "name"}
 Place = tuple[str, dict[str, Any]]
 

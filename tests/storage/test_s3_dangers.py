@@ -17,6 +17,7 @@ from object_stores import Fault, Proxy, S3Server, close_sessions, fresh_bucket, 
 import gz3d_zarr
 from gz3d_zarr import IncompleteStoreError, StoreError
 
+pytestmark = pytest.mark.long
 FEW: dict[str, Any] = {"limit": 4, "shard_size": 2}
 
 
