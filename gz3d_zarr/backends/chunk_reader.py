@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from gz3d_zarr.backends.chunk_cache import ChunkCache
 from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
+from gz3d_zarr.datamodel.subject import CLASSES, SIDE
 from gz3d_zarr.errors import StoreError, access_errors, error_message
 from gz3d_zarr.locations import is_url
 from gz3d_zarr.storage.shards import (
@@ -39,6 +40,42 @@ from gz3d_zarr.storage.shards import (
     shard_key,
     whole_chunk,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class PixelPart:
+    """What a reader returns of each subject; by default, everything.
+
+    Attributes
+    ----------
+    classes : tuple of int
+        Positions of the masks along ``class``, in the order wanted.
+    side : int
+        Pixels along each side of a square about the center.
+    """
+
+    classes: tuple[int, ...] = tuple(range(len(CLASSES)))
+    side: int = SIDE
+
+    @property
+    def start(self) -> int:
+        """First row and column of the square."""
+        return (SIDE - self.side) // 2
+
+    def cut(self, name: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Cut this part out of the pixels of one or more subjects."""
+        window = slice(self.start, self.start + self.side)
+        if name == "image":
+            return pixels[..., window, window, :]
+        cropped = pixels[..., window, window]
+        if self.classes == tuple(range(len(CLASSES))):
+            return cropped
+        return cropped[..., list(self.classes), :, :]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one subject's pixels."""
+        sides = self.side, self.side
+        return (*sides, 3) if name == "image" else (len(self.classes), *sides)
 
 
 @dataclass
@@ -61,14 +98,16 @@ class ChunkReader:
     ----------
     generation : Generation
         Of a complete store; what is read is of that generation, or an error is raised.
+    part : PixelPart
+        Only this part of the pixels of each subject is kept and returned.
     """
 
-    def __init__(self, generation: Generation) -> None:
-        self._generation, self._store = generation, generation.store
+    def __init__(self, generation: Generation, part: PixelPart = PixelPart()) -> None:
+        self._generation, self._store, self._part = generation, generation.store, part
         self._state = _ProcessState(-1)
 
-    def __reduce__(self) -> tuple[type[ChunkReader], tuple[Generation]]:
-        return ChunkReader, (self._generation,)
+    def __reduce__(self) -> tuple[type[ChunkReader], tuple[Generation, PixelPart]]:
+        return ChunkReader, (self._generation, self._part)
 
     @contextlib.contextmanager
     def checked(self) -> Iterator[None]:
@@ -86,8 +125,8 @@ class ChunkReader:
             self._state = _ProcessState(-1)  # it may hold what is of another generation
             raise
 
-    def fetch(self, shard: int) -> dict[str, bytes]:
-        """Fetch a whole shard of each big array, with one request each.
+    def fetch(self, shard: int, names: Iterable[str] = tuple(BIG_ARRAYS)) -> dict[str, bytes]:
+        """Fetch a whole shard of each big array in `names`, with one request each.
 
         Returns
         -------
@@ -102,7 +141,7 @@ class ChunkReader:
         """
         shards: dict[str, bytes] = {}
         with self.checked():
-            for name in BIG_ARRAYS:
+            for name in names:
                 if self._sharding(name) is not None:
                     data = self._store.get(shard_key(name, shard))
                     if data is None:
@@ -135,7 +174,8 @@ class ChunkReader:
         Returns
         -------
         ndarray of uint8
-            Shape (525, 525, 3) or (4, 525, 525); it may be a view that is not C-contiguous.
+            Shape (525, 525, 3) or (4, 525, 525), or that of the part of the reader; it may be a
+            view that is not C-contiguous.
 
         Raises
         ------
@@ -175,7 +215,7 @@ class ChunkReader:
         # Only chunks of several subjects are worth keeping.
         key = (name, shard, number) if sharding.chunk > 1 else None
         if key is not None:
-            masks = cache.get(key, position, shape)
+            masks = cache.get(key, position, self._part.shape(name))
             if masks is not None:
                 return masks
         if whole is not None:
@@ -183,11 +223,12 @@ class ChunkReader:
             block = decode_chunk(stored, (sharding.chunk, *shape), compact=sharding.compact)
         else:
             block = self._from_file(name, sharding, shard, number)
-        pixels: NDArray[np.uint8] = block[position]
         if key is None:
-            return pixels
+            return self._part.cut(name, block[position])
+        block = self._part.cut(name, block)
         cache.put(key, block)
-        return pixels.copy()  # lets the rest of the chunk go
+        pixels: NDArray[np.uint8] = block[position].copy()  # lets the rest of the chunk go
+        return pixels
 
     def _from_file(
         self, name: str, sharding: Sharding, shard: int, number: int
@@ -216,7 +257,8 @@ class ChunkReader:
         if name not in arrays:
             store = self._store.zarr_store()
             arrays[name] = zarr.open_array(store, path=name, mode="r", zarr_format=3)
-        return np.asarray(arrays[name][row])
+        pixels: NDArray[np.uint8] = self._part.cut(name, np.asarray(arrays[name][row]))
+        return pixels
 
     def _sharding(self, name: str) -> Sharding | None:
         known = self._current_state().shardings

@@ -23,6 +23,9 @@ from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 if TYPE_CHECKING:
     import xarray as xr
 
+    Rows = Sequence[int] | Sequence[bool] | NDArray[Any] | slice | xr.Dataset | None
+    """Subjects of a store, as `select_rows` takes them."""
+
 
 TEXTS = ("file_name", "manga_id", "iauname", "explorer_link", "sample_name")
 """Columns of the group ``catalogue`` that are written into a subject file."""
@@ -88,7 +91,7 @@ class Selection:
 
 def select_rows(
     store: str | Path,
-    rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None = None,
+    rows: Rows = None,
     *,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Selection:
@@ -98,9 +101,9 @@ def select_rows(
     ----------
     store : str or Path
         A path, or a URL of any fsspec file system.
-    rows : sequence of int, or Dataset, optional
-        Positions along ``subject``, or a Dataset that was selected from the store; repeated
-        positions count once. By default all.
+    rows : sequence of int or bool, slice, or Dataset, optional
+        Positions along ``subject``, a bool for every subject of the store, a slice, or a Dataset
+        that was selected from the store; repeated positions count once. By default all.
     storage_options : mapping, optional
         Options for fsspec.
 
@@ -194,9 +197,7 @@ def resolve_rows(
     return rows
 
 
-def _positions(
-    dataset: xr.Dataset, rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None
-) -> NDArray[np.int64]:
+def _positions(dataset: xr.Dataset, rows: Rows) -> NDArray[np.int64]:
     """Ascending positions along ``subject``, without repeats."""
     import xarray as xr
 
@@ -206,7 +207,17 @@ def _positions(
     if isinstance(rows, xr.Dataset):
         return find_ids(dataset, np.atleast_1d(rows["zooniverse_subject_id"].values).tolist())
     try:
-        wanted = np.unique(np.asarray(rows))
+        if isinstance(rows, slice):
+            rows = np.arange(length)[rows]
+        given = np.asarray(rows)
+        if given.dtype == bool:
+            if given.shape != (length,):
+                raise UsageError(
+                    f"rows has {plural(given.size, 'bool')}, expected one for each of the "
+                    f"{plural(length, 'subject')} of the store"
+                )
+            return np.flatnonzero(given)
+        wanted = np.unique(given)
     except (TypeError, ValueError):
         raise UsageError("rows must be positions along subject: whole numbers") from None
     if not len(wanted):

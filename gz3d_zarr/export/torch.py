@@ -5,7 +5,8 @@ Neither keeps the store open: each process that reads opens it. Workers may be f
 
 from __future__ import annotations
 
-import os
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,87 +14,155 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.errors import UsageError, missing_extra_error
-from gz3d_zarr.export.partition import check_partition, partition
+from gz3d_zarr.export.partition import BatchPartition, check_partition, find_environment
+from gz3d_zarr.export.samples import SampleOptions, SampleReader, Target
+from gz3d_zarr.export.split import sample_weights, split
 from gz3d_zarr.export.subset import select_rows
 
 if TYPE_CHECKING:
-    import xarray as xr
-
-    Rows = Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None
+    from gz3d_zarr.export.subset import Rows
 
 
 try:
     import torch
-    from torch.utils.data import Dataset, IterableDataset, get_worker_info
+    from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
+
+    from gz3d_zarr.export.epoch_counter import EpochCounter
 except ImportError as error:
     raise missing_extra_error("gz3d_zarr.export.torch", error, "torch") from error
-Sample = dict[str, Any]
-Transform = Callable[[Sample], Any]
+__all__ = ["GZ3DDataset", "GZ3DIterableDataset", "sample_weights", "split"]
+Transform = Callable[[Any], Any]
 WINDOW = 4
 """Shards whose subjects are shuffled together; compressed, about 23 MB each."""
-_SCALARS = (
-    "ra",
-    "dec",
-    "scale",
-    "total_classifications",
-    "spiral_votes",
-    "bar_votes",
-    "zooniverse_subject_id",
-)
 
 
 class _Samples:
-    """Reads samples of the selected subjects, for both datasets; warns about those left out."""
+    """Makes samples of the selected subjects, for both datasets; warns about those left out."""
 
     def __init__(
         self,
         store: str | Path,
         rows: Rows,
+        options: SampleOptions,
+        as_tuple: bool,
         channels_first: bool,
         transform: Transform | None,
         storage_options: Mapping[str, Any] | None,
     ) -> None:
+        if as_tuple and not {"image", "segmentation"} <= set(options.names):
+            raise UsageError("as_tuple needs image and segmentation among the variables")
         self.selection = select_rows(store, rows, storage_options=storage_options)
         self.selection.warn(stacklevel=4)  # at the code that creates the dataset
-        self._reader = ChunkReader(self.selection.generation)
-        self._channels_first = channels_first
-        self._transform = transform
+        self._reader = SampleReader(self.selection, options, channels_first=channels_first)
+        self._as_tuple, self._transform = as_tuple, transform
 
     def read(self, position: int, shards: Mapping[str, bytes] | None = None) -> Any:
-        table, row = self.selection.table, int(self.selection.rows[position])
-        image, masks = self._reader.read_subject(row, shards)
-        if self._channels_first:
-            image = image.transpose(2, 0, 1)
-        sample: Sample = {
-            "image": torch.from_numpy(np.ascontiguousarray(image)),
-            "segmentation": torch.from_numpy(masks),
-            "vote_fraction": torch.from_numpy(table["vote_fraction"][position].copy()),
-            "object_id": str(table["subject"][position]),
+        """One sample."""
+        pixels = {
+            name: torch.from_numpy(np.empty(shape, dtype))
+            for name, (shape, dtype) in self._reader.pixels.items()
         }
-        sample.update({name: table[name][position].item() for name in _SCALARS})
+        outputs = {name: tensor.numpy() for name, tensor in pixels.items()}
+        self._reader.read_pixels(position, outputs, shards)
+        sample: Any
+        if self._as_tuple:
+            sample = pixels["image"], pixels["segmentation"]
+        else:
+            sample = dict.fromkeys(self._reader.options.names)
+            sample.update(pixels)
+            for name, value in self._reader.small(position).items():
+                if isinstance(value, np.ndarray):
+                    sample[name] = torch.from_numpy(value.copy())
+                else:
+                    sample[name] = value.item() if isinstance(value, np.generic) else str(value)
         return sample if self._transform is None else self._transform(sample)
+
+    def read_batch(self, members: Sequence[tuple[int, Mapping[str, bytes] | None]]) -> Any:
+        """Several samples as one, with the types that `default_collate` gives."""
+        if self._transform is not None:
+            return default_collate([self.read(position, shards) for position, shards in members])
+        pixels = {
+            name: _empty((len(members), *shape), dtype)
+            for name, (shape, dtype) in self._reader.pixels.items()
+        }
+        outputs = {name: tensor.numpy() for name, tensor in pixels.items()}
+        for i, (position, shards) in enumerate(members):
+            self._reader.read_pixels(position, {n: o[i] for n, o in outputs.items()}, shards)
+        if self._as_tuple:
+            return pixels["image"], pixels["segmentation"]
+        batch: dict[str, Any] = dict.fromkeys(self._reader.options.names)
+        batch.update(pixels)
+        positions = np.array([position for position, _ in members], np.int64)
+        for name, values in self._reader.small_batch(positions).items():
+            if values.dtype == object:
+                batch[name] = [str(value) for value in values]
+            elif values.ndim > 1:
+                batch[name] = torch.from_numpy(values)
+            else:
+                kind = np.float64 if values.dtype.kind == "f" else np.int64
+                batch[name] = torch.from_numpy(values.astype(kind))
+        return batch
 
     def fetch(self, shard: int) -> Mapping[str, bytes]:
         return self._reader.fetch(shard)
+
+    def describe(self) -> str:
+        text = self._reader.describe()
+        return f"{text}; as (image, segmentation)" if self._as_tuple else text
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> torch.Tensor:
+    """A tensor to be filled; in a worker, in the memory that the main process will see."""
+    if get_worker_info() is None:
+        return torch.from_numpy(np.empty(shape, dtype))
+    count = math.prod(shape)
+    of_type = torch.from_numpy(np.empty(0, dtype))
+    # As default_collate does it: otherwise the batch would be copied when it is sent.
+    storage = of_type._typed_storage()._new_shared(  # type: ignore[no-untyped-call, unused-ignore]
+        count, device=of_type.device
+    )
+    return of_type.new(storage).resize_(shape)
 
 
 class GZ3DDataset(Dataset[Any]):
     """Subjects by position; each is read and decoded when it is needed.
 
-    A sample is a dict: ``image`` (uint8, (3, 525, 525)), ``segmentation`` (uint8 counts,
-    (4, 525, 525), classes center, star, spiral, bar), ``vote_fraction`` (float32, (4,)),
-    ``object_id`` (str), ``zooniverse_subject_id``, ``ra`` and ``dec`` (degrees), ``scale`` (degrees
-    per pixel), ``total_classifications``, ``spiral_votes``, ``bar_votes``.
+    A sample is a dict, by default of ``image`` (uint8, (3, 525, 525)), ``segmentation`` (uint8
+    counts, (4, 525, 525), classes center, star, spiral, bar), ``asked`` (bool, (4,): whether
+    volunteers were asked to mark the class; if not, an empty mask says nothing), ``vote_fraction``
+    (float32, (4,)), ``object_id`` (str), ``zooniverse_subject_id``, ``ra`` and ``dec`` (degrees),
+    ``scale`` (degrees per pixel), ``total_classifications``, ``spiral_votes``, ``bar_votes``.
+
+    Only what is chosen is decoded and copied.
 
     Parameters
     ----------
     store : str or Path
         A complete store; a path, or a URL of any fsspec file system.
-    rows : sequence of int, or Dataset, optional
-        Positions along ``subject``, or a Dataset that was selected from the store; by default
-        all. Samples are in the order of the store; subjects whose status is not ok are left out.
+    rows : sequence of int or bool, slice, or Dataset, optional
+        Positions along ``subject``, a bool for every subject of the store, a slice, or a Dataset
+        that was selected from the store, such as ``ds.gz3d.asked("spiral")``; by default all.
+        Samples are in the order of the store; subjects whose status is not ok are left out.
+    variables : sequence of str, optional
+        Keys of a sample: ``image``, ``segmentation`` (``asked`` always comes with it),
+        ``object_id``, and any variable of the store's root.
+    classes : sequence of str, optional
+        Classes of ``segmentation`` and of other variables by class, in this order.
+    crop : int, str or Quantity, optional
+        Width of a square about the center: pixels, or an angle such as ``"20 arcsec"``, which is
+        rounded to whole pixels of each subject.
+    size : int, optional
+        Reduce the crop to size x size pixels by means over areas. Images are rounded; counts become
+        float32.
+    target : {'counts', 'fraction', 'mask'}
+        Values of ``segmentation``: counts; counts divided by the number of volunteers who were
+        asked (float32; 0 where nobody was asked, see ``asked``); or whether the count is above
+        `threshold` (bool). With `size`, they are made of the mean counts.
+    threshold : float
+        For masks.
+    as_tuple : bool
+        If true, a sample is the tuple (image, segmentation), without ``asked``.
     channels_first : bool
         If false, images have the shape (525, 525, 3).
     transform : callable, optional
@@ -109,7 +178,8 @@ class GZ3DDataset(Dataset[Any]):
     Raises
     ------
     UsageError
-        PyTorch is not installed, or no selected subject has the status ok.
+        PyTorch is not installed, no selected subject has the status ok, or a choice is not
+        possible.
     StoreError
         The store cannot be opened or, later, read.
 
@@ -124,15 +194,28 @@ class GZ3DDataset(Dataset[Any]):
         store: str | Path,
         *,
         rows: Rows = None,
+        variables: Sequence[str] | None = None,
+        classes: Sequence[str] | None = None,
+        crop: Any = None,
+        size: int | None = None,
+        target: Target = "counts",
+        threshold: float = 3,
+        as_tuple: bool = False,
         channels_first: bool = True,
         transform: Transform | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._samples = _Samples(store, rows, channels_first, transform, storage_options)
+        options = SampleOptions(variables, classes, crop, size, target, threshold)
+        self._samples = _Samples(
+            store, rows, options, as_tuple, channels_first, transform, storage_options
+        )
         self.left_out = self._samples.selection.left_out
 
     def __len__(self) -> int:
         return len(self._samples.selection)
+
+    def __repr__(self) -> str:
+        return f"<GZ3DDataset: {self._samples.describe()}>"
 
     def __getitem__(self, index: int) -> Any:
         """Sample at a position; IndexError if it is out of range."""
@@ -147,13 +230,23 @@ class GZ3DIterableDataset(IterableDataset[Any]):
 
     The order of shards is random, and so is the order of subjects within a window of several
     shards. Every subject occurs once per epoch. Each worker of each rank has a part of that order;
-    the lengths of the parts differ by at most one subject. A worker reads whole shards, and decodes
-    each of its subjects once.
+    the lengths of the parts differ by at most one subject, or one batch. A worker reads whole
+    shards, and decodes each of its subjects once.
+
+    Each pass is a new epoch, with another order. That workers of a DataLoader agree on its number
+    relies on the seed that the DataLoader draws for them: if you seed torch anew before every
+    epoch, call `set_epoch` too.
 
     Parameters
     ----------
-    store, rows, channels_first, transform, storage_options
+    store, rows, variables, classes, crop, size, target, threshold, as_tuple, channels_first, \
+    transform, storage_options
         As for `GZ3DDataset`.
+    batch_size : int, optional
+        If given, items are batches, which the workers make; use ``DataLoader(dataset,
+        batch_size=None)``. A `transform` is still called with each sample.
+    drop_last : bool
+        Drop incomplete batches; all ranks then have the same number of batches.
     shuffle : bool
         If false, use the order of the store.
     seed : int
@@ -188,8 +281,17 @@ class GZ3DIterableDataset(IterableDataset[Any]):
         store: str | Path,
         *,
         rows: Rows = None,
+        variables: Sequence[str] | None = None,
+        classes: Sequence[str] | None = None,
+        crop: Any = None,
+        size: int | None = None,
+        target: Target = "counts",
+        threshold: float = 3,
+        as_tuple: bool = False,
         channels_first: bool = True,
         transform: Transform | None = None,
+        batch_size: int | None = None,
+        drop_last: bool = False,
         shuffle: bool = True,
         seed: int = 0,
         window: int = WINDOW,
@@ -201,51 +303,79 @@ class GZ3DIterableDataset(IterableDataset[Any]):
             raise UsageError(f"window is {window}, expected at least 1")
         if seed < 0:
             raise UsageError(f"seed is {seed}, expected 0 or more")
+        if batch_size is not None and batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}, expected at least 1")
+        if drop_last and batch_size is None:
+            raise UsageError("drop_last needs batch_size")
         self._given = check_partition(rank, world_size)
         self._inherited: tuple[int, int] | None = None
-        self._samples = _Samples(store, rows, channels_first, transform, storage_options)
+        options = SampleOptions(variables, classes, crop, size, target, threshold)
+        self._samples = _Samples(
+            store, rows, options, as_tuple, channels_first, transform, storage_options
+        )
         self.left_out = self._samples.selection.left_out
         self._shuffle, self._seed, self._window = shuffle, seed, window
-        # In shared memory, so that persistent workers see the epoch of the next pass.
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call, unused-ignore]
+        self._batch_size, self._drop_last = batch_size, drop_last
+        self._epochs = EpochCounter()
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, and so the order of the next pass; call it on every rank."""
-        if epoch < 0:
-            raise UsageError(f"epoch is {epoch}, expected 0 or more")
-        self._epoch.fill_(epoch)
+        """Set the epoch of the next pass; later passes count from there. Call it on every rank."""
+        self._epochs.set(epoch)
+
+    def __len__(self) -> int:
+        """Number of items of this rank, in all its workers: subjects, or batches."""
+        return self._partition().count(len(self._samples.selection))
+
+    def __repr__(self) -> str:
+        text = self._samples.describe()
+        if self._batch_size is not None:
+            text += f"; in batches of {self._batch_size}"
+        return f"<GZ3DIterableDataset: {text}>"
 
     def __iter__(self) -> Iterator[Any]:
+        # Not a generator: workers count the passes that they start.
+        return self._iterate(self._epochs.start_pass())
+
+    def _iterate(self, epoch: int) -> Iterator[Any]:
         worker = get_worker_info()
         number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        rank, world_size = self._find_partition() or (0, 1)
-        part = rank * workers + number
-        key = [self._seed, int(self._epoch)]
+        ranks = self._partition()
+        key = [self._seed, epoch]
         shards = self._samples.selection.shards()
         if self._shuffle:
             order = np.random.default_rng(key).permutation(len(shards))  # the same for all parts
             shards = [shards[i] for i in order]
-        shards = partition(shards, part, world_size * workers)
-        rng = np.random.default_rng([*key, part])
-        for i in range(0, len(shards), self._window):
-            yield from self._read(shards[i : i + self._window], rng)
+        shards, items = ranks.take(shards, number, workers)
+        rng = np.random.default_rng([*key, ranks.rank * workers + number])
+        windows = (shards[i : i + self._window] for i in range(0, len(shards), self._window))
+        members = (member for window in windows for member in self._read(window, rng))
+        for _ in range(items):
+            if self._batch_size is None:
+                yield self._samples.read(*next(members))
+            else:
+                yield self._samples.read_batch(list(itertools.islice(members, self._batch_size)))
 
     def __getstate__(self) -> dict[str, Any]:
         # Unlike a forked worker, a spawned one has no process group, so it inherits the partition.
-        return {**self.__dict__, "_inherited": self._find_partition()}
+        return {**self.__dict__, "_inherited": self._find_ranks()}
 
-    def _find_partition(self) -> tuple[int, int] | None:
+    def _partition(self) -> BatchPartition:
+        rank, world_size = self._find_ranks() or (0, 1)
+        return BatchPartition(rank, world_size, self._batch_size or 1, self._drop_last)
+
+    def _find_ranks(self) -> tuple[int, int] | None:
         """Current rank and world size; None if nothing defines them."""
         if self._given is not None:
             return self._given
         distributed = torch.distributed
         if distributed.is_available() and distributed.is_initialized():
             return distributed.get_rank(), distributed.get_world_size()
-        return self._inherited or _environment()
+        return self._inherited or find_environment()
 
-    def _read(self, window: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> Iterator[Any]:
-        """The samples of some shards."""
+    def _read(
+        self, window: Sequence[NDArray[np.int64]], rng: np.random.Generator
+    ) -> Iterator[tuple[int, Mapping[str, bytes] | None]]:
+        """Positions in some shards, in the order of the pass, with the shard of each if fetched."""
         selection = self._samples.selection
         of_shard, fetched = selection.rows // selection.shard_size, {}
         for positions in window:
@@ -256,16 +386,4 @@ class GZ3DIterableDataset(IterableDataset[Any]):
         if self._shuffle:
             rng.shuffle(positions)
         for position in positions.tolist():
-            yield self._samples.read(position, fetched.get(int(of_shard[position])))
-
-
-def _environment() -> tuple[int, int] | None:
-    """Rank and world size as torchrun sets them; None if they are not set."""
-    rank, world_size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
-    if not rank or not world_size:
-        return None
-    if not (rank.isdecimal() and world_size.isdecimal()):
-        raise UsageError(
-            f"RANK is {rank!r} and WORLD_SIZE {world_size!r} in the environment, expected numbers"
-        )
-    return check_partition(int(rank), int(world_size))
+            yield position, fetched.get(int(of_shard[position]))

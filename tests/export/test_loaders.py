@@ -90,6 +90,8 @@ def test_samples_have_the_values_of_the_source(loaders: Any, simulated: Path, st
 def test_ranks_and_workers_share_out_every_subject_once(
     loaders: Any, holed: Path, monkeypatch: pytest.MonkeyPatch, ranks: int, workers: int
 ) -> None:
+    from gz3d_zarr.export import epoch_counter
+
     monkeypatch.setattr(loaders._Samples, "read", read_nothing)
     for epoch in (0, 1):
         parts = []
@@ -99,8 +101,9 @@ def test_ranks_and_workers_share_out_every_subject_once(
             dataset.set_epoch(epoch)
             assert dataset.left_out == 2
             for number in range(workers):
-                info = SimpleNamespace(id=number, num_workers=workers)
-                monkeypatch.setattr(loaders, "get_worker_info", lambda info=info: info)
+                info = SimpleNamespace(id=number, num_workers=workers, seed=epoch + number)
+                for module in (loaders, epoch_counter):
+                    monkeypatch.setattr(module, "get_worker_info", lambda info=info: info)
                 parts.append(ids_of(dataset))
         assert sorted(i for part in parts for i in part) == good_ids(holed)
         lengths = [len(part) for part in parts]
@@ -117,11 +120,12 @@ def test_the_order_changes_with_the_epoch_and_can_be_had_again(
     monkeypatch.setattr(loaders._Samples, "read", read_nothing)
     dataset = loaders.GZ3DIterableDataset(store, seed=3, window=2)
     first = ids_of(dataset)
-    assert ids_of(dataset) == first
-    dataset.set_epoch(1)
-    second = ids_of(dataset)
+    second, third = ids_of(dataset), ids_of(dataset)
+    assert first != second != third != first
     dataset.set_epoch(0)
-    assert ids_of(dataset) == first != second
+    assert [ids_of(dataset), ids_of(dataset)] == [first, second]
+    dataset.set_epoch(2)
+    assert ids_of(dataset) == third
     assert ids_of(loaders.GZ3DIterableDataset(store, seed=3, window=2)) == first
     assert ids_of(loaders.GZ3DIterableDataset(store, seed=4, window=2)) != first
     in_order = gz3d_zarr.open_store(store)["zooniverse_subject_id"].values.tolist()
@@ -147,9 +151,9 @@ def test_an_epoch_fetches_shards_and_decodes_subjects_once(
         decoded[bytes(chunk)] += 1
         return decode(chunk, shape, compact=compact)
 
-    def counting_fetch(self: Any, shard: int) -> Any:
+    def counting_fetch(self: Any, shard: int, names: Any) -> Any:
         fetched[shard] += 1
-        return fetch(self, shard)
+        return fetch(self, shard, names)
 
     monkeypatch.setattr(chunk_reader, "decode_chunk", counting_decode)
     monkeypatch.setattr(chunk_reader.ChunkReader, "fetch", counting_fetch)
@@ -268,6 +272,7 @@ def run(rank, store, meeting):
     for start in ("main", "fork", "spawn")[: 2 + rank]:  # spawning takes seconds: one rank does
         how = {"num_workers": 1, "multiprocessing_context": start} if start != "main" else {}
         loader = torch.utils.data.DataLoader(dataset, batch_size=None, **how)
+        dataset.set_epoch(0)
         with open(f"{meeting}-{rank}-{start}", "w") as output:
             print(*loader, file=output)
     torch.distributed.destroy_process_group()
@@ -329,6 +334,7 @@ def test_a_pickled_dataset_knows_the_process_group(
         group.setattr(torch.distributed, "get_rank", lambda: 1)
         group.setattr(torch.distributed, "get_world_size", lambda: 6)
         expected = ids_of(dataset)
+        dataset.set_epoch(0)
         pickled = pickle.dumps(dataset)
         assert ids_of(pickle.loads(before)) == expected
     assert ids_of(pickle.loads(pickled)) == expected
