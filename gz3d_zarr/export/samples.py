@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -230,20 +229,30 @@ class SampleReader:
 def area_mean(planes: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     """Means over size x size equal areas of each plane, shape (n, y, x); pixels are divided."""
     side = planes.shape[-1]
-    overlaps = _overlaps(side, size)
-    # Whole numbers, which float32 holds exactly up to 2**24.
-    sums = overlaps @ planes.astype(np.float32) @ overlaps.T
-    means: NDArray[np.float32] = np.divide(sums, side**2, dtype=np.float32)
+    # Without matrix products, whose threads would compete with other workers.
+    rows = _area_sums(planes, size, np.int32)
+    sums = _area_sums(rows.swapaxes(-1, -2), size, np.int64).swapaxes(-1, -2)
+    means: NDArray[np.float32] = (sums / side**2).astype(np.float32)
     return means
 
 
-@functools.lru_cache(maxsize=64)
-def _overlaps(side: int, size: int) -> NDArray[np.float32]:
-    """Overlap of each of `size` areas with each of `side` pixels, in parts of 1 / size pixel."""
-    areas, pixels = np.arange(size)[:, None] * side, np.arange(side) * size
-    overlap = np.minimum(areas + side, pixels + size) - np.maximum(areas, pixels)
-    parts: NDArray[np.float32] = np.maximum(overlap, 0).astype(np.float32)
-    return parts
+def _area_sums(values: NDArray[Any], size: int, dtype: type[np.integer[Any]]) -> NDArray[Any]:
+    """Sums over `size` equal parts of the second last axis, in units of 1 / size pixel."""
+    side = values.shape[-2]
+    if not side % size:  # whole pixels: several times faster
+        every = side // size
+        sums: NDArray[Any] = values[..., ::every, :].astype(dtype)
+        for i in range(1, every):
+            sums += values[..., i::every, :]
+        sums *= dtype(size)
+        return sums
+    whole, rest = np.divmod(np.arange(size + 1, dtype=dtype) * side, size)
+    before = np.zeros((*values.shape[:-2], side + 1, values.shape[-1]), dtype)
+    np.cumsum(values, axis=-2, out=before[..., 1:, :])
+    ends = before[..., whole, :] * dtype(size)
+    # The last end is that of the last pixel, of which there is no rest.
+    ends[..., :-1, :] += values[..., whole[:-1], :] * rest[:-1, None].astype(dtype)
+    return np.diff(ends, axis=-2)
 
 
 def quote_crop(crop: Any) -> str:
