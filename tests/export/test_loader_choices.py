@@ -365,3 +365,48 @@ def test_weights_balance_marked_and_unmarked(store: Path, loaded: Any, cls: str)
         assert weights[is_marked].sum() == pytest.approx(weights[~is_marked].sum())
     with pytest.raises(UsageError, match="by is 'arms', expected one of center"):
         sample_weights(store, by="arms")
+
+
+def test_hugging_face_has_the_same_choices(store: Path, loaded: Any) -> None:
+    pytest.importorskip("datasets")
+    from gz3d_zarr.export.huggingface import iterable_dataset
+
+    options: dict[str, Any] = {"classes": ["bar", "spiral"], "crop": 60, "size": 20}
+    names = ["object_id", "classifications", "image", "segmentation"]
+    dataset = iterable_dataset(
+        store, variables=names, target="fraction", rows=slice(1, 7), **options
+    )
+    assert set(dataset.features) == set(names)
+    samples = GZ3DDataset(
+        store, target="fraction", rows=slice(1, 7), channels_first=False, **options
+    )
+    examples = list(dataset.with_format("numpy"))
+    assert len(examples) == 6
+    for i, (example, sample) in enumerate(zip(examples, samples, strict=True), 1):
+        np.testing.assert_array_equal(example["image"], sample["image"])
+        marks = example["segmentation"]
+        assert list(marks["class"]) == ["bar", "spiral"]
+        np.testing.assert_array_equal(np.stack(list(marks["array"])), sample["segmentation"])
+        np.testing.assert_array_equal(marks["asked"], sample["asked"])
+        expected = loaded["classifications"].values[i, [3, 2]]
+        np.testing.assert_array_equal(example["classifications"], expected)
+    with pytest.raises(UsageError, match="crop is 526"):
+        iterable_dataset(store, crop=526)
+    with pytest.raises(UsageError, match="num_shards is 0"):
+        iterable_dataset(store, num_shards=0)
+
+
+def test_hugging_face_with_more_workers_than_shards(store: Path, loaded: Any) -> None:
+    pytest.importorskip("datasets")
+    from gz3d_zarr.export.huggingface import iterable_dataset
+
+    dataset = iterable_dataset(store, variables=["ra"], num_shards=7)
+    assert dataset.num_shards == 7
+    assert iterable_dataset(store, variables=["ra"], num_shards=99).num_shards == 18
+    workers = {"num_workers": 2, "multiprocessing_context": "fork"}
+    loader = DataLoader(
+        iterable_dataset(store, rows=[0, 2, 3], variables=["ra"]), batch_size=None, **workers
+    )
+    expected = loaded["ra"].values
+    assert sorted(example["ra"] for example in loader) == sorted(expected[[0, 2, 3]].tolist())
+    assert sorted(example["ra"] for example in dataset) == sorted(expected.tolist())

@@ -371,10 +371,15 @@ def test_loader_arguments_that_cannot_be(loaders: Any, store: Path, holed: Path)
         loaders.GZ3DDataset(store, storage_options={"anon": True})
 
 
-@pytest.mark.parametrize(("module", "package"), [("torch", "torch"), ("huggingface", "datasets")])
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("torch", "torch"), ("huggingface", "datasets"), ("lightning", "lightning")],
+)
 def test_a_missing_extra_is_named(
     module: str, package: str, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if module == "lightning":
+        pytest.importorskip("torch")
     monkeypatch.setitem(sys.modules, package, None)
     name = f"gz3d_zarr.export.{module}"
     monkeypatch.delitem(sys.modules, name, raising=False)
@@ -394,10 +399,11 @@ def test_hugging_face_examples(simulated: Path, holed: Path) -> None:
     assert {name: features[name].dtype for name in features if name != "segmentation"} == {
         "object_id": "string", "ra": "float64", "dec": "float64", "healpix": "int64",
         "scale": "float32", "total_classifications": "uint8", "image": "uint8",
+        "zooniverse_subject_id": "int64", "spiral_votes": "int32", "bar_votes": "int32",
     }  # fmt: skip
     assert features["image"].shape == (525, 525, 3)
     segmentation = datasets.Features({"s": features["segmentation"]})["s"]
-    assert set(segmentation) == {"class", "vote_fraction", "array"}
+    assert set(segmentation) == {"class", "vote_fraction", "asked", "array"}
     assert "2 subjects whose status is not ok are left out" in dataset.info.description
     by_position = {}
     for path in subject_files(simulated):
@@ -409,6 +415,7 @@ def test_hugging_face_examples(simulated: Path, holed: Path) -> None:
         seen += 1
         assert example["object_id"] == expected["manga_id"]
         assert example["total_classifications"] == expected["total_classifications"]
+        assert example["spiral_votes"] == expected["spiral_votes"]
         np.testing.assert_array_equal(example["image"], expected["image"])
         marks = example["segmentation"]
         assert marks["class"] == ["center", "star", "spiral", "bar"]
