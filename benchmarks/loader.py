@@ -3,7 +3,8 @@
     python benchmarks/loader.py [--count 1024] [--batch 32] [--workers 2] [--source DIR]
 
 Subjects a second, from the first batch on (workers are running by then) and start included, of
-the best of some epochs. Every batch is looked at in the main process: one picture's mean.
+the best of some epochs, and the most memory (RSS, MiB) of the main process so far, shared pages
+included. Every batch is looked at in the main process: one picture's mean.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from datasets import IterableDataset
 from measuring import describe_machine, find_originals, link
@@ -21,6 +23,13 @@ from measuring import describe_machine, find_originals, link
 import gz3d_zarr
 from gz3d_zarr.export.huggingface import iterable_dataset
 from gz3d_zarr.export.torch import GZ3DDataset, GZ3DIterableDataset
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "ready batches": {},
+    "ready batches, spiral, crop 256": {"classes": ["spiral"], "crop": 256},
+    "ready batches, spiral, crop 256, size 128": {"classes": ["spiral"], "crop": 256, "size": 128},
+}
+"""Choices of the iterable dataset whose workers make batches."""
 
 
 def main() -> None:
@@ -37,8 +46,8 @@ def main() -> None:
         source = link(find_originals(options.source, folder), folder / "source", options.count)
         print(f"{describe_machine()}, torch {torch.__version__}; {options.count} subjects")
         print()
-        print("| codec | dataset | workers | start | subjects/s | with the start |")
-        print("|" + " --- |" * 6)
+        print("| codec | dataset | workers | start | subjects/s | with the start | MiB |")
+        print("|" + " --- |" * 7)
         for codec in ("portable", "compact"):
             store = folder / f"{codec}.zarr"
             gz3d_zarr.build(source, store, codec=codec, workers=2)
@@ -49,6 +58,9 @@ def main() -> None:
             ):
                 iterable = GZ3DIterableDataset(store)
                 print_row(codec, "iterable", iterable, options, workers, start)
+            for name, choices in CHOICES.items():
+                ready = GZ3DIterableDataset(store, batch_size=options.batch, **choices)
+                print_row(codec, name, ready, options, options.workers, "fork")
             by_row = GZ3DDataset(store)
             print_row(codec, "map-style, shuffled", by_row, options, options.workers, "fork")
             examples = iterable_dataset(store)
@@ -73,14 +85,14 @@ def print_row(
     """Run some epochs and print the best."""
     loader = torch.utils.data.DataLoader(
         dataset,
-        batch_size=options.batch,
+        batch_size=None if name in CHOICES else options.batch,
         num_workers=workers,
         multiprocessing_context=start,
         persistent_workers=workers > 0,
         shuffle=True if isinstance(dataset, GZ3DDataset) else None,
         collate_fn=gather if name.endswith("numpy") else None,
     )
-    steady, whole = 0.0, 0.0
+    steady, whole, memory = 0.0, 0.0, 0
     for epoch in range(options.epochs):
         if not isinstance(dataset, GZ3DDataset):
             dataset.set_epoch(epoch)
@@ -91,13 +103,16 @@ def print_row(
             if not seen:
                 first, after_first = len(batch["image"]), time.perf_counter()
             seen.update(batch["object_id"])
+            memory = max(memory, psutil.Process().memory_info().rss)
         ended = time.perf_counter()
         if len(seen) != options.count:
             raise SystemExit(f"{len(seen)} of {options.count} subjects came")
         steady = max(steady, (len(seen) - first) / (ended - after_first))
         whole = max(whole, len(seen) / (ended - began))
+    start = start or ""
     print(
-        f"| {codec} | {name} | {workers} | {start or ''} | {steady:.0f} | {whole:.0f} |",
+        f"| {codec} | {name} | {workers} | {start} | {steady:.0f} | {whole:.0f} "
+        f"| {memory / 2**20:.0f} |",
         flush=True,
     )
 
