@@ -58,62 +58,9 @@ def isel_subjects(dataset: xr.Dataset, rows: Sequence[int] | NDArray[np.intp]) -
     """Rows of a Dataset by position, in this order; nothing is read."""
     chosen = np.arange(dataset.sizes["subject"])[np.asarray(rows, np.intp)]  # resolves negatives
     if len(chosen) and np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
-        # Dask reads part of a shard for a slice, but a whole shard for a list.
+        # Dask reads part of a shard of xr.open_zarr for a slice, but a whole shard for a list.
         return dataset.isel(subject=slice(int(chosen[0]), int(chosen[0]) + len(chosen)))
-    taken = dataset.isel(subject=chosen)
-    separate = {
-        name: taken.variables[name].copy(data=few)
-        for name, variable in dataset.variables.items()
-        if (few := _few_rows(variable, chosen)) is not None
-    }
-    return taken.assign(separate) if separate else taken
-
-
-class _Rows:
-    """Some rows of the array that dask reads from, for `dask.array.from_array`."""
-
-    def __init__(self, source: Any, axis: int, rows: NDArray[np.intp]) -> None:
-        self.source, self.axis, self.rows = source, axis, rows
-        self.shape = (*source.shape[:axis], len(rows), *source.shape[axis + 1 :])
-        self.dtype, self.ndim = source.dtype, len(source.shape)
-
-    def __getitem__(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        within = list(key)
-        rows = np.atleast_1d(self.rows[within[self.axis]])
-        within[self.axis] = 0 if isinstance(within[self.axis], int | np.integer) else slice(None)
-        # Read slices: for a list, zarr copies pixel by pixel, which takes 100 times as long.
-        parts = []
-        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
-            span = slice(int(run[0]), int(run[-1]) + 1) if len(run) else slice(0)
-            parts.append(np.asarray(self.source[(slice(None),) * self.axis + (span,)]))
-        values: NDArray[Any] = np.concatenate(parts, self.axis)[tuple(within)]
-        return values
-
-
-def _few_rows(variable: xr.Variable, rows: NDArray[np.intp]) -> Any:
-    """Rows of a dask variable, each read separately; None if whole chunks are as fast.
-
-    Whole chunks are as fast if at least a quarter of their rows are wanted: of a shard of 64 masks,
-    16 separate rows take as long as the whole shard. They are also faster if dask computes the
-    variable instead of reading it, as each row would repeat the computation of its chunk.
-    """
-    if variable.chunks is None or "subject" not in variable.dims or not len(rows):
-        return None
-    array: Any = variable.data
-    axis = variable.get_axis_num("subject")
-    sizes = np.asarray(array.chunks[axis])
-    touched = np.unique(np.searchsorted(np.cumsum(sizes), rows, side="right"))
-    original = f"original-{array.name}"  # dask's name for the array that it reads from
-    if 4 * len(rows) >= sizes[touched].sum() or original not in array.dask.layers:
-        return None
-    import dask.array as da  # slow to import
-    from dask.base import tokenize
-    from dask.local import get_sync
-
-    source = get_sync(array.dask.layers[original], original)
-    chunks = (*array.chunks[:axis], int(sizes.max()), *array.chunks[axis + 1 :])
-    name = f"rows-{tokenize(array.name, rows)}"
-    return da.from_array(_Rows(source, axis, rows), chunks, name, meta=array._meta)
+    return dataset.isel(subject=chosen)
 
 
 def as_shard_chunks(array: xr.DataArray) -> xr.DataArray:

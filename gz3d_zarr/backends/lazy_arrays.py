@@ -1,8 +1,7 @@
-"""Arrays of a store as lazy xarray arrays, without dask."""
+"""Arrays of a store as lazy xarray variables, with dask and without."""
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 import numpy as np
@@ -11,85 +10,48 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from gz3d_zarr.backends.chunk_reader import ChunkReader
-from gz3d_zarr.backends.generation import Generation
+from gz3d_zarr.backends.pixel_source import PixelSource
 from gz3d_zarr.datamodel.sentinels import SENTINELS, mask_sentinels, masked_attrs, masked_dtype
-from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 
 
-def lazy_variable(reader: ChunkReader, name: str, array: xr.DataArray) -> xr.Variable:
-    """The same variable, read subject by subject with `ChunkReader`.
+def chunked_variable(source: PixelSource, array: xr.DataArray, size: int) -> xr.Variable:
+    """The same variable in dask chunks of `size` subjects; a selection of it reads its rows only.
 
     Parameters
     ----------
-    reader : ChunkReader
-        Reads the store that `array` was opened from.
-    name : {'image', 'segmentation'}
+    source : PixelSource
     array : xarray.DataArray
-        Defines dimensions, shape and attributes.
-
-    Returns
-    -------
-    xarray.Variable
-        uint8; a subject is read and decoded when its values are needed.
-    """
-    lazy = indexing.LazilyIndexedArray(ShardedArray(reader, name, array.shape))
-    return xr.Variable(array.dims, lazy, array.attrs, array.encoding)
-
-
-def checked_variable(
-    array: Any, generation: Generation, described: xr.DataArray, size: int
-) -> xr.Variable:
-    """The same variable in dask chunks of `size` subjects, read by zarr.
-
-    Parameters
-    ----------
-    array : zarr.Array
-        In the store that `described` was opened from.
-    generation : Generation
-    described : xarray.DataArray
         Defines dimensions, attributes and encoding.
     size : int
     """
-    lazy = indexing.LazilyIndexedArray(CheckedArray(array, generation))
-    variable = xr.Variable(described.dims, lazy, described.attrs, described.encoding)
-    chunked: xr.Variable = variable.chunk({"subject": size})
-    return chunked
+    from gz3d_zarr.backends.row_array import (
+        RowArray,
+        StoredRows,
+    )  # imports dask.array, which is slow
+
+    rows = RowArray(StoredRows(source, np.arange(array.shape[0])), size)
+    return xr.Variable(array.dims, rows, array.attrs, array.encoding)
 
 
-class CheckedArray(BackendArray):
-    """One big array of a store, read by zarr; after each read, the generation is checked."""
+def lazy_variable(source: PixelSource, array: xr.DataArray) -> xr.Variable:
+    """The same variable without dask, read when its values are needed.
 
-    def __init__(self, array: Any, generation: Generation) -> None:
-        self.shape, self.dtype = array.shape, np.dtype("uint8")
-        self._array, self._generation = array, generation
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (pickle.dumps(self._array), self._generation)
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.OUTER, self._take
-        )
-
-    def _take(self, key: tuple[Any, ...]) -> Any:
-        is_basic = all(isinstance(part, int | np.integer | slice) for part in key)
-        with self._generation.unchanged():
-            return self._array[key] if is_basic else self._array.oindex[key]
+    Parameters
+    ----------
+    source : PixelSource
+    array : xarray.DataArray
+        Defines dimensions, attributes and encoding.
+    """
+    lazy = indexing.LazilyIndexedArray(UnchunkedArray(source))
+    return xr.Variable(array.dims, lazy, array.attrs, array.encoding)
 
 
-def _restore(data: bytes, generation: Generation) -> CheckedArray:
-    """Unpickle in a worker, which zarr's warnings about codecs would fill with lines."""
-    with ignore_zarr_spec_warnings():
-        return CheckedArray(pickle.loads(data), generation)  # noqa: S301 - it is part of a pickle
+class UnchunkedArray(BackendArray):
+    """One big array of a store as xarray reads it without dask."""
 
-
-class ShardedArray(BackendArray):
-    """One big array of a store, read row by row along its first axis."""
-
-    def __init__(self, reader: ChunkReader, name: str, shape: tuple[int, ...]) -> None:
-        self.shape, self.dtype = shape, np.dtype("uint8")
-        self._reader, self._name = reader, name
+    def __init__(self, source: PixelSource) -> None:
+        self.shape, self.dtype = source.shape, source.dtype
+        self._source = source
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(
@@ -98,15 +60,8 @@ class ShardedArray(BackendArray):
 
     def _take(self, key: tuple[Any, ...]) -> NDArray[np.uint8]:
         rows = np.arange(self.shape[0])[key[0]]
-        if rows.ndim == 0:
-            return _outer(self._reader.read(self._name, int(rows)), key[1:])
-        with self._reader.checked():
-            planes = [
-                _outer(self._reader.decode(self._name, row), key[1:]) for row in rows.tolist()
-            ]
-        if planes:
-            return np.stack(planes)
-        return np.zeros((0, *_outer(np.empty(self.shape[1:], np.uint8), key[1:]).shape), np.uint8)
+        pixels = self._source.read_rows(np.atleast_1d(rows), key[1:])
+        return pixels if rows.ndim else pixels[0]
 
 
 def mask_dataset(dataset: xr.Dataset) -> xr.Dataset:
@@ -145,11 +100,3 @@ class MaskedArray(BackendArray):
 
     def _take(self, key: tuple[Any, ...]) -> Any:
         return mask_sentinels(self._name, self._variable[key].values)
-
-
-def _outer(pixels: NDArray[np.uint8], key: tuple[Any, ...]) -> NDArray[np.uint8]:
-    """Index each axis separately; the last axis first, as an integer removes its axis."""
-    for axis in reversed(range(len(key))):
-        if not (isinstance(key[axis], slice) and key[axis] == slice(None)):
-            pixels = pixels[(slice(None),) * axis + (key[axis],)]
-    return pixels

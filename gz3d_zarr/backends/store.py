@@ -14,9 +14,10 @@ from xarray.backends import ZarrStore
 
 from gz3d_zarr.backends.assemble import assemble, text_array
 from gz3d_zarr.backends.chunk_reader import ChunkReader
-from gz3d_zarr.backends.lazy_arrays import checked_variable, lazy_variable, mask_dataset
+from gz3d_zarr.backends.lazy_arrays import chunked_variable, lazy_variable, mask_dataset
 from gz3d_zarr.backends.missing_chunks import refuse_missing_chunks
 from gz3d_zarr.backends.partial_store import open_partial_store
+from gz3d_zarr.backends.pixel_source import PixelSource
 from gz3d_zarr.backends.root import READ_ERRORS, StoreRoot, open_root, unreadable_error
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, CATALOGUE_GROUP
 from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE
@@ -53,7 +54,7 @@ def open_store(
     *,
     storage_options: Mapping[str, Any] | None = None,
     anon: bool = False,
-    chunks: str | None = "shards",
+    chunks: str | int | None = "shards",
     incomplete: bool = False,
     masked: bool = False,
     digest: str | None = None,
@@ -71,9 +72,10 @@ def open_store(
         Options for fsspec.
     anon : bool
         Read from S3 without credentials, for public buckets.
-    chunks : {'shards', None}
-        None opens the store without dask: each subject is read when its values are needed. This
-        is the fastest way to look at one subject after another.
+    chunks : {'shards', None} or int
+        Dask chunks of whole shards, or of this number of subjects. None opens the store without
+        dask: each subject is read when its values are needed. This is the fastest way to look at
+        one subject after another.
     incomplete : bool
         If the build is unfinished, open the subjects that it has written so far.
     masked : bool
@@ -88,13 +90,13 @@ def open_store(
     -------
     xarray.Dataset
         Like that of ``xr.open_zarr``, with `image` and `segmentation` in dask chunks of whole
-        shards, and with the coordinate ``object_id`` (the published data model's name for the
-        MaNGA id) in addition to ``subject``.
+        shards or of the number of subjects, and with the coordinate ``object_id`` (the published
+        data model's name for the MaNGA id) in addition to ``subject``.
 
     Raises
     ------
     UsageError
-        `chunks` has another value, or `digest` is not a SHA-256.
+        `chunks` has another value or is less than 1, or `digest` is not a SHA-256.
     IncompleteStoreError
         The build of the store is unfinished.
     StoreError
@@ -115,18 +117,17 @@ def open_store(
 def open_dataset(
     store: ObjectStore,
     *,
-    chunks: str | None = "shards",
+    chunks: str | int | None = "shards",
     incomplete: bool = False,
     digest: str | None = None,
 ) -> xr.Dataset:
     """Open a store as `open_store` does, from an ObjectStore with its client and options."""
-    if chunks is not None and not (isinstance(chunks, str) and chunks == "shards"):
-        raise UsageError(f"chunks is {chunks!r:.60}, expected 'shards' or None")
+    chunks = _check_chunks(chunks)
     try:
         root = open_root(store, (SMALL_ARRAYS_ATTR,), digest=digest)
     except IncompleteStoreError:
         if incomplete and digest is None:
-            return open_partial_store(store)
+            return _rechunk(open_partial_store(store), chunks)
         raise
     return _root_dataset(store, root, chunks)
 
@@ -265,7 +266,25 @@ def find_root(dataset: xr.Dataset, store: ObjectStore) -> StoreRoot:
     return open_root(store, (SMALL_ARRAYS_ATTR,), str(dataset.attrs.get(GENERATION_ATTR, "")))
 
 
-def _root_dataset(store: ObjectStore, root: StoreRoot, chunks: str | None) -> xr.Dataset:
+def _check_chunks(chunks: str | int | None) -> str | int | None:
+    if chunks is None or (isinstance(chunks, str) and chunks == "shards"):
+        return chunks
+    is_number = isinstance(chunks, int | np.integer) and not isinstance(chunks, bool)
+    if not is_number or int(chunks) < 1:
+        raise UsageError(
+            f"chunks is {chunks!r:.60}, expected 'shards', None or a number of subjects"
+        )
+    return int(chunks)
+
+
+def _rechunk(dataset: xr.Dataset, chunks: str | int | None) -> xr.Dataset:
+    if not isinstance(chunks, int):
+        return dataset
+    cut = {name: dataset[name].variable.chunk({"subject": chunks}) for name in BIG_ARRAYS}
+    return dataset.assign(cut)
+
+
+def _root_dataset(store: ObjectStore, root: StoreRoot, chunks: str | int | None) -> xr.Dataset:
     labels = _known_labels(root.group)
     try:
         with ignore_zarr_spec_warnings():
@@ -288,15 +307,19 @@ def _root_dataset(store: ObjectStore, root: StoreRoot, chunks: str | None) -> xr
     # A copy that xarray wrote may have no shards.
     default = (dataset.attrs.get("shard_size", DEFAULT_SHARD_SIZE),)
     size = (dataset["image"].encoding.get("shards") or default)[0]
+    if isinstance(chunks, int):
+        size = chunks
     reader = ChunkReader(root.generation)
+    group = refuse_missing_chunks(root.group, store.url)
     variables: dict[str, Any] = {str(n): v for n, v in dataset.variables.items()}
     for name in BIG_ARRAYS:
         with ignore_zarr_spec_warnings():
-            variables[name] = (
-                checked_variable(root.group[name], root.generation, dataset[name], size)
-                if chunks is not None
-                else lazy_variable(reader, name, dataset[name])
-            )
+            source = PixelSource(name, group[name], reader, root.generation)
+        variables[name] = (
+            lazy_variable(source, dataset[name])
+            if chunks is None
+            else chunked_variable(source, dataset[name], size)
+        )
     for name, values in labels.items():
         variables[name] = (name, text_array(values))
     whole = assemble(variables, dataset.attrs, coordinates=set(map(str, dataset.coords)))

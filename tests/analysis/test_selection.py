@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,10 @@ from astropy.coordinates import Galactic, SkyCoord
 from astropy.table import MaskedColumn, Table
 from astropy.time import Time
 from astropy_healpix import HEALPix
-from xarray.backends.zarr import ZarrArrayWrapper
 from zarr.storage import LocalStore, WrapperStore
 
 import gz3d_zarr
 from gz3d_zarr import LeftOutWarning, UsageError
-from gz3d_zarr.analysis.indexing import isel_subjects
 from gz3d_zarr.analysis.selection import select_any
 
 
@@ -199,61 +196,6 @@ def test_many_ids_walk_each_coordinate_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert select_any(dataset, [7, "1-7", "1-3", "2"])["zooniverse_subject_id"].values.tolist() == [
         7, 3, 2,
     ]  # fmt: skip
-
-
-def test_scattered_rows_are_read_alone(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ds = xr.open_zarr(store, chunks={"subject": 18})  # 18 rows in a chunk, each decoded alone
-    expected = gz3d_zarr.open_store(store)["segmentation"].values
-    read: list[int] = []
-    getitem = ZarrArrayWrapper.__getitem__
-
-    def counted(self: ZarrArrayWrapper, key: Any) -> Any:
-        found = getitem(self, key)
-        read.append(len(found) if self.ndim == 4 else 0)
-        return found
-
-    monkeypatch.setattr(ZarrArrayWrapper, "__getitem__", counted)
-
-    def rows_read(array: xr.DataArray, wanted: Any) -> int:
-        read.clear()
-        np.testing.assert_array_equal(array.values, wanted)
-        return sum(read)
-
-    for rows in ([2, 11], [11, 2], [16, 3, 4], [7, 7, 1], [5]):  # any order; twice
-        chosen = isel_subjects(ds, rows)
-        assert rows_read(chosen["segmentation"], expected[rows]) == len(rows)
-        assert list(chosen.variables) == list(ds.variables)
-        assert set(chosen.coords) == set(ds.coords)
-        assert chosen["segmentation"].encoding["shards"] == (4, 4, 525, 525)
-    assert rows_read(isel_subjects(ds, [-1, 2])["segmentation"], expected[[-1, 2]]) == 2
-    chosen = isel_subjects(ds, [16, 3, 4])
-    counts = chosen["segmentation"]
-    assert rows_read(counts[1], expected[3]) == 1
-    assert rows_read(counts.isel({"class": 2, "x": slice(9)}), expected[[16, 3, 4], 2, :, :9]) == 3
-    assert rows_read(counts[:0], expected[:0]) == 0
-    assert (
-        rows_read(isel_subjects(chosen, [2, 0])["segmentation"], expected[[4, 16]]) == 3
-    )  # not few of 3
-    assert rows_read(pickle.loads(pickle.dumps(counts)), expected[[16, 3, 4]]) == 3
-    assert rows_read(chosen.gz3d.mask("bar"), expected[[16, 3, 4], 3] > 3) == 3
-    many_rows = [0, 2, 5, 8, 12]  # a quarter and more
-    assert rows_read(isel_subjects(ds, many_rows)["segmentation"], expected[many_rows]) == 18
-    computed = ds.assign(twice=ds["segmentation"] * 2)  # the chunk would be read for each row
-    assert rows_read(isel_subjects(computed, [2, 11])["twice"], expected[[2, 11]] * 2) == 18
-
-
-def test_scattered_rows_of_the_survey_are_a_small_graph(tmp_path: Path) -> None:
-    number, shape = 29_813, (525, 525, 3)
-    zarr.create_group(tmp_path / "g").create_array(
-        "image", shape=(number, *shape), chunks=(1, *shape), shards=(64, *shape), dtype="u1",
-        dimension_names=("subject", "y", "x", "channel"),
-    )  # fmt: skip
-    dataset = xr.open_zarr(tmp_path / "g", chunks={"subject": 64}, consolidated=False)
-    rows = np.random.default_rng(1).permutation(number)[:2000]
-    image = isel_subjects(dataset, rows)["image"]
-    assert image.shape == (2000, *shape)
-    assert len(image.__dask_graph__()) < 100
-    assert max(image.chunks[0]) == 64  # no task holds more than a shard does
 
 
 def test_unknown_ids_are_reported_with_near_matches(ds: xr.Dataset) -> None:

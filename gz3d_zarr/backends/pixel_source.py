@@ -1,0 +1,97 @@
+"""Rows of a big array: read by zarr where many are together, otherwise by `ChunkReader`."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import numpy as np
+from dask.base import tokenize
+from numpy.typing import NDArray
+
+from gz3d_zarr.backends.chunk_reader import ChunkReader
+from gz3d_zarr.backends.generation import Generation
+from gz3d_zarr.backends.root import READ_ERRORS
+from gz3d_zarr.errors import StoreError, access_errors, error_message
+
+MIN_RUN = 8
+"""Consecutive rows that zarr reads at least as fast as `ChunkReader` does."""
+
+
+class PixelSource:
+    """One big array of a store; after each read, the generation is checked.
+
+    Parameters
+    ----------
+    name : {'image', 'segmentation'}
+    array : zarr.Array
+    reader : ChunkReader
+        Of the same store.
+    generation : Generation
+
+    Attributes
+    ----------
+    token : str
+        The same for the same pixels.
+    """
+
+    def __init__(self, name: str, array: Any, reader: ChunkReader, generation: Generation) -> None:
+        self.name, self.shape, self.dtype = name, array.shape, np.dtype("uint8")
+        self._array, self._reader, self._url = array, reader, generation.store.url
+        identity = generation.id or uuid.uuid4().hex  # without an id, it may have been replaced
+        self.token: str = tokenize(self._url, name, identity, self.shape)
+
+    def read_rows(self, rows: NDArray[np.intp], rest: tuple[Any, ...] = ()) -> NDArray[np.uint8]:
+        """Read rows in this order, and the part of each that `rest` indexes.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            Not negative.
+        rest : tuple of int, slice or array
+            Index of the other axes, each by itself.
+
+        Raises
+        ------
+        StoreError
+            They cannot be read, or the store was replaced or changed.
+        """
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
+        shape = _outer(np.empty(self.shape[1:], np.uint8), rest).shape
+        pixels = np.empty((len(rows), *shape), np.uint8)
+        done = 0
+        with self._reader.checked():
+            for run in runs:
+                into = pixels[done : done + len(run)]
+                done += len(run)
+                if len(run) >= MIN_RUN:
+                    into[...] = self._read_run(int(run[0]), int(run[-1]) + 1, rest)
+                    continue
+                for row, plane in zip(run.tolist(), into, strict=True):
+                    plane[...] = _outer(self._reader.decode(self.name, row), rest)
+        return pixels
+
+    def _read_run(self, start: int, stop: int, rest: tuple[Any, ...]) -> NDArray[np.uint8]:
+        is_basic = all(
+            isinstance(part, int | np.integer)
+            or (isinstance(part, slice) and (part.step is None or part.step > 0))
+            for part in rest
+        )
+        try:
+            if is_basic:
+                return np.asarray(self._array[(slice(start, stop), *rest)])
+            block = np.asarray(self._array[start:stop])
+        except access_errors(*READ_ERRORS) as error:
+            raise StoreError(
+                f"{self.name} of rows {start} to {stop - 1} in {self._url} cannot be read: "
+                f"{error_message(error)}"
+            ) from error
+        return _outer(block, (slice(None), *rest))
+
+
+def _outer(pixels: NDArray[np.uint8], key: tuple[Any, ...]) -> NDArray[np.uint8]:
+    """Index each axis separately; the last axis first, as an integer removes its axis."""
+    for axis in reversed(range(len(key))):
+        if not (isinstance(key[axis], slice) and key[axis] == slice(None)):
+            pixels = pixels[(slice(None),) * axis + (key[axis],)]
+    return pixels
