@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,32 @@ class ChunkReader:
                     shards[name] = data
         return shards
 
+    def require_whole(self, name: str, shard: int) -> None:
+        """Check that a local shard is there, and as long as its index says.
+
+        Raises
+        ------
+        StoreError
+            It is missing, or cut short.
+        """
+        sharding = self._sharding(name)
+        if sharding is None:
+            return
+        try:
+            with Path(self._store.url, shard_key(name, shard)).open("rb", buffering=0) as file:
+                index = self._index_of(file, name, sharding, shard)
+                stored = index[index[:, 0] != ABSENT_CHUNK]
+                end = int(stored.sum(axis=1).max(initial=0)) + index_size(sharding.chunks)
+                if os.fstat(file.fileno()).st_size < end:
+                    raise ValueError(f"it has fewer than {end} bytes")
+        except FileNotFoundError as error:
+            raise self._missing(name, shard) from error
+        except access_errors(ValueError) as error:
+            raise StoreError(
+                f"shard {shard} of {name} in {self._store.url} cannot be read: "
+                f"{error_message(error)}"
+            ) from error
+
     def read_subject(
         self, row: int, shards: Mapping[str, bytes] | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -234,21 +261,27 @@ class ChunkReader:
         self, name: str, sharding: Sharding, shard: int, number: int
     ) -> NDArray[np.uint8]:
         """Decode one chunk of a local shard; the index of the shard is kept as long as its file."""
-        indices = self._current_state().indices
         with Path(self._store.url, shard_key(name, shard)).open("rb", buffering=0) as file:
-            found = os.fstat(file.fileno())
-            identity = found.st_ino, found.st_mtime_ns, found.st_size
-            known, index = indices.get((name, shard), (None, None))
-            if index is None or known != identity:  # an update replaces the file of a shard
-                file.seek(-min(index_size(sharding.chunks), found.st_size), 2)
-                index = read_index(file.read(), sharding.chunks)
-                indices[name, shard] = identity, index
+            index = self._index_of(file, name, sharding, shard)
             offset, size = (int(value) for value in index[number])
             stored: bytes | memoryview = b""
             if offset != ABSENT_CHUNK:
                 stored = whole_chunk(os.pread(file.fileno(), size, offset), size)
         shape = (sharding.chunk, *BIG_ARRAYS[name].shape)
         return decode_chunk(stored, shape, compact=sharding.compact)
+
+    def _index_of(
+        self, file: FileIO, name: str, sharding: Sharding, shard: int
+    ) -> NDArray[np.uint64]:
+        indices = self._current_state().indices
+        found = os.fstat(file.fileno())
+        identity = found.st_ino, found.st_mtime_ns, found.st_size
+        known, index = indices.get((name, shard), (None, None))
+        if index is None or known != identity:  # an update replaces the file of a shard
+            file.seek(-min(index_size(sharding.chunks), found.st_size), 2)
+            index = read_index(file.read(), sharding.chunks)
+            indices[name, shard] = identity, index
+        return index
 
     def _by_zarr(self, name: str, row: int) -> NDArray[np.uint8]:
         import zarr

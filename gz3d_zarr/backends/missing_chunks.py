@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 def refuse_missing_chunks(group: zarr.Group, url: str) -> zarr.Group:
     """The same group, of which reading a missing chunk raises StoreError."""
     path = group.store_path
-    store = _CompleteStore(path.store, url)
+    store = CompleteStore(path.store, url)
     return zarr.Group(zarr.AsyncGroup(group.metadata, StorePath(store, path.path)))
 
 
-class _CompleteStore(WrapperStore[Store]):
+class CompleteStore(WrapperStore[Store]):
+    """A store of which reading a missing chunk raises StoreError."""
+
     def __init__(self, store: Store, url: str) -> None:
         super().__init__(store)
         self._url = url
@@ -30,6 +32,7 @@ class _CompleteStore(WrapperStore[Store]):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
+        """Read one object, or a part of it."""
         data = await super().get(key, prototype, byte_range)
         if data is None and "/c/" in key:
             raise StoreError(

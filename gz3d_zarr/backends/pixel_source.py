@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from typing import Any
 
@@ -10,6 +11,7 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
+from gz3d_zarr.backends.codec_pipeline import has_all_shards, open_array
 from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.backends.root import READ_ERRORS
 from gz3d_zarr.errors import StoreError, access_errors, error_message
@@ -24,7 +26,7 @@ class PixelSource:
     Parameters
     ----------
     name : {'image', 'segmentation'}
-    array : zarr.Array
+    metadata : zarr.core.metadata.v3.ArrayV3Metadata
     reader : ChunkReader
         Of the same store.
     generation : Generation
@@ -35,11 +37,28 @@ class PixelSource:
         The same for the same pixels.
     """
 
-    def __init__(self, name: str, array: Any, reader: ChunkReader, generation: Generation) -> None:
-        self.name, self.shape, self.dtype = name, array.shape, np.dtype("uint8")
-        self._array, self._reader, self._url = array, reader, generation.store.url
+    def __init__(
+        self, name: str, metadata: Any, reader: ChunkReader, generation: Generation
+    ) -> None:
+        self.name, self.shape, self.dtype = name, metadata.shape, np.dtype("uint8")
+        self._metadata, self._reader, self._store = metadata, reader, generation.store
+        self._opened: tuple[int, Any] = (-1, None)
+        self._is_built = has_all_shards(name, metadata)
         identity = generation.id or uuid.uuid4().hex  # without an id, it may have been replaced
-        self.token: str = tokenize(self._url, name, identity, self.shape)
+        self.token: str = tokenize(self._store.url, name, identity, self.shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process may have other pipelines.
+        return {**self.__dict__, "_opened": (-1, None)}
+
+    @property
+    def array(self) -> Any:
+        """The zarr array; opened once in each process."""
+        process, array = self._opened
+        if process != os.getpid():
+            array = open_array(self._store, self.name, self._metadata)
+            self._opened = os.getpid(), array
+        return array
 
     def read_rows(self, rows: NDArray[np.intp], rest: tuple[Any, ...] = ()) -> NDArray[np.uint8]:
         """Read rows in this order, and the part of each that `rest` indexes.
@@ -78,15 +97,23 @@ class PixelSource:
             for part in rest
         )
         try:
+            self._require_shards(start, stop)
             if is_basic:
-                return np.asarray(self._array[(slice(start, stop), *rest)])
-            block = np.asarray(self._array[start:stop])
+                return np.asarray(self.array[(slice(start, stop), *rest)])
+            block = np.asarray(self.array[start:stop])
         except access_errors(*READ_ERRORS) as error:
             raise StoreError(
-                f"{self.name} of rows {start} to {stop - 1} in {self._url} cannot be read: "
+                f"{self.name} of rows {start} to {stop - 1} in {self._store.url} cannot be read: "
                 f"{error_message(error)}"
             ) from error
         return _outer(block, (slice(None), *rest))
+
+    def _require_shards(self, start: int, stop: int) -> None:
+        """StoreError if a local shard is missing or cut short: some pipelines would give zeros."""
+        if self._store.is_local and self._is_built:
+            size = self._metadata.chunk_grid.chunk_shape[0]
+            for shard in range(start // size, -(-stop // size)):
+                self._reader.require_whole(self.name, shard)
 
 
 def _outer(pixels: NDArray[np.uint8], key: tuple[Any, ...]) -> NDArray[np.uint8]:

@@ -310,11 +310,11 @@ def _root_dataset(store: ObjectStore, root: StoreRoot, chunks: str | int | None)
     if isinstance(chunks, int):
         size = chunks
     reader = ChunkReader(root.generation)
-    group = refuse_missing_chunks(root.group, store.url)
     variables: dict[str, Any] = {str(n): v for n, v in dataset.variables.items()}
     for name in BIG_ARRAYS:
         with ignore_zarr_spec_warnings():
-            source = PixelSource(name, group[name], reader, root.generation)
+            metadata = root.group[name].metadata
+        source = PixelSource(name, metadata, reader, root.generation)
         variables[name] = (
             lazy_variable(source, dataset[name])
             if chunks is None

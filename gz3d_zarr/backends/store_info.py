@@ -12,6 +12,7 @@ import numpy as np
 import zarr
 from dask.utils import format_bytes
 
+from gz3d_zarr.backends.codec_pipeline import describe_pipeline, open_array
 from gz3d_zarr.backends.store import find_root, read_store
 from gz3d_zarr.errors import Status, shorten, status_counts
 from gz3d_zarr.storage.build_record import ROOT_KEY, digest
@@ -65,6 +66,8 @@ class StoreInfo:
     digest : str
         SHA-256 of the root ``zarr.json``, which names the receipts, which have the SHA-256 of every
         other object.
+    pipeline : str
+        By which the pixels of this store are decoded here: package, version, class.
     """
 
     store: str
@@ -75,6 +78,7 @@ class StoreInfo:
     status: Mapping[str, int]
     attrs: Mapping[str, Any]
     digest: str
+    pipeline: str
 
     def summary(self) -> dict[str, Any]:
         """The output of ``gz3d-zarr info --json``."""
@@ -96,6 +100,7 @@ class StoreInfo:
             "",
             f"store     {self.store}",
             f"digest    {self.digest}",
+            f"pipeline  {self.pipeline}",
             f"subjects  {sum(self.status.values())}: {status}",
             f"stored    {format_bytes(self.stored_bytes)} in {self.objects} objects, "
             f"{share:.3f} of the source files' {format_bytes(self.source_bytes)}",
@@ -131,7 +136,9 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
         if separator:
             stored[name].append(size)
     with ignore_zarr_spec_warnings():
-        members = find_root(dataset, opened).group.members(max_depth=None)
+        root = find_root(dataset, opened).group
+        members = root.members(max_depth=None)
+        pixels = open_array(opened, "image", root["image"].metadata)
     arrays = [
         ArrayInfo(
             name,
@@ -159,6 +166,7 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
         status_counts(ok, labels),
         dict(dataset.attrs),
         sha256,
+        describe_pipeline(pixels),
     )
 
 

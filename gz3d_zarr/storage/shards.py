@@ -33,7 +33,7 @@ INDEX_CODECS = ["bytes", "crc32c"]
 PORTABLE_CODECS = ["bytes", "zstd"]
 COMPACT_CODECS = ["transpose", "numcodecs.delta", "bytes", "zstd"]
 COMPACT_ORDER = [0, 1, 3, 2]
-_open_lock = threading.Lock()
+open_lock = threading.Lock()
 """Held while an array is opened: zarr then reads settings of the whole process."""
 
 
@@ -97,7 +97,7 @@ def encode_shard(
     memory[f"{name}/{ROOT_KEY}"] = cpu.Buffer.from_bytes(documents[name])
     # All-zero chunks are written too, so that a missing chunk means damage.
     with (
-        _open_lock,
+        open_lock,
         ignore_zarr_spec_warnings(),
         zarr.config.set({"array.write_empty_chunks": True}),
     ):
@@ -158,7 +158,7 @@ def decode_shard(
         f"{name}/{ROOT_KEY}": cpu.Buffer.from_bytes(documents[name]),
         shard_key(name, shard): cpu.Buffer.from_bytes(data),
     }
-    with _open_lock, ignore_zarr_spec_warnings():
+    with open_lock, ignore_zarr_spec_warnings():
         array = zarr.open_array(MemoryStore(memory), path=name, mode="r", zarr_format=3)
     first = shard * (array.shards or array.chunks)[0]
     try:

@@ -181,12 +181,12 @@ def test_scattered_rows_of_the_survey_are_a_small_graph(tmp_path: Path) -> None:
         shards=(64, *shape), dtype="u1",
     )  # fmt: skip
     generation = Generation(open_object_store(tmp_path / "g"), "")
-    source = PixelSource("image", array, ChunkReader(generation), generation)
+    source = PixelSource("image", array.metadata, ChunkReader(generation), generation)
     whole = RowArray(StoredRows(source, np.arange(number)), 64)
     image = whole[np.random.default_rng(1).permutation(number)[:2000]]
     assert image.shape == (2000, *shape)
     assert len(image.__dask_graph__()) < 100
-    other = PixelSource("image", array, ChunkReader(generation), generation)
+    other = PixelSource("image", array.metadata, ChunkReader(generation), generation)
     assert other.token != source.token  # nothing says that it has the same pixels
 
 
