@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_cache import ChunkCache
 from gz3d_zarr.backends.generation import Generation
+from gz3d_zarr.backends.missing_chunks import CompleteStore
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.datamodel.subject import CLASSES, SIDE
 from gz3d_zarr.errors import StoreError, access_errors, error_message
@@ -289,6 +290,8 @@ class ChunkReader:
         arrays = self._current_state().arrays
         if name not in arrays:
             store = self._store.zarr_store()
+            if self._sharding(name) is not None:  # a build writes every shard
+                store = CompleteStore(store, self._store.url)
             arrays[name] = zarr.open_array(store, path=name, mode="r", zarr_format=3)
         pixels: NDArray[np.uint8] = self._part.cut(name, np.asarray(arrays[name][row]))
         return pixels

@@ -1,4 +1,4 @@
-"""Rows of a big array: read by zarr where many are together, otherwise by `ChunkReader`."""
+"""Rows of a big array: read by `ChunkReader` where they are few and local, otherwise by zarr."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class PixelSource:
             for run in runs:
                 into = pixels[done : done + len(run)]
                 done += len(run)
-                if len(run) >= MIN_RUN:
+                if len(run) >= MIN_RUN or not self._store.is_local:
                     into[...] = self._read_run(int(run[0]), int(run[-1]) + 1, rest)
                     continue
                 for row, plane in zip(run.tolist(), into, strict=True):

@@ -16,6 +16,7 @@ import pytest
 import xarray as xr
 import zarr
 from dask.base import tokenize
+from fsspec.implementations.memory import MemoryFileSystem
 
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
@@ -215,3 +216,38 @@ def test_damage_is_reported_for_one_row_and_for_many(store: Path, tmp_path: Path
     for rows in ([4], slice(None)):
         with pytest.raises(StoreError, match="image.* is missing"):
             dataset["image"][rows].compute()
+
+
+def test_rows_over_a_network_take_no_metadata_and_no_zeros(
+    store: Path, masks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "memory://row-array/g.zarr"
+    files = {path.relative_to(store).as_posix(): path for path in store.rglob("*")}
+    objects = {key: path.read_bytes() for key, path in files.items() if path.is_file()}
+    opened = open_object_store(url)
+    opened.put_all(objects)
+    lazy = [gz3d_zarr.open_store(url, chunks=chunks)["segmentation"] for chunks in ("shards", None)]
+    reader = ChunkReader(Generation.from_root(opened, objects["zarr.json"]))
+    read: list[str] = []
+    for name in ("_cat_file", "cat_file"):
+        original = getattr(MemoryFileSystem, name, None)
+        if original is not None:
+            monkeypatch.setattr(MemoryFileSystem, name, counting(original, read))
+    for array in lazy:
+        np.testing.assert_array_equal(array[[16, 3]], masks[[16, 3]])
+    assert {key.rpartition("g.zarr/")[2] for key in read} == {
+        "segmentation/c/0/0/0/0", "segmentation/c/4/0/0/0", "zarr.json",
+    }  # fmt: skip
+    opened.delete(["segmentation/c/4/0/0/0"])
+    for action in (*(lambda a=array: a[[16]].compute() for array in lazy),
+                   lambda: reader.read("segmentation", 16)):  # fmt: skip
+        with pytest.raises(StoreError, match="segmentation/c/4/0/0/0 .* is missing"):
+            action()
+
+
+def counting(original: Callable[..., Any], read: list[str]) -> Callable[..., Any]:
+    def counted(self: Any, path: str, *args: Any, **kwargs: Any) -> Any:
+        read.append(path)
+        return original(self, path, *args, **kwargs)
+
+    return counted
