@@ -24,10 +24,8 @@ def chunked_variable(source: PixelSource, array: xr.DataArray, size: int) -> xr.
         Defines dimensions, attributes and encoding.
     size : int
     """
-    from gz3d_zarr.backends.row_array import (
-        RowArray,
-        StoredRows,
-    )  # imports dask.array, which is slow
+    # Imports dask.array, which is slow.
+    from gz3d_zarr.backends.row_array import RowArray, StoredRows
 
     rows = RowArray(StoredRows(source, np.arange(array.shape[0])), size)
     return xr.Variable(array.dims, rows, array.attrs, array.encoding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import uuid
 from typing import Any
 
@@ -15,6 +16,7 @@ from gz3d_zarr.backends.codec_pipeline import has_all_shards, open_array
 from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.backends.root import READ_ERRORS
 from gz3d_zarr.errors import StoreError, access_errors, error_message
+from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 
 MIN_RUN = 8
 """Consecutive rows that zarr reads at least as fast as `ChunkReader` does."""
@@ -48,8 +50,17 @@ class PixelSource:
         self.token: str = tokenize(self._store.url, name, identity, self.shape)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process may have other pipelines.
-        return {**self.__dict__, "_opened": (-1, None)}
+        # Another process may have other pipelines, and reads zarr's warnings about codecs.
+        return {
+            **self.__dict__,
+            "_metadata": pickle.dumps(self._metadata),
+            "_opened": (-1, None),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        with ignore_zarr_spec_warnings():
+            metadata = pickle.loads(state["_metadata"])  # noqa: S301 - it is part of a pickle
+        self.__dict__.update({**state, "_metadata": metadata})
 
     @property
     def array(self) -> Any:
