@@ -6,6 +6,9 @@ The HDF5 file has the layout of ``gz3d-zarr export mmu`` (uncompressed, one data
 all subjects in one open file. astropy reads HDUs 0 to 4 of each FITS file of the source. All
 methods read the same subjects in the same random order and take turns, so that they run under the
 same load. Files are in the page cache. Reports medians in milliseconds.
+
+A second table has 40 random subjects of the count, selected in four ways from ``open_store()`` and
+from ``open_store(chunks=None)``; give ``--count 1200`` to compare it with other runs.
 """
 
 from __future__ import annotations
@@ -28,12 +31,16 @@ from astropy.io import fits
 from measuring import describe_machine, find_originals, link
 
 import gz3d_zarr
+from gz3d_zarr.backends import codec_pipeline
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.datamodel.subject import CLASSES
 from gz3d_zarr.storage.object_store import open_object_store
 
 Read = Callable[[int], Any]
+DEFAULT_PIPELINE = "zarr.core.codec_pipeline.BatchedCodecPipeline"
+SELECTED = 40
+"""Random subjects of the second table."""
 
 
 def main() -> None:
@@ -56,6 +63,8 @@ def main() -> None:
             ways = make_ways(folder, file)
             check(ways)
             print_table(measure(ways, options.count, options.rounds))
+        print()
+        print_selections(folder / "portable.zarr", options.rounds)
 
 
 def make_hdf5(store: Path, path: Path) -> Path:
@@ -93,15 +102,30 @@ def make_ways(folder: Path, file: h5py.File) -> dict[str, Read]:
         reader = ChunkReader(Generation.from_root(store, store.get("zarr.json") or b""))
         return lambda row: (reader.read("image", row), reader.read("segmentation", row))
 
-    group = zarr.open_group(store, mode="r")
-    arrays = group["image"], group["segmentation"]
+    def by_zarr(pipeline: str) -> dict[str, Read]:
+        """Plain zarr and xarray, opened with this pipeline; none if it is not installed."""
+        name = pipeline.rpartition(".")[2]
+        try:
+            with zarr.config.set({"codec_pipeline.path": pipeline}):
+                group = zarr.open_group(store, mode="r")
+                image, masks = group["image"], group["segmentation"]
+                dataset = xr.open_zarr(store, chunks=None)
+        except (ImportError, ValueError, AttributeError, KeyError):
+            return {}
+        return {
+            f"store, zarr arrays, {name}": lambda row: (image[row], masks[row]),
+            f"store, xr.open_zarr(chunks=None), {name}": by_xarray(dataset),
+        }
+
+    pipelines: dict[str, Read] = {}
+    for pipeline in (DEFAULT_PIPELINE, *codec_pipeline.PIPELINES):
+        pipelines |= by_zarr(pipeline)
     return {
         "HDF5, uncompressed": lambda row: [file[name][row] for name in names],
         "FITS by astropy": by_astropy,
         "store, ChunkReader": by_reader(store),
         "store, compact, ChunkReader": by_reader(folder / "compact.zarr"),
-        "store, zarr arrays": lambda row: (arrays[0][row], arrays[1][row]),
-        "store, xr.open_zarr(chunks=None)": by_xarray(xr.open_zarr(store, chunks=None)),
+        **pipelines,
         "store, open_store(chunks=None)": by_xarray(gz3d_zarr.open_store(store, chunks=None)),
         "store, open_store (dask)": by_xarray(gz3d_zarr.open_store(store)),
         "store, compact, open_store (dask)": by_xarray(
@@ -140,6 +164,37 @@ def print_table(medians: dict[str, float]) -> None:
     hdf5, astropy = medians["HDF5, uncompressed"], medians["FITS by astropy"]
     for name, median in medians.items():
         print(f"| {name} | {median:.2f} | {median / hdf5:.1f} | {astropy / median:.0f} |")
+
+
+def print_selections(store: Path, rounds: int) -> None:
+    """Print how long some random subjects take, image and masks, selected in each way."""
+    opened = {"open_store()": gz3d_zarr.open_store(store)}
+    opened["open_store(chunks=None)"] = gz3d_zarr.open_store(store, chunks=None)
+    count = opened["open_store()"].sizes["subject"]
+    rows = sorted(random.Random(0).sample(range(count), min(count, SELECTED)))
+    chosen = np.isin(np.arange(count), rows)
+    ids = opened["open_store()"]["zooniverse_subject_id"].values[rows].tolist()
+    ways: dict[str, Callable[[xr.Dataset], xr.Dataset]] = {
+        "isel": lambda ds: ds.isel(subject=rows),
+        "mask": lambda ds: ds.isel(subject=chosen),
+        "where(drop=True)": lambda ds: ds.where(xr.DataArray(chosen, dims="subject"), drop=True),
+        "gz3d.sel": lambda ds: ds.gz3d.sel(zooniverse_subject_id=ids),
+    }
+    print(f"{len(rows)} random subjects of {count}, seconds:")
+    print()
+    print("| selected by | " + " | ".join(opened) + " |")
+    print("|" + " --- |" * (1 + len(opened)))
+    for way, select in ways.items():
+        times: dict[str, list[float]] = {name: [] for name in opened}
+        for _ in range(rounds):
+            for name, dataset in opened.items():
+                start = time.perf_counter()
+                taken = select(dataset)
+                taken["image"].load()
+                taken["segmentation"].load()
+                times[name].append(time.perf_counter() - start)
+        cells = [f"{statistics.median(values):.2f}" for values in times.values()]
+        print(f"| {way} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

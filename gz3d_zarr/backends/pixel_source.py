@@ -86,6 +86,8 @@ class PixelSource:
         StoreError
             They cannot be read, or the store was replaced or changed.
         """
+        if len(rows) == 1 and self._store.is_local:  # no copy
+            return _outer(self._reader.read(self.name, int(rows[0])), rest)[np.newaxis]
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
         shape = _outer(np.empty(self.shape[1:], np.uint8), rest).shape
         pixels = np.empty((len(rows), *shape), np.uint8)
