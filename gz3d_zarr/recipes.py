@@ -1,16 +1,18 @@
 """Analyses of the whole sample with dask, each in one pass over the shards.
 
 They run on the current scheduler of dask: a `distributed.Client` if there is one, else threads. A
-task reads one shard and returns a small sum, so that it needs the memory of one shard, and the full
-survey (29,813 subjects in 466 shards) is a graph of fewer than 3,000 tasks. Subjects whose status
-is not ok are left out, and so are, for each class, those of which nobody was asked about it; a
-`LeftOutWarning` counts them.
+task reads one shard and returns a small sum, and the full survey (29,813 subjects in 466 shards) is
+a graph of fewer than 3,000 tasks. Masks of `open_store`, also those of selected subjects, are
+decoded a few subjects at a time, which needs little memory and takes about as long as decompressing
+them; masks that were changed, or opened in another way, need the memory of a shard. Subjects whose
+status is not ok are left out, and so are, for each class, those of which nobody was asked about it;
+a `LeftOutWarning` counts them.
 
-A recipe also accepts a selection, such as ``ds.gz3d.votes(spiral=0.2)``: dask then first combines
-rows of adjacent shards, in fewer than 4,500 tasks. Open the store with `open_store`, whose dask
-chunks are whole shards. With ``xr.open_zarr`` the chunks are single subjects: more than 100,000
-tasks, and a `dask.array.PerformanceWarning`. `open_source` also works; it reads each file twice,
-for its status and for its masks.
+A recipe also accepts a selection, such as ``ds.gz3d.votes(spiral=0.2)``; of other Datasets, dask
+then first combines rows of adjacent shards, in fewer than 4,500 tasks. Open the store with
+`open_store`, whose dask chunks are whole shards. With ``xr.open_zarr`` the chunks are single
+subjects: more than 100,000 tasks, and a `dask.array.PerformanceWarning`. `open_source` also works;
+it reads each file twice, for its status and for its masks.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from gz3d_zarr.analysis.indexing import (
     compute_variables,
     with_subject_dim,
 )
-from gz3d_zarr.analysis.reductions import sum_annuli, sum_blocks, sum_masks
+from gz3d_zarr.analysis.reductions import add_annuli, add_masks
 from gz3d_zarr.analysis.validation import find_ok, validate_dataset
 from gz3d_zarr.datamodel.subject import SIDE, THRESHOLD
 from gz3d_zarr.errors import LeftOutWarning, UsageError, plural
@@ -91,12 +93,12 @@ def mean_mask(
     """
     if of not in ("subjects", "counts"):
         raise UsageError(f"of is {of!r}, expected subjects or counts")
-    masks.whole_threshold(threshold)  # refuses what is out of range
+    whole = np.uint8(masks.whole_threshold(threshold))
     rows, planes = _planes(dataset, cls)
     known = _volunteers(rows, cls, "the mean mask") > 0
     subjects = known.sum(axis=0)
-    level = threshold if of == "subjects" else None
-    total = sum_blocks(sum_masks, planes, known, planes.shape[1:], level=level)
+    level = whole if of == "subjects" else None
+    total = add_masks(dataset, planes, known, masks.class_positions(rows, cls), level)
     marked = f"fraction of subjects marked by more than {threshold:g} volunteers"
     meaning = marked if of == "subjects" else "mean count of volunteers"
     return _result(
@@ -222,7 +224,7 @@ def radial_profile(
     (scale,) = compute_variables(rows, "scale")
     classes = planes.shape[1]
     weights = np.column_stack([scale * 3600, volunteers])
-    total = sum_blocks(sum_annuli, planes, weights, (2 * classes, len(bounds) - 1), edges=bounds)
+    total = add_annuli(dataset, planes, weights, masks.class_positions(rows, cls), bounds)
     subjects = total[classes:]  # with a pixel in the annulus
     mean = da.where(subjects > 0, total[:classes] / da.maximum(subjects, 1), np.nan)
     profile = _result(

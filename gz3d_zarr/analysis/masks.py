@@ -24,6 +24,7 @@ from gz3d_zarr.analysis.indexing import (
 )
 from gz3d_zarr.analysis.sky_grids import require_scale
 from gz3d_zarr.analysis.validation import validate_dataset
+from gz3d_zarr.backends.mask_reader import find_stored_masks
 from gz3d_zarr.datamodel.sentinels import SENTINELS, masked_attrs
 from gz3d_zarr.datamodel.subject import CLASSES
 from gz3d_zarr.errors import Status, UsageError, plural
@@ -67,15 +68,27 @@ def marked_fraction(
     if of not in functions:
         raise UsageError(f"of is {of!r}, expected volunteers or marks")
     counts = _counts(dataset, cls)
-    fraction = xr.apply_ufunc(
-        functions[of],
-        counts,
-        _chunk_like(counts, volunteers_asked(dataset, cls)),
-        input_core_dims=[["y", "x"], []],
-        output_core_dims=[["y", "x"]],
-        dask="parallelized",
-        output_dtypes=[np.float32],
-    )
+    asked = volunteers_asked(dataset, cls)
+    stored = find_stored_masks(dataset)
+    if stored is not None and asked.chunks is None:
+        from gz3d_zarr.analysis.reductions import map_stored  # dask is slow to import
+
+        function = _divide if of == "volunteers" else _divide_by_most
+        numbers = asked.transpose("subject", ...).values.reshape(len(stored.rows), -1)
+        classes = class_positions(dataset, cls)
+        planes = map_stored(function, stored, numbers.astype(np.float32), classes, np.float32)
+        fraction = counts.copy(data=planes if cls is None else planes[:, 0])
+        fraction.encoding = {}
+    else:
+        fraction = xr.apply_ufunc(
+            functions[of],
+            counts,
+            _chunk_like(counts, asked),
+            input_core_dims=[["y", "x"], []],
+            output_core_dims=[["y", "x"]],
+            dask="parallelized",
+            output_dtypes=[np.float32],
+        )
     whole = (
         "the number of volunteers who were asked"
         if of == "volunteers"
@@ -93,18 +106,31 @@ def class_area(
     is_asked = volunteers_asked(dataset, cls) > 0
     is_ok = dataset["status"] == Status.OK
     pixel = ((dataset["scale"] * 3600) ** 2).where(is_ok).where(is_asked)
-    area = xr.apply_ufunc(
-        _area,
-        counts,
-        _chunk_like(counts, pixel),
-        input_core_dims=[["y", "x"], []],
-        kwargs={"level": _level(counts, threshold)},
-        dask="parallelized",
-        output_dtypes=[np.float64],
-    )
+    stored = find_stored_masks(dataset)
+    if stored is not None:
+        from gz3d_zarr.analysis.reductions import count_stored  # dask is slow to import
+
+        number = count_stored(stored, class_positions(dataset, cls), whole_threshold(threshold))
+        like = counts.isel(y=0, x=0, drop=True)
+        area = like.copy(data=number if cls is None else number[:, 0]) * pixel
+    else:
+        area = xr.apply_ufunc(
+            _area,
+            counts,
+            _chunk_like(counts, pixel),
+            input_core_dims=[["y", "x"], []],
+            kwargs={"level": _level(counts, threshold)},
+            dask="parallelized",
+            output_dtypes=[np.float64],
+        )
     if not math.isnan(unasked):
         area = area.where(is_asked | ~is_ok, unasked)
     return _named(area, "area", f"area marked by more than {threshold:g} volunteers", "arcsec2")
+
+
+def class_positions(dataset: xr.Dataset, cls: str | None) -> list[int]:
+    """Positions along ``class`` of one class, or of all."""
+    return list(range(dataset.sizes["class"])) if cls is None else [check_class(dataset, cls)]
 
 
 def _chunk_like(counts: xr.DataArray, values: xr.DataArray) -> xr.DataArray:
@@ -197,6 +223,15 @@ def _free(counts: NDArray[Any], ok: NDArray[np.bool_], level: Any) -> NDArray[np
 
 def _of_volunteers(counts: NDArray[Any], asked: NDArray[Any]) -> NDArray[np.float32]:
     return counts.astype(np.float32) / asked.astype(np.float32)[..., None, None]
+
+
+def _divide(counts: NDArray[np.uint8], asked: np.float32, out: NDArray[np.float32]) -> None:
+    np.divide(counts, asked, out=out)
+
+
+def _divide_by_most(counts: NDArray[np.uint8], asked: np.float32, out: NDArray[np.float32]) -> None:
+    most = np.float32(np.nan) if np.isnan(asked) else np.float32(max(counts.max(), 1))
+    np.divide(counts, most, out=out)
 
 
 def _of_marks(counts: NDArray[Any], asked: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
 """Marks and clusters of the subjects of a Dataset, from its store or from its files.
 
-The only module of `analysis` that reads from a store itself; all others use the Dataset.
+With `reductions`, the only module of `analysis` that reads from a store itself; all others use the
+Dataset.
 """
 
 from __future__ import annotations

@@ -84,6 +84,11 @@ class RowArray(da.Array, metaclass=_DaskArrayType):
         """Whether ``array[key] = value`` made this array another one, in place."""
         return bool(self.name != self._read_name)
 
+    @property
+    def stored(self) -> StoredRows | None:
+        """The rows whose values this array has; None if it was assigned others."""
+        return None if self._is_assigned else self._stored
+
     def copy(self) -> Any:
         """The same rows; xarray copies whatever it aligns."""
         return _Array.copy(self) if self._is_assigned else RowArray(self._stored, self._size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,13 @@ from xarray.backends import ZarrStore
 from gz3d_zarr.backends.assemble import assemble, text_array
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.backends.lazy_arrays import chunked_variable, lazy_variable, mask_dataset
+from gz3d_zarr.backends.mask_reader import (
+    COUNTED_LEVELS,
+    MASKS,
+    MASKS_ENCODING,
+    MaskReader,
+    OpenedMasks,
+)
 from gz3d_zarr.backends.missing_chunks import refuse_missing_chunks
 from gz3d_zarr.backends.partial_store import open_partial_store
 from gz3d_zarr.backends.pixel_source import PixelSource
@@ -41,7 +49,7 @@ from gz3d_zarr.locations import S3_SCHEMES
 from gz3d_zarr.storage.build_record import parse_digest
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.packs import PACK_ATTRS
-from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
+from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings, parse_sharding
 
 STORE_ENCODING = "object_store"
 """Key in the encoding of a Dataset: the ObjectStore that it was opened from."""
@@ -311,10 +319,12 @@ def _root_dataset(store: ObjectStore, root: StoreRoot, chunks: str | int | None)
         size = chunks
     reader = ChunkReader(root.generation)
     variables: dict[str, Any] = {str(n): v for n, v in dataset.variables.items()}
+    tokens = {}
     for name in BIG_ARRAYS:
         with ignore_zarr_spec_warnings():
             metadata = root.group[name].metadata
         source = PixelSource(name, metadata, reader, root.generation)
+        tokens[name] = source.token
         variables[name] = (
             lazy_variable(source, dataset[name])
             if chunks is None
@@ -326,6 +336,21 @@ def _root_dataset(store: ObjectStore, root: StoreRoot, chunks: str | int | None)
     whole.encoding["source"] = store.url
     whole.encoding[STORE_ENCODING] = store  # has the storage options, and does not show them
     whole.encoding[ROOT_ENCODING] = root
+    # Another program may have written other masks, and left out shards without marks.
+    if labels and chunks is not None and root.generation.id:
+        masks: Any = root.group[MASKS]
+        document = json.loads(json.dumps(masks.metadata.to_dict()))  # lists, no tuples
+        sharding = parse_sharding(document, MASKS)
+        if sharding is not None and not sharding.compact:
+            whole.encoding[MASKS_ENCODING] = OpenedMasks(
+                MaskReader(root.generation, sharding),
+                tokens[MASKS],
+                {
+                    level: dataset.variables[name].values.copy()  # the user may change the other
+                    for level, name in COUNTED_LEVELS.items()
+                    if name in root.packed
+                },
+            )
     return whole
 
 
