@@ -217,6 +217,8 @@ def _path_in_list(location: str, here: str, line: str) -> str:
     try:
         return absolute(line, here)
     except UsageError as error:
+        if is_url(line):  # it may hold a secret, which is not repeated
+            raise
         raise SourceError(
             f"the list {location} names {quote(line)}, which cannot be a path of a file: {error}"
         ) from None
