@@ -116,6 +116,14 @@ def ask(fs: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return found
 
 
+def _secret_error(url: str) -> UsageError:
+    return UsageError(
+        f"a URL of {_scheme(url)} holds a password, a token or a query, or a part after # or ;, "
+        "which would appear in the store and in messages: leave it out, and give it by "
+        "--source-option or --storage-option, by the environment, or in a profile"
+    )
+
+
 def absolute(path: str, folder: str = "") -> str:
     """Return the absolute path (relative to `folder`, if given), or the URL unchanged.
 
@@ -127,11 +135,7 @@ def absolute(path: str, folder: str = "") -> str:
     """
     if is_url(path):
         if holds_secret(path):
-            raise UsageError(
-                f"a URL of {_scheme(path)} holds a password, a token or a query, or a part after # "
-                "or ;, which would appear in the store and in messages: leave it out, and give it "
-                "by --source-option or --storage-option, by the environment, or in a profile"
-            )
+            raise _secret_error(path)
         if "://" not in path and path.partition("::")[0] not in known_implementations:
             raise UsageError(
                 f"{path!r:.200} contains '::', which joins two URLs, such as "
@@ -139,7 +143,10 @@ def absolute(path: str, folder: str = "") -> str:
             )
         return path
     if _HALF_URL.match(path):
-        raise UsageError(f"{path!r} lacks a slash: write {path.replace(':/', '://', 1)!r}")
+        whole = path.replace(":/", "://", 1)
+        if holds_secret(whole):
+            raise _secret_error(whole)
+        raise UsageError(f"{path!r:.200} lacks a slash: write {whole!r:.200}")
     try:
         local = str(Path(folder, Path(path).expanduser()).absolute())
         os.fsencode(local)

@@ -11,6 +11,7 @@ import xarray as xr
 from distributed import Client
 from files import subject_files
 from servers import serve
+from zarr.storage import LocalStore
 
 import gz3d_zarr
 from gz3d_zarr import GZ3DError, SourceError, StoreError, UsageError
@@ -29,7 +30,8 @@ def test_store_of_an_odd_name(simulated: Path, client: Client, tmp_path: Path, n
     assert [path.name for path in tmp_path.iterdir()] == [name.rstrip("/")]
     image = gz3d_zarr.open_store(store)["image"].values
     assert image.any()
-    assert (xr.open_zarr(store)["image"].values == image).all()
+    # As a path, zarr 3.4 takes some of these names for URLs.
+    assert (xr.open_zarr(LocalStore(store, read_only=True))["image"].values == image).all()
     assert read_info(store).status["ok"] == 2
     assert gz3d_zarr.verify(store, client=client).passed
 
@@ -109,3 +111,11 @@ def test_index_with_only_a_strange_link(tmp_path: Path, link: str) -> None:
         with pytest.raises(GZ3DError, match=r"outside of the archive|has no subject files"):
             gz3d_zarr.plan(server.url, tmp_path / "g.zarr", workers=1)
         assert NAME not in server.requests
+
+
+def test_secret_in_a_url_that_lacks_a_slash_is_not_repeated(simulated: Path) -> None:
+    url = "https:/me:open-sesame@127.0.0.1/x"
+    for source, store in ((url, "g.zarr"), (simulated, url)):
+        with pytest.raises(UsageError, match="holds a password") as caught:
+            gz3d_zarr.plan(source, store, workers=1)
+        assert "sesame" not in str(caught.value)

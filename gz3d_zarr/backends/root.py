@@ -31,7 +31,7 @@ from gz3d_zarr.storage.build_record import (
     parse_root,
 )
 from gz3d_zarr.storage.object_store import ObjectStore
-from gz3d_zarr.storage.packs import read_packs
+from gz3d_zarr.storage.packs import pack_digests, read_packs
 from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 
 MAX_NEW_ROOTS = 10
@@ -107,6 +107,11 @@ def open_root(
         # A build that publishes a new root then deletes the packs of the old one.
         before, data = data, _get_root(store)
         if data == before:
+            if digest is not None and pack_digests(document["attributes"]):
+                raise StoreError(
+                    f"{store.url} lacks a pack of small arrays, for which the digest vouches: the "
+                    "store is damaged; run gz3d-zarr verify for details"
+                )
             chunks = {}
             break
     else:

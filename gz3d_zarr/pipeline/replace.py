@@ -94,8 +94,11 @@ def hold_target(store: ObjectStore) -> Iterator[Lease]:
 
 
 def has_replaced(store: ObjectStore) -> bool:
-    """Whether an overwrite was killed, or is running, after it renamed the old store."""
-    return store.is_local and Path(store.url + REPLACED_SUFFIX).is_dir()
+    """Whether an overwrite was killed, or is running, after it renamed the old store.
+
+    That store has the lease of the builder with it; a person's folder of this name has none.
+    """
+    return store.is_local and Path(store.url + REPLACED_SUFFIX, LEASE_KEY).is_file()
 
 
 def _end_replacement(store: ObjectStore, lease: Lease) -> None:
@@ -178,7 +181,6 @@ def replace_store(new: ObjectStore, store: ObjectStore, lease: Lease) -> None:
             except BaseException:  # also Ctrl-C: the process may live on, and build again
                 _rename_into_place(store.with_url(store.url + REPLACED_SUFFIX), store)
                 raise
-            store.with_url(store.url + REPLACED_SUFFIX).delete([LEASE_KEY])
         _delete_replaced(store)
     except OSError as error:
         raise StoreError(
@@ -214,6 +216,9 @@ def _delete_replaced(store: ObjectStore) -> None:
         moved.parent.mkdir(parents=True, exist_ok=True)
         Path(old.url, key).rename(moved)
     old.delete([ROOT_KEY])  # the rest is never taken for a store
+    for path in Path(old.url).iterdir():
+        if path.name != Path(LEASE_KEY).parts[0]:  # the last to go: it says whose folder this is
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     shutil.rmtree(old.url)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import pickle
@@ -371,6 +372,10 @@ def test_lost_or_changed_packs_are_found(first: Path, client: Client, tmp_path: 
 
     assert failed() == {("object", f"receipts/{pack.name}")}
     pack.unlink()
+    with pytest.raises(StoreError, match="lacks a pack of small arrays, for which the digest"):
+        gz3d_zarr.open_store(
+            store, digest=hashlib.sha256((store / "zarr.json").read_bytes()).hexdigest()
+        )
     assert repr(small_values(gz3d_zarr.open_store(store))) == repr(expected)  # one by one
     assert failed() == {("object", f"receipts/{pack.name}")}
     shutil.copy(first / "receipts" / pack.name, pack)

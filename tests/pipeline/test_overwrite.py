@@ -321,3 +321,20 @@ def test_second_builder_between_the_renames_is_refused(
     assert (refused, report.ok) == ([True], SUBJECTS)
     assert not left_beside(target)
     assert not (target / ".gz3d").exists()
+
+
+def test_folder_of_a_person_that_is_named_like_ours_stays(
+    simulated: Path, store: Path, client: Client, tmp_path: Path
+) -> None:
+    """A backup, for instance; only a folder with the lease of its builder is a leftover."""
+    target = tmp_path / "g.zarr"
+    mine = Path(shutil.copytree(store, f"{target}{REPLACED_SUFFIX}"))
+    before = objects(mine)
+    gz3d_zarr.build(simulated, target, client, shard_size=4, limit=4)
+    gz3d_zarr.build(simulated, target, client, shard_size=4, update=True)
+    with pytest.raises(StoreError, match="cannot be renamed to .*; solve that and use --resume"):
+        gz3d_zarr.build(simulated, target, client, shard_size=4, overwrite=True)
+    assert objects(mine) == before
+    assert (
+        gz3d_zarr.open_store(target).sizes["subject"] == gz3d_zarr.open_store(mine).sizes["subject"]
+    )
