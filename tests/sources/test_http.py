@@ -446,7 +446,8 @@ def test_build_over_a_bad_network_is_whole(
     assert {f.file_name: f.status for f in report.failures} == bad
     assert all(f.reason for f in report.failures)
     assert report.ok == 18 - 3
-    assert 1 < server.most_busy <= 3
+    # A handler may end only after its client has begun its next request.
+    assert 1 < server.most_busy <= 4
     good = gz3d_zarr.open_store(store).compute()
     ds = gz3d_zarr.open_store(target).compute()
     ok = ds["status"].values == 0
