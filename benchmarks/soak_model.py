@@ -163,7 +163,7 @@ class Rules:
     """What the installed version promises."""
 
     keeps_good: bool
-    """An overwrite loses no good subject unless it is told so, and a vanished source stops it."""
+    """An overwrite loses no good subject without allow_loss; a vanished source stops it."""
     readers_notice: bool = False
     """Readers that opened a store before an overwrite or a retry notice it; retries are atomic."""
 
