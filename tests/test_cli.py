@@ -22,7 +22,7 @@ from files import link_many, subject_files
 
 import gz3d_zarr
 from gz3d_zarr.cli import main
-from gz3d_zarr.cli_options import nest
+from gz3d_zarr.cli.options import nest
 from gz3d_zarr.datamodel.layout import LayoutOptions
 from gz3d_zarr.datamodel.option_fields import option_specs
 from gz3d_zarr.pipeline.failure_policy import FailurePolicy

@@ -1,0 +1,104 @@
+"""Commands that write a store's subjects in other formats."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from gz3d_zarr.cli.group import Command, gather, handle_errors, main, print_result
+from gz3d_zarr.cli.options import (
+    SectionGroup,
+    all_of,
+    class_option,
+    cone_option,
+    destination_option,
+    ids_option,
+    in_section,
+    json_option,
+    store_options,
+    worker_options,
+)
+
+_export_options = all_of(
+    ids_option,
+    cone_option,
+    store_options,
+    destination_option,
+    in_section("Other", "--overwrite", is_flag=True, help="Replace files of the same names."),
+    json_option,
+)
+
+
+@main.group(cls=SectionGroup)
+def export() -> None:
+    """Write the subjects of a complete store in another format."""
+
+
+@export.command("fits")
+@click.argument("store")
+@click.argument("dest")
+@_export_options
+@worker_options
+@handle_errors
+def export_fits_files(store: str, dest: str, as_json: bool, **options: Any) -> None:
+    """Write subject files, with all 11 HDUs, into the folder DEST.
+
+    They have the same names and values as the source files.
+    """
+    from gz3d_zarr.export.fits import export_fits
+
+    _export(export_fits, store, dest, as_json, options)
+
+
+@export.command("mmu")
+@click.argument("store")
+@click.argument("dest")
+@_export_options
+@worker_options
+@handle_errors
+def export_mmu_files(store: str, dest: str, as_json: bool, **options: Any) -> None:
+    """Write HDF5 files in the layout of the Multimodal Universe.
+
+    The files are DEST/healpix=N/001-of-001.hdf5, with N in NESTED order at nside 16.
+    """
+    from gz3d_zarr.export.mmu import export_mmu
+
+    _export(export_mmu, store, dest, as_json, options)
+
+
+@export.command("marks")
+@click.argument("store")
+@click.argument("dest")
+@_export_options
+@class_option
+@handle_errors
+def export_marks_file(store: str, dest: str, as_json: bool, **options: Any) -> None:
+    """Write the volunteers' raw marks into the GeoParquet file DEST.
+
+    It has one row per path (spiral, bar) or point (center, star), in pixels and in degrees.
+    """
+    from gz3d_zarr.export.marks import export_marks
+
+    _export(export_marks, store, dest, as_json, options)
+
+
+def _export(
+    function: Command, store: str, dest: str, as_json: bool, options: dict[str, Any]
+) -> None:
+    """Run an export on the subjects that the options select."""
+    from gz3d_zarr.export.subset import resolve_rows
+    from gz3d_zarr.locations import is_url
+    from gz3d_zarr.progress import show_progress
+
+    options = gather(options)
+    rows = resolve_rows(
+        store,
+        ids=options.pop("ids"),
+        cone=options.pop("cone"),
+        storage_options=options["storage_options"] if is_url(store) else None,
+    )
+    with show_progress(sys.stderr) as progress:
+        report = function(store, dest, rows=rows, progress=progress, **options)
+    print_result(report, as_json)
