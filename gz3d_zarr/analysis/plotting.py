@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.indexing import with_subject_dim
 from gz3d_zarr.analysis.masks import check_class, whole_threshold
+from gz3d_zarr.analysis.palette import BUNDLE_COLOR, CLASS_COLORS
 from gz3d_zarr.analysis.plot_rings import Ring, draw_rings, read_rings
 from gz3d_zarr.analysis.selection import select_any
 from gz3d_zarr.analysis.sky_grids import (
@@ -35,13 +36,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-CLASS_COLORS: Mapping[str, str] = {
-    "center": "#ffd21f",
-    "star": "#ff5a3c",
-    "spiral": "#35b6ff",
-    "bar": "#5ce65c",
-}
-HEXAGON_COLOR = "#ffffff"
 MAX_SHEET_SUBJECTS = 200
 """Maximum number of subjects on one contact sheet."""
 _IMAGE_BRIGHTNESS = 0.7
@@ -350,7 +344,7 @@ def _draw_hexagon(axes: Axes, row: xr.Dataset) -> None:
     corners = bundle_hexagon(row)
     if corners is not None:
         axes.add_patch(
-            Polygon(corners, closed=True, fill=False, edgecolor=HEXAGON_COLOR, linewidth=1.2)
+            Polygon(corners, closed=True, fill=False, edgecolor=BUNDLE_COLOR, linewidth=1.2)
         )
 
 

@@ -22,8 +22,8 @@ from matplotlib.patches import Ellipse, Polygon
 
 import gz3d_zarr
 from gz3d_zarr import LeftOutWarning, UsageError
+from gz3d_zarr.analysis.palette import CLASS_COLORS
 from gz3d_zarr.analysis.plot_rings import make_ring
-from gz3d_zarr.analysis.plotting import CLASS_COLORS
 from gz3d_zarr.analysis.sky_grids import bundle_hexagon
 from gz3d_zarr.backends import source as source_backend
 from gz3d_zarr.cli import main
