@@ -30,6 +30,7 @@ from numcodecs import Zstd
 
 import gz3d_zarr
 from gz3d_zarr.recipes import arms_against_bars, mean_mask, radial_profile
+from gz3d_zarr.storage.shards import ABSENT_CHUNK
 
 CHUNK = (8, 4, 525, 525)
 Reduce = Callable[[xr.Dataset], Any]
@@ -93,6 +94,8 @@ def run_loop(store: Path, workers: int) -> Any:
         data = path.read_bytes()
         total = np.zeros(CHUNK[2:], np.uint16)
         for offset, size in np.frombuffer(data[-132:-4], "<u8").reshape(8, 2).tolist():
+            if offset == ABSENT_CHUNK:  # of a last shard that is not full
+                continue
             Zstd().decode(memoryview(data)[offset : offset + size], buffer)
             for masks in buffer:
                 total += masks[2] > 3
