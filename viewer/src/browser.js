@@ -1,0 +1,347 @@
+/** The page of an open store: what a person does, and what is shown. */
+
+import { find, grouped, input } from "./dom.js";
+import { PageError, sentence } from "./errors.js";
+import { bindFilters, needDetails, showFilters } from "./filters.js";
+import { GalaxyView } from "./galaxy.js";
+import { Grid, PAGE } from "./grid.js";
+import { bindLayers, bindPointer, showFacts, showLayers, titleOf } from "./panel.js";
+import { formatState, parseState } from "./permalink.js";
+import { noFilters, Sample } from "./sample.js";
+import { isPlateIfu, parseQuery } from "./search.js";
+import { SkyMap } from "./skymap.js";
+
+const ROOT = document.documentElement;
+
+export class Browser {
+  /** @type {Int32Array} */
+  #rows = new Int32Array();
+  #isDue = false;
+
+  /**
+   * @param {import("./store.js").Store} store
+   * @param {string} source What Python opens.
+   */
+  constructor(store, source) {
+    this.store = store;
+    this.source = source;
+    this.state = parseState(location.hash);
+    this.sample = new Sample(store);
+    this.view = new GalaxyView(store, this.sample, this.state, () => this.#describe());
+    this.grid = new Grid(store, this.sample, (row) => this.choose(row));
+    this.map = new SkyMap(this.sample, this.state, {
+      choose: (ra, dec) => this.#chooseNear(ra, dec, this.#rows),
+      select: (cone) => this.#filterBy({ cone }),
+      rows: () => this.#rows,
+      row: () => this.view.row,
+    });
+    bindLayers(this.state, (what) => this.#layersChanged(what));
+    bindFilters(this.state.filters, () => this.#filtersChanged());
+    bindPointer(() => this.view);
+    this.#listen();
+  }
+
+  /** Show the first galaxy as soon as it can be; then the list, the thumbnails and the filters. */
+  async start() {
+    const { state, sample } = this;
+    find("count").textContent = `${grouped(sample.length)} galaxies`;
+    find("address").textContent = this.store.address.url;
+    showFilters(state.filters);
+    showLayers(state, this.view);
+    const { filters } = state;
+    const isFree = !needDetails(filters) && !filters.cone && !filters.manga && !filters.status && state.page === 0;
+    const guess = state.row ?? (isFree ? 0 : null);
+    // The picture is read beside the list; whether the row is the right one is known with the list.
+    const first = guess !== null && guess < sample.length ? this.view.show(guess) : null;
+    try {
+      await sample.loadList();
+      if (needDetails(filters)) await sample.loadDetails();
+    } catch (error) {
+      this.#fail(error, "The list of galaxies");
+      return;
+    }
+    this.#rows = sample.select(filters);
+    ROOT.dataset.listed = String(this.#rows.length);
+    await this.#settle();
+    await first;
+    this.#refresh();
+    try {
+      await sample.loadDetails();
+    } catch (error) {
+      this.#fail(error, "The votes");
+      return;
+    }
+    /** @type {HTMLFieldSetElement} */ (find("filters")).disabled = false;
+    this.view.update();
+    this.view.drawLines();
+    this.#describe();
+    ROOT.dataset.ready = "yes";
+  }
+
+  /** Show the row of the state, which may be known by its Zooniverse id only. */
+  async #settle() {
+    const { state, sample, view } = this;
+    const ids = sample.zooniverse_subject_id;
+    let row = state.row;
+    if (state.id !== null && (row === null || ids[row] !== state.id)) {
+      row = sample.rowOfZooniverse(state.id);
+      if (row < 0) this.#say(`The store has no subject with the Zooniverse id ${state.id}, which this link names.`);
+    }
+    if (row === null || row < 0 || row >= sample.length) {
+      if (row !== null && row >= sample.length) this.#say(`The store has no row ${row}, which this link names: it has ${sample.length}.`);
+      row = this.#rows[state.page * PAGE] ?? this.#rows[0] ?? 0;
+    }
+    [state.row, state.id] = [row, ids[row]];
+    if (view.row === row) {
+      view.update();
+      view.drawMasks();
+      this.#describe();
+    } else {
+      await view.show(row);
+    }
+  }
+
+  /** Show another galaxy. @param {number} row */
+  choose(row) {
+    if (row < 0 || row === this.view.row) return;
+    [this.state.row, this.state.id] = [row, this.sample.zooniverse_subject_id[row]];
+    const index = this.#rows.indexOf(row);
+    const page = index < 0 ? this.state.page : Math.floor(index / PAGE);
+    const isOther = page !== this.state.page;
+    this.state.page = page;
+    this.#save(true);
+    this.#showGalaxy(row);
+    if (isOther) this.#showGrid();
+    this.grid.mark(row);
+  }
+
+  /** @param {number} row */
+  #showGalaxy(row) {
+    const done = this.view.show(row);
+    this.view.update();
+    showFacts(this.view, this.source);
+    this.map.drawCursor();
+    return done;
+  }
+
+  /** The next row that passes, or the one before. @param {1 | -1} step */
+  #step(step) {
+    const rows = this.#rows;
+    if (!rows.length) return;
+    const index = rows.indexOf(this.view.row);
+    if (index >= 0) {
+      const next = rows[index + step];
+      if (next !== undefined) this.choose(next);
+      return;
+    }
+    // A row that does not pass: its neighbor that does.
+    const after = rows.findIndex((row) => row > this.view.row);
+    const at = step > 0 ? after : (after < 0 ? rows.length : after) - 1;
+    if (at >= 0 && at < rows.length) this.choose(rows[at]);
+  }
+
+  /** @param {number} step */
+  #turnPage(step) {
+    const page = this.state.page + step;
+    if (page < 0 || page >= Grid.pages(this.#rows.length)) return;
+    this.state.page = page;
+    this.#save(false);
+    this.#showGrid();
+  }
+
+  #showGrid() {
+    this.state.page = Math.min(this.state.page, Grid.pages(this.#rows.length) - 1);
+    this.grid.show(this.#rows, this.state.page, this.view.row);
+  }
+
+  /** Show map, filters and thumbnails of the rows that pass. */
+  #refresh() {
+    showFilters(this.state.filters);
+    this.map.draw();
+    this.#showGrid();
+    this.#describe();
+  }
+
+  #filtersChanged() {
+    showFilters(this.state.filters);
+    // A slider moves faster than the screen.
+    if (this.#isDue) return;
+    this.#isDue = true;
+    requestAnimationFrame(() => {
+      this.#isDue = false;
+      this.#rows = this.sample.select(this.state.filters);
+      ROOT.dataset.listed = String(this.#rows.length);
+      const index = this.#rows.indexOf(this.view.row);
+      this.state.page = Math.max(Math.floor(index / PAGE), 0);
+      this.#save(false);
+      this.#refresh();
+    });
+  }
+
+  /** @param {Partial<import("./sample.js").Filters>} filters */
+  #filterBy(filters) {
+    Object.assign(this.state.filters, filters);
+    this.#filtersChanged();
+  }
+
+  /** @param {"masks" | "marks"} what */
+  #layersChanged(what) {
+    this.#save(false);
+    showLayers(this.state, this.view);
+    if (what === "masks") this.view.drawMasks();
+    else this.view.drawLines();
+    this.view.loadMarks();
+    if (this.sample.hasList) showFacts(this.view, this.source);
+  }
+
+  #describe() {
+    showLayers(this.state, this.view);
+    showFacts(this.view, this.source);
+    this.map.drawCursor();
+  }
+
+  /** @param {boolean} isStep Whether the browser's back button comes back here. */
+  #save(isStep) {
+    const url = `#${formatState(this.state)}`;
+    if (isStep) history.pushState(null, "", url);
+    else history.replaceState(null, "", url);
+  }
+
+  /** The address was changed: by the back button, or by hand. */
+  async #restore() {
+    const { filters, ...rest } = parseState(location.hash);
+    Object.assign(this.state, rest);
+    Object.assign(this.state.filters, filters);
+    if (!this.sample.hasList) return;
+    this.#rows = this.sample.select(filters);
+    ROOT.dataset.listed = String(this.#rows.length);
+    this.view.drawMasks();
+    this.#refresh();
+    await this.#settle();
+    this.grid.mark(this.view.row);
+    this.map.drawCursor();
+    await this.view.loadMarks();
+  }
+
+  /** @param {string} text */
+  search(text) {
+    this.#say("");
+    if (!text.trim() || !this.sample.hasList) return;
+    try {
+      this.#search(text);
+    } catch (error) {
+      this.#fail(error, "The search");
+    }
+  }
+
+  /** @param {string} text */
+  #search(text) {
+    const query = parseQuery(text);
+    const { sample } = this;
+    if (query.kind === "manga") {
+      const rows = sample.select({ ...noFilters(), manga: query.id });
+      if (!rows.length && isPlateIfu(query.id)) {
+        throw new PageError(`The store has no MaNGA id ${query.id}, and does not hold plates and IFUs: search for the MaNGA id of ${query.id}.`);
+      }
+      if (!rows.length) throw new PageError(`The store has no subject with the MaNGA id ${query.id}.`);
+      if (rows.length > 1) {
+        this.#say(`${rows.length} subjects have the MaNGA id ${query.id}: all are in the list.`);
+        this.#filterBy({ ...noFilters(), manga: query.id });
+      }
+      this.choose(rows[0]);
+    } else if (query.kind === "zooniverse") {
+      const row = sample.rowOfZooniverse(query.id);
+      if (row < 0) throw new PageError(`The store has no subject with the Zooniverse id ${query.id}.`);
+      this.choose(row);
+    } else if (query.radius === null) {
+      this.#chooseNear(query.ra, query.dec);
+    } else {
+      this.#filterBy({ cone: [query.ra, query.dec, query.radius] });
+      this.#say("The list has the galaxies within this circle.");
+    }
+  }
+
+  /** @param {number} ra @param {number} dec @param {Int32Array} [rows] */
+  #chooseNear(ra, dec, rows) {
+    try {
+      const { row, degrees } = this.sample.nearest(ra, dec, rows);
+      this.choose(row);
+      const away = degrees < 0.1 ? `${(degrees * 3600).toFixed(1)} arcsec` : `${degrees.toFixed(2)}°`;
+      this.#say(`The nearest galaxy is ${away} away.`);
+    } catch (error) {
+      this.#fail(error, "The nearest galaxy");
+    }
+  }
+
+  /** @param {string} text */
+  #say(text) {
+    find("message").textContent = text;
+  }
+
+  /** @param {unknown} error @param {string} what */
+  #fail(error, what) {
+    this.#say(sentence(error, what));
+    ROOT.dataset.failed = "yes";
+  }
+
+  #listen() {
+    find("previous").addEventListener("click", () => this.#step(-1));
+    find("next").addEventListener("click", () => this.#step(1));
+    find("page-back").addEventListener("click", () => this.#turnPage(-1));
+    find("page-on").addEventListener("click", () => this.#turnPage(1));
+    find("search").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.search(input("query").value);
+    });
+    find("png").addEventListener("click", () => this.#download());
+    find("copy-link").addEventListener("click", () => {
+      this.#save(false);
+      this.#copy(location.href, "The link");
+    });
+    find("copy-python").addEventListener("click", () => this.#copy(input("python").value, "The Python line"));
+    input("python").addEventListener("focus", () => input("python").select());
+    addEventListener("popstate", () => this.#restore());
+    document.addEventListener("keydown", (event) => this.#press(event));
+  }
+
+  /** @param {KeyboardEvent} event */
+  #press(event) {
+    const target = /** @type {HTMLElement} */ (event.target);
+    if (event.ctrlKey || event.altKey || event.metaKey || target.closest("input, select, textarea")) return;
+    /** @type {Record<string, () => void>} */
+    const actions = {
+      ArrowLeft: () => this.#step(-1),
+      ArrowRight: () => this.#step(1),
+      PageUp: () => this.#turnPage(-1),
+      PageDown: () => this.#turnPage(1),
+      "/": () => input("query").focus(),
+    };
+    if (!Object.hasOwn(actions, event.key) || !this.sample.hasList) return;
+    event.preventDefault();
+    actions[event.key]();
+  }
+
+  async #download() {
+    const { view, sample, state } = this;
+    if (!view.image) return this.#say("There is no picture to download.");
+    const classes = state.classes.join(", ");
+    const masks = classes ? `; ${classes}: more than ${state.threshold}` : "";
+    const id = sample.hasList ? sample.zooniverse_subject_id[view.row] : view.row;
+    const blob = await view.toPNG(`${titleOf(sample, view.row)} (${id})${masks}`);
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = `gz3d_${id}.png`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  }
+
+  /** @param {string} text @param {string} what */
+  async #copy(text, what) {
+    try {
+      await navigator.clipboard.writeText(text);
+      this.#say(`${what} is copied.`);
+    } catch {
+      this.#say(`${what} cannot be copied, since this browser does not allow it: ${text}`);
+    }
+  }
+}

@@ -1,0 +1,30 @@
+/** Errors that people read: one sentence each, shown as text and never as HTML. */
+
+const MOST_QUOTED = 200;
+
+/** An error whose message is a sentence for the person at the page. */
+export class PageError extends Error {}
+
+/**
+ * Foreign text for a message, the middle of a long one cut out.
+ * @param {unknown} value
+ */
+export function shorten(value) {
+  const text = String(value);
+  if (text.length <= MOST_QUOTED) return text;
+  const half = MOST_QUOTED / 2 - 2;
+  return `${text.slice(0, half)}...${text.slice(-half)}`;
+}
+
+/**
+ * The sentence of an error: that of a PageError among its causes, or one that names the object.
+ * @param {unknown} error
+ * @param {string} what The object that was read, such as "the picture of row 5".
+ */
+export function sentence(error, what) {
+  for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    if (cause instanceof PageError) return cause.message;
+  }
+  const words = error instanceof Error ? error.message : error;
+  return `${what} cannot be read (${shorten(words)}): the store is damaged, or another program wrote it; gz3d-zarr verify says which objects are.`;
+}

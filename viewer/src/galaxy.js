@@ -1,0 +1,209 @@
+/** One galaxy: its picture, with masks and marks over it. */
+
+import { canvas, find, fitCanvas } from "./dom.js";
+import { sentence } from "./errors.js";
+import { context2d, drawLines, paintMask } from "./layers.js";
+import { parseMarks, redraw } from "./redraw.js";
+import { STATUS } from "./sample.js";
+import { CLASSES, SIDE } from "./schema.js";
+
+/** @typedef {import("./permalink.js").State} State */
+
+export class GalaxyView {
+  row = -1;
+  /** @type {ImageData | null} */ image = null;
+  /** @type {import("./layers.js").Scene} */
+  scene = emptyScene();
+  /** What the person should know about the layers. */
+  note = "";
+  #notice = "";
+
+  /**
+   * @param {import("./store.js").Store} store
+   * @param {import("./sample.js").Sample} sample
+   * @param {State} state
+   * @param {() => void} changed Called when masks or marks have come.
+   */
+  constructor(store, sample, state, changed) {
+    this.store = store;
+    this.sample = sample;
+    this.state = state;
+    this.changed = changed;
+    new ResizeObserver(() => this.drawLines()).observe(find("stage"));
+  }
+
+  /**
+   * Show a row; what comes late for another row is dropped.
+   * @param {number} row
+   */
+  async show(row) {
+    this.row = row;
+    this.image = null;
+    this.scene = emptyScene();
+    this.note = this.#notice = "";
+    find("stage").classList.add("waiting");
+    find("notice").hidden = true;
+    delete document.documentElement.dataset.galaxy;
+    const isCurrent = () => this.row === row;
+    const [picture, masks] = await Promise.allSettled([this.store.picture(row), this.store.masks(row)]);
+    if (!isCurrent()) return;
+    this.image = picture.status === "fulfilled" ? picture.value : null;
+    this.scene.masks = masks.status === "fulfilled" ? masks.value : null;
+    if (picture.status === "rejected") this.#notice = sentence(picture.reason, `The picture of row ${row}`);
+    else if (masks.status === "rejected") this.#notice = sentence(masks.reason, `The masks of row ${row}`);
+    this.update();
+    this.#draw();
+    document.documentElement.dataset.galaxy = String(row);
+    performance.mark("galaxy");
+    this.changed();
+    await this.loadMarks();
+  }
+
+  /** Take over what the list says about the row, when it has come. */
+  update() {
+    const { sample, row, scene } = this;
+    scene.scale = sample.hasList ? sample.scale[row] : NaN;
+    scene.fibers = sample.hasDetails ? sample.ifu_design_size[row] : -1;
+    if (sample.hasList && sample.status[row] !== 0) {
+      this.image = scene.masks = null;
+      this.#tellWhy(row, STATUS[sample.status[row]] ?? "unknown");
+    }
+    this.#tell();
+  }
+
+  /** @param {number} row @param {string} status */
+  async #tellWhy(row, status) {
+    this.#notice = `There is no picture of this subject, since the status of its file is ${status}.`;
+    const reason = await this.store.column("catalogue/reason").then(
+      (reasons) => String(reasons[row]),
+      (error) => sentence(error, "The reason"),
+    );
+    if (this.row !== row) return;
+    this.#notice = `There is no picture of this subject, since the status of its file is ${status}${reason ? `: ${reason}` : ""}.`;
+    this.#tell();
+  }
+
+  #tell() {
+    const notice = find("notice");
+    if (notice.textContent !== this.#notice) notice.textContent = this.#notice;
+    notice.hidden = !this.#notice;
+  }
+
+  #draw() {
+    const context = context2d(canvas("picture"));
+    if (this.image) context.putImageData(this.image, 0, 0);
+    else context.clearRect(0, 0, SIDE, SIDE);
+    find("stage").classList.remove("waiting");
+    this.drawMasks();
+  }
+
+  /** Draw masks and lines as the state says. */
+  drawMasks() {
+    const { state, scene } = this;
+    CLASSES.forEach((cls, i) => {
+      const isShown = state.classes.includes(cls) && state.mode !== "contours";
+      paintMask(canvas(`mask-${cls}`), cls, isShown ? (scene.masks?.[i] ?? null) : null, state.threshold);
+    });
+    this.drawLines();
+  }
+
+  drawLines() {
+    const lines = canvas("lines");
+    const ratio = fitCanvas(lines);
+    if (this.row >= 0 && lines.width) drawLines(context2d(lines), lines.width, ratio, this.scene, this.state);
+  }
+
+  /** Read the volunteers' marks and the clusters if they are to be shown. */
+  async loadMarks() {
+    const { row, scene, state } = this;
+    if (!this.image || !scene.masks) return;
+    try {
+      if (state.paths && !scene.marks) {
+        this.#inform("Reading the marks…");
+        scene.marks = parseMarks(await this.store.marks(row));
+        if (this.scene === scene) this.#inform(compare(scene));
+      }
+      if (state.rings && !scene.clusters) {
+        if (!this.note) this.#inform("Reading the clusters…");
+        scene.clusters = await this.store.clusters(row);
+        if (this.scene === scene && this.note.endsWith("…")) this.#inform("");
+      }
+    } catch (error) {
+      if (this.scene === scene) this.#inform(sentence(error, `The marks of row ${row}`), true);
+    }
+    if (this.scene !== scene) return;
+    if (!state.paths) this.#inform("");
+    else if (scene.marks && !this.note) this.#inform(compare(scene));
+    this.drawLines();
+    document.documentElement.dataset.marks = String(row);
+  }
+
+  /** @param {string} note @param {boolean} [isTrouble] */
+  #inform(note, isTrouble = false) {
+    this.note = note;
+    find("layer-note").textContent = note;
+    find("layer-note").classList.toggle("trouble", isTrouble);
+  }
+
+  /**
+   * Counts and area of a class above the threshold.
+   * @param {string} cls
+   * @returns {{pixels: number, arcsec2: number, most: number} | null}
+   */
+  measure(cls) {
+    const counts = this.scene.masks?.[CLASSES.indexOf(cls)];
+    if (!counts) return null;
+    let [pixels, most] = [0, 0];
+    for (const count of counts) {
+      if (count > this.state.threshold) pixels++;
+      if (count > most) most = count;
+    }
+    return { pixels, most, arcsec2: pixels * (this.scene.scale * 3600) ** 2 };
+  }
+
+  /**
+   * Picture and layers as one PNG of 1050 x 1050 pixels, with a line of text below.
+   * @param {string} title
+   * @returns {Promise<Blob>}
+   */
+  async toPNG(title) {
+    const size = 2 * SIDE;
+    const whole = document.createElement("canvas");
+    [whole.width, whole.height] = [size, size + 40];
+    const context = context2d(whole);
+    context.fillStyle = "#000000";
+    context.fillRect(0, 0, size, size + 40);
+    context.drawImage(canvas("picture"), 0, 0, size, size);
+    context.imageSmoothingEnabled = false;
+    for (const cls of CLASSES) context.drawImage(canvas(`mask-${cls}`), 0, 0, size, size);
+    const lines = document.createElement("canvas");
+    lines.width = lines.height = size;
+    drawLines(context2d(lines), size, 2, { ...this.scene, pointer: null }, this.state);
+    context.drawImage(lines, 0, 0);
+    context.font = "22px system-ui, sans-serif";
+    context.fillStyle = "#ffffff";
+    context.fillText(title, 12, size + 27, size - 24);
+    return new Promise((resolve, reject) =>
+      whole.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("no PNG was made"))), "image/png"),
+    );
+  }
+}
+
+/** @returns {import("./layers.js").Scene} */
+function emptyScene() {
+  return { masks: null, marks: null, clusters: null, fibers: -1, scale: NaN, pointer: null };
+}
+
+/** Whether masks drawn again from the paths agree with those of the store. @param {import("./layers.js").Scene} scene */
+function compare({ marks, masks }) {
+  if (!marks || !masks) return "";
+  const results = ["spiral", "bar"].flatMap((cls) => {
+    const paths = marks.filter((mark) => mark.cls === cls).length;
+    if (!paths) return [];
+    const stored = masks[CLASSES.indexOf(cls)];
+    const differing = redraw(marks, cls).reduce((sum, count, i) => sum + Number(count !== stored[i]), 0);
+    const verdict = differing ? `differs from the mask in ${differing} pixels` : "equals the mask";
+    return [`${cls} (${paths} path${paths === 1 ? "" : "s"}) ${verdict}`];
+  });
+  return results.length ? `Drawn again from the paths: ${results.join("; ")}.` : "Nobody drew a path here.";
+}

@@ -1,0 +1,15 @@
+/**
+ * In place of the codecs that no store of gz3d_zarr uses, or that codecs.js replaces: zarrita says of
+ * one that is undefined that it does not know it.
+ */
+
+export default undefined;
+export const BitroundCodec = undefined;
+export const CastValueCodec = undefined;
+export const Crc32cCodec = undefined;
+export const GzipCodec = undefined;
+export const JsonCodec = undefined;
+export const ScaleOffsetCodec = undefined;
+export const ShuffleCodec = undefined;
+export const VLenUTF8 = undefined;
+export const ZlibCodec = undefined;
