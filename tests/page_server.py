@@ -17,6 +17,7 @@ TYPES = {
     ".css": "text/css",
     ".svg": "image/svg+xml",
     ".json": "application/json",
+    ".txt": "text/plain",
 }
 
 

@@ -86,6 +86,9 @@ function addEnclosed(path, counts) {
   const ys = path.map((point) => point[1]);
   const first = Math.max(Math.floor(Math.min(...ys)), 0);
   const last = Math.min(Math.ceil(Math.max(...ys)), SIDE - 1);
+  const xs = path.map((point) => point[0]);
+  const left = Math.min(Math.max(Math.floor(Math.min(...xs)) - 1, 0), SIDE);
+  const right = Math.max(Math.min(Math.ceil(Math.max(...xs)) + 2, SIDE), 0);
   const inside = new Uint8Array(SIDE);
   for (let y = first; y <= last; y++) {
     inside.fill(0);
@@ -95,12 +98,12 @@ function addEnclosed(path, counts) {
       const above = y1 >= y;
       if (y0 >= y === above) continue;
       // Pixels to one side of where the edge crosses this line.
-      const left = (y1 - y) * (x0 - x1);
-      for (let x = 0; x < SIDE; x++) {
-        if (left >= (x1 - x) * (y0 - y1) === above) inside[x] ^= 1;
+      const slope = (y1 - y) * (x0 - x1);
+      for (let x = left; x < right; x++) {
+        if (slope >= (x1 - x) * (y0 - y1) === above) inside[x] ^= 1;
       }
     }
-    for (let x = 0; x < SIDE; x++) counts[y * SIDE + x] += inside[x];
+    for (let x = left; x < right; x++) counts[y * SIDE + x] += inside[x];
   }
 }
 

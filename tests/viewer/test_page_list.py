@@ -1,0 +1,271 @@
+"""The list: filters, search, pages, keys, links to a state of the page, and how much is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from distributed import Client
+from page_server import Site, serve
+from pages import STATIC, wait_for
+
+import gz3d_zarr
+
+
+@pytest.fixture(scope="module")
+def ds(store: Path) -> xr.Dataset:
+    return gz3d_zarr.open_store(store, chunks=None)
+
+
+def shown_rows(page: Any) -> list[int]:
+    script = "buttons => buttons.map(button => Number(button.dataset.row))"
+    return page.eval_on_selector_all("#grid button", script)
+
+
+def slide(page: Any, selector: str, value: int) -> None:
+    page.eval_on_selector(
+        selector,
+        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')); }",
+        value,
+    )
+
+
+def test_filters_select_the_rows_that_python_selects(
+    ds: xr.Dataset, site: Site, open_page: Any
+) -> None:
+    page = open_page(site)
+    total = ds["total_classifications"].values
+    known = total > 0
+    spiral = np.where(known, ds["spiral_votes"].values / np.where(known, total, 1), -1)
+    asked, drawn = ds["classifications"].values, ds["classifications_drawn"].values
+    status = ds["status"].values
+    bundle = ds["ifu_design_size"].values
+    cases = {
+        "#observed=yes": ds["observed"].values == 1,
+        "#observed=unknown": ds["observed"].values == -1,
+        "#asked=spiral": asked[:, 2] > 0,
+        "#asked=none": (asked[:, 2] <= 0) & (asked[:, 3] <= 0),
+        "#marks=bar": drawn[:, 3] > 0,
+        "#marks=none": (drawn <= 0).all(1),
+        "#status=ok": status == 0,
+        "#status=failed": status != 0,
+        f"#bundle={bundle[0]}": bundle == bundle[0],
+        "#spiral=50&asked=bar": (spiral >= 0.5) & (asked[:, 3] > 0),
+    }
+    for fragment, expected in cases.items():
+        page.evaluate("hash => location.hash = hash", fragment)
+        wait_for(page, f'listed="{expected.sum()}"')
+        page.wait_for_timeout(30)
+        assert shown_rows(page) == np.flatnonzero(expected).tolist(), fragment
+    slide(page, "#spiral", 40)
+    wait_for(page, f'listed="{((spiral >= 0.4) & (asked[:, 3] > 0)).sum()}"')
+    assert "spiral=40" in page.url
+    page.click("#reset")
+    wait_for(page, f'listed="{len(status)}"')
+
+
+def test_search(ds: xr.Dataset, site: Site, open_page: Any) -> None:
+    page = open_page(site)
+    ids, manga = ds["zooniverse_subject_id"].values, ds["subject"].values
+    row = int(np.flatnonzero(np.isfinite(ds["ra"].values))[5])
+    ra, dec = (float(ds[name].values[row]) for name in ("ra", "dec"))
+
+    def search(text: str) -> str:
+        page.fill("#query", text)
+        page.keyboard.press("Enter")
+        return page.inner_text("#message")
+
+    assert search(str(ids[7])) == ""
+    wait_for(page, 'galaxy="7"')
+    assert f"id={ids[7]}" in page.url
+    assert search(manga[3]) == ""
+    wait_for(page, 'galaxy="3"')
+    assert "nearest galaxy is 0.0 arcsec" in search(f"{ra} {dec}")
+    wait_for(page, f'galaxy="{row}"')
+    search(f"{ra}, {dec} 0.5")
+    near = ds.gz3d.cone(ra, dec, "0.5 deg").sizes["subject"]
+    wait_for(page, f'listed="{near}"')
+    assert f"cone={ra:.5f}".rstrip("0") in page.url
+    assert "no MaNGA id 8485-1901, and does not hold plates" in search("8485-1901")
+    assert "no subject with the Zooniverse id 5." in search("5")
+    assert search("<b>nonsense</b>").startswith(
+        '"<b>nonsense</b>" cannot be searched: type a MaNGA'
+    )
+    assert "10:30:00" in search("400 10")
+
+
+def test_a_repeated_manga_id_lists_all(
+    ds: xr.Dataset, reference_store: Path, open_page: Any
+) -> None:
+    with serve(Site({"page": STATIC, "gz3d.zarr": reference_store})) as site:
+        page = open_page(site, wait="grid")
+        page.fill("#query", "1-150019")  # twice in the reference files
+        page.keyboard.press("Enter")
+        wait_for(page, 'listed="2"')
+        assert "2 subjects have the MaNGA id" in page.inner_text("#message")
+        # A page in the order of the store: the index, and one range.
+        thumbnails = [key for key, _, _ in site.log if key.startswith("gz3d.zarr/thumbnail")]
+        page.click("#reset")
+        page.click("#page-on")
+        wait_for(page, 'grid="1"')
+        assert page.inner_text("#pager") == "64 galaxies, page 2 of 2"
+        assert len(thumbnails) == 2
+
+
+def test_a_link_restores_everything(ds: xr.Dataset, site: Site, open_page: Any) -> None:
+    page = open_page(site)
+    page.select_option("#status", "ok")
+    page.check("text=both")
+    page.uncheck("#show-star")
+    page.check("#show-paths")
+    page.uncheck("#show-bundle")
+    slide(page, "#threshold", 5)
+    slide(page, "#bar", 1)
+    rows = shown_rows(page)
+    page.click(f'#grid button[data-row="{rows[2]}"]')
+    wait_for(page, f'galaxy="{rows[2]}"')
+    state = page.url.partition("#")[2]
+    other = open_page(site, f"#{state}")
+    wait_for(other, f'galaxy="{rows[2]}"')
+    assert shown_rows(other) == rows
+    assert other.input_value("#threshold") == "5"
+    assert other.input_value("#status") == "ok"
+    assert other.input_value("#bar") == "1"
+    assert other.is_checked("text=both")
+    checked = "boxes => boxes.filter(box => box.checked).map(box => box.id)"
+    assert other.eval_on_selector_all("#layers input[type=checkbox]", checked) == [
+        "show-center", "show-spiral", "show-bar", "show-paths"
+    ]  # fmt: skip
+    other.click("text=filled")
+    assert other.url.partition("#")[2] == state.replace("&mode=both", "")
+    # Rows may have moved: the Zooniverse id decides.
+    ids = ds["zooniverse_subject_id"].values
+    moved = open_page(site, f"#row=2&id={ids[9]}")
+    wait_for(moved, 'galaxy="9"')
+    gone = open_page(site, "#row=2&id=77")
+    assert "no subject with the Zooniverse id 77" in gone.inner_text("#message")
+
+
+def test_page_is_used_by_keyboard_alone(site: Site, open_page: Any) -> None:
+    page = open_page(site)
+    page.keyboard.press("ArrowRight")
+    wait_for(page, 'galaxy="1"')
+    page.keyboard.press("ArrowLeft")
+    wait_for(page, 'galaxy="0"')
+    page.go_back()
+    wait_for(page, 'galaxy="1"')
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "query"
+    page.focus("#stage")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Shift+ArrowDown")
+    assert page.inner_text("#readout").startswith("x 263, y 272; RA ")
+    wait_for(page, 'galaxy="1"')  # the arrows moved the pointer only
+    page.focus("#sky")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    assert "nearest galaxy" in page.inner_text("#message")
+    # Whatever can be used is reached by Tab, and has a name.
+    page.evaluate("document.activeElement.blur()")
+    reached = set()
+    for _ in range(90):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id"))
+    wanted = "buttons => buttons.filter(b => b.offsetParent && !b.disabled && b.id).map(b => b.id)"
+    assert set(page.eval_on_selector_all("button, select, [tabindex]", wanted)) <= reached
+    unnamed = page.evaluate(
+        """[...document.querySelectorAll("button, select, input, [tabindex]")]
+        .filter(e => e.offsetParent && !(e.ariaLabel || e.labels?.length || e.innerText.trim()))
+        .map(e => e.outerHTML)"""
+    )
+    assert unnamed == []
+
+
+def test_map_selects_by_click_and_by_circle(ds: xr.Dataset, site: Site, open_page: Any) -> None:
+    page = open_page(site)
+    row = int(np.flatnonzero(np.isfinite(ds["ra"].values))[3])
+    ra, dec = np.radians([float(ds[name].values[row]) for name in ("ra", "dec")])
+    turn = (ra - np.radians(120) + np.pi) % (2 * np.pi) - np.pi
+    root = np.sqrt(2 / (1 + np.cos(dec) * np.cos(turn / 2)))  # Hammer's projection
+    x, y = 2 * root * np.cos(dec) * np.sin(turn / 2), root * np.sin(dec)
+    box = page.locator("#sky").bounding_box()
+    scale = box["width"] / (4 * np.sqrt(2) * 1.02)
+    at = box["x"] + box["width"] / 2 - x * scale, box["y"] + box["height"] / 2 - y * scale
+    page.mouse.click(*at)
+    text = page.inner_text("#message")
+    assert "nearest galaxy" in text
+    assert float(text.split(" is ")[1].split("°")[0].split()[0]) < 1 or "arcsec" in text
+    page.mouse.move(*at)
+    page.mouse.down()
+    page.mouse.move(at[0] + 30, at[1])
+    page.mouse.up()
+    page.wait_for_timeout(100)
+    cone = page.url.split("cone=")[1].split("&")[0].split(",")
+    assert shown_rows(page) == np.flatnonzero(
+        np.isin(
+            ds["zooniverse_subject_id"].values,
+            ds.gz3d.cone(*map(float, cone[:2]), f"{cone[2]} deg")["zooniverse_subject_id"].values,
+        )
+    ).tolist()  # fmt: skip
+
+
+def test_subjects_that_are_not_ok_say_why(
+    simulated: Path, archive: Path, client: Client, tmp_path: Path, open_page: Any
+) -> None:
+    files = sorted(archive.glob("gz3d_*.fits.gz"))
+    files[2].write_bytes(files[2].read_bytes()[:3000])
+    path = tmp_path / "gz3d.zarr"
+    gz3d_zarr.build(archive, path, client, shard_size=4, max_failures=18)
+    ds = gz3d_zarr.open_store(path, chunks=None)
+    row = int(np.flatnonzero(ds["status"].values != 0)[0])
+    reason = str(xr.open_zarr(path, group="catalogue", chunks=None)["reason"].values[row])
+    assert reason
+    with serve(Site({"page": STATIC, "gz3d.zarr": path})) as site:
+        page = open_page(site, f"#row={row}")
+        page.wait_for_selector(f"#notice:has-text({reason[:30]!r})")
+        notice = page.inner_text("#notice")
+        assert "the status of its file is corrupt: " in notice
+        assert page.inner_text(f'#grid button[data-row="{row}"]').strip() == "corrupt"
+        page.click("#png")
+        assert page.inner_text("#message") == "There is no picture to download."
+
+
+def test_few_requests_are_made(site: Site, open_page: Any) -> None:
+    page = open_page(site, wait="galaxy")
+    first = len(site.log)
+    assert first <= 16, site.log
+    wait_for(page, "ready")
+    wait_for(page, "grid")
+    page.evaluate("performance.clearResourceTimings()")
+    before = len(site.log)
+    page.keyboard.press("ArrowRight")
+    wait_for(page, 'galaxy="1"')
+    assert len(site.log) - before <= 2, site.log[before:]
+    page.wait_for_timeout(50)
+    before = len(site.log)
+    page.click('#grid button[data-row="9"]')
+    wait_for(page, 'galaxy="9"')
+    assert len(site.log) - before <= 4, site.log[before:]
+    before = len(site.log)
+    page.keyboard.press("ArrowLeft")
+    wait_for(page, 'galaxy="8"')
+    page.keyboard.press("ArrowRight")
+    wait_for(page, 'galaxy="9"')
+    assert len(site.log) - before <= 2, site.log[before:]  # looking back asks for nothing
+
+
+def test_page_fits_a_phone(site: Site, open_page: Any) -> None:
+    page = open_page(site)
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        back = "getComputedStyle(document.documentElement).backgroundColor"
+        assert (
+            page.evaluate(back)
+            == {"dark": "rgb(16, 19, 26)", "light": "rgb(246, 247, 250)"}[scheme]
+        )
