@@ -60,7 +60,7 @@ class Generation:
         """
         if not self.id:
             return
-        if self.start and self.store.get_start(ROOT_KEY, len(self.start)) == self.start:
+        if self.start and self.store.get_range(ROOT_KEY, 0, len(self.start)) == self.start:
             return
         if _read_id(self.store.get(ROOT_KEY) or b"") != self.id:
             raise changed_error(self.store)

@@ -55,8 +55,8 @@ class ObjectStore(ABC):
         """Return a store at another URL with the same client and options."""
         return replace(self, url=url)
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write one object, whole or not at all.
+    def put(self, key: str, data: bytes, content_type: str = "") -> None:
+        """Write one object, whole or not at all; S3 keeps the type for browsers.
 
         Raises
         ------
@@ -65,7 +65,7 @@ class ObjectStore(ABC):
         """
         self.refuse_link("written to")
         with self._convert_errors("written", key):
-            self._put(key, data)
+            self._put(key, data, content_type)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write one object unless the key exists.
@@ -121,8 +121,8 @@ class ObjectStore(ABC):
             )
         return data
 
-    def get_start(self, key: str, length: int) -> bytes | None:
-        """Read the first bytes of one object, or all where it is shorter; None if there is none.
+    def get_range(self, key: str, start: int, stop: int) -> bytes | None:
+        """Read bytes `start` to `stop` of one object, fewer where it is shorter; None if absent.
 
         Raises
         ------
@@ -131,7 +131,23 @@ class ObjectStore(ABC):
         """
         with self._convert_errors("read", key):
             try:
-                return self._get_start(key, length)[:length]
+                return self._get_range(key, start, stop)[: stop - start]
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if _lacks_bucket(error):
+                    raise
+                return None
+
+    def get_size(self, key: str) -> int | None:
+        """Size of one object in bytes; None if there is none.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be read.
+        """
+        with self._convert_errors("read", key):
+            try:
+                return self._get_size(key)
             except (FileNotFoundError, NotADirectoryError) as error:
                 if _lacks_bucket(error):
                     raise
@@ -235,7 +251,7 @@ class ObjectStore(ABC):
             return FsspecStore.from_url(self.url, storage_options=options, read_only=True)
 
     @abstractmethod
-    def _put(self, key: str, data: bytes) -> None:
+    def _put(self, key: str, data: bytes, content_type: str = "") -> None:
         """Write one object."""
 
     @abstractmethod
@@ -250,8 +266,12 @@ class ObjectStore(ABC):
         """Read one object, not far beyond `limit` bytes; FileNotFoundError if there is none."""
 
     @abstractmethod
-    def _get_start(self, key: str, length: int) -> bytes:
-        """Read at least the first bytes of one object; FileNotFoundError if there is none."""
+    def _get_range(self, key: str, start: int, stop: int) -> bytes:
+        """Read bytes of one object, perhaps some after them; FileNotFoundError if absent."""
+
+    @abstractmethod
+    def _get_size(self, key: str) -> int:
+        """Size of one object; FileNotFoundError if there is none."""
 
     @abstractmethod
     def _list_sizes(self, prefix: str) -> dict[str, int]:

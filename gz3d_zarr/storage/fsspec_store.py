@@ -11,7 +11,7 @@ from typing import Any
 from fsspec.core import url_to_fs
 
 from gz3d_zarr.errors import CLIENT_ERRORS, UsageError, access_errors, error_message
-from gz3d_zarr.locations import ask, hide_options, public_cause
+from gz3d_zarr.locations import S3_SCHEMES, ask, hide_options, public_cause
 from gz3d_zarr.storage.base_store import ObjectStore
 
 EXISTS_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
@@ -23,9 +23,11 @@ UNSUPPORTED_ERRNOS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
 class FsspecStore(ObjectStore):
     """Objects below an fsspec URL."""
 
-    def _put(self, key: str, data: bytes) -> None:
+    def _put(self, key: str, data: bytes, content_type: str = "") -> None:
         fs, root = self._open()
-        fs.pipe_file(f"{root}/{key}", data)
+        is_typed = content_type and self.url.startswith(S3_SCHEMES)
+        more = {"ContentType": content_type} if is_typed else {}
+        fs.pipe_file(f"{root}/{key}", data, **more)
 
     def _create(self, key: str, data: bytes) -> bool:
         fs, root = self._open()
@@ -59,10 +61,19 @@ class FsspecStore(ObjectStore):
             data = self._ask(fs, fs.cat_file, path)
         return data
 
-    def _get_start(self, key: str, length: int) -> bytes:
+    def _get_range(self, key: str, start: int, stop: int) -> bytes:
         fs, root = self._open()
-        data: bytes = self._ask(fs, fs.cat_file, f"{root}/{key}", start=0, end=length)
+        data: bytes = self._ask(fs, fs.cat_file, f"{root}/{key}", start=start, end=stop)
+        if start and len(data) > stop - start:
+            raise OSError("the server ignores the range of a request, and gives the whole object")
         return data
+
+    def _get_size(self, key: str) -> int:
+        fs, root = self._open()
+        size = self._ask(fs, fs.info, f"{root}/{key}")["size"]
+        if not isinstance(size, int):
+            raise OSError("the server does not say how many bytes it has")
+        return size
 
     def _list_sizes(self, prefix: str) -> dict[str, int]:
         fs, root = self._open()

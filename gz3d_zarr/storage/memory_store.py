@@ -35,13 +35,16 @@ class MemoryStore(ObjectStore):
             raise FileNotFoundError(key)
         return self.objects[key]
 
-    def _get_start(self, key: str, size: int) -> bytes:
-        return self._get(key, None)[:size]
+    def _get_range(self, key: str, start: int, stop: int) -> bytes:
+        return self._get(key, None)[start:stop]
+
+    def _get_size(self, key: str) -> int:
+        return len(self._get(key, None))
 
     def _list_sizes(self, prefix: str) -> dict[str, int]:
         return {key: len(data) for key, data in self.objects.items() if key.startswith(prefix)}
 
-    def _put(self, key: str, data: bytes) -> None:
+    def _put(self, key: str, data: bytes, content_type: str = "") -> None:  # noqa: ARG002
         self.objects[key] = data
 
     def _create(self, key: str, data: bytes) -> bool:

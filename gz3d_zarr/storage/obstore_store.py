@@ -36,8 +36,9 @@ UNSUPPORTED = re.compile(r"(?i)status[^/]{0,20}\b501\b|NotImplemented|NotSupport
 class ObstoreStore(ObjectStore):
     """Objects below ``s3://bucket/prefix``; storage options are those of s3fs."""
 
-    def _put(self, key: str, data: bytes) -> None:
-        self._run(lambda store: store.put(key, data, use_multipart=False), is_quick=False)
+    def _put(self, key: str, data: bytes, content_type: str = "") -> None:
+        more = {"attributes": {"Content-Type": content_type}} if content_type else {}
+        self._run(lambda store: store.put(key, data, use_multipart=False, **more), is_quick=False)
 
     def _create(self, key: str, data: bytes) -> bool:
         def create(store: Any) -> bool:
@@ -68,11 +69,14 @@ class ObstoreStore(ObjectStore):
         data: bytes = self._run(get)
         return data
 
-    def _get_start(self, key: str, length: int) -> bytes:
+    def _get_range(self, key: str, start: int, stop: int) -> bytes:
         data: bytes = self._run(
-            lambda store: store.get_range(key, start=0, length=length).to_bytes()
+            lambda store: store.get_range(key, start=start, end=stop).to_bytes()
         )
         return data
+
+    def _get_size(self, key: str) -> int:
+        return int(self._run(lambda store: store.head(key))["size"])
 
     def _list_sizes(self, prefix: str) -> dict[str, int]:
         pages = self._run(lambda store: list(store.list(prefix or None)))
