@@ -15,5 +15,7 @@ from .pipeline.build import build as build
 from .pipeline.build import plan as plan
 from .pipeline.copy import copy as copy
 from .pipeline.verify import verify as verify
+from .viewer.page import page as page
+from .viewer.view import view as view
 
 __version__: str

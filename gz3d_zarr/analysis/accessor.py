@@ -13,11 +13,12 @@ from typing import Any, Literal
 import xarray as xr
 
 from gz3d_zarr.analysis.accessor_marks import MarkMethods
+from gz3d_zarr.analysis.accessor_view import ViewMethods
 from gz3d_zarr.datamodel.subject import THRESHOLD
 
 
 @xr.register_dataset_accessor("gz3d")
-class GZ3DAccessor(MarkMethods):
+class GZ3DAccessor(MarkMethods, ViewMethods):
     """Methods for a Dataset of Galaxy Zoo: 3D.
 
     Many methods take a ``subject``. Text such as ``"1-603114"`` is a MaNGA id. A number, or text

@@ -239,8 +239,16 @@ def read_rows(
         ) from error
 
 
-def find_object_store(dataset: xr.Dataset) -> ObjectStore:
+def find_object_store(
+    dataset: xr.Dataset, purpose: str = "the volunteers' marks are in other groups of a store"
+) -> ObjectStore:
     """The store that a Dataset was opened from, by `open_store` or ``xr.open_zarr``.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+    purpose : str
+        Why the store is needed, for the error.
 
     Raises
     ------
@@ -253,9 +261,8 @@ def find_object_store(dataset: xr.Dataset) -> ObjectStore:
     source = dataset.encoding.get("source")
     if source is None or str(source).endswith(".fits.gz"):
         raise UsageError(
-            "the volunteers' marks are in other groups of a store, and this Dataset does not say "
-            "which store it was opened from: use a Dataset of gz3d_zarr.open_store, or a selection "
-            "from one"
+            f"{purpose}, and this Dataset does not say which store it was opened from: use a "
+            "Dataset of gz3d_zarr.open_store, or a selection from one"
         )
     return open_object_store(str(source))
 

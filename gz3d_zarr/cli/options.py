@@ -23,6 +23,7 @@ from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 Command = Callable[..., Any]
 SECTIONS = (
     "Picture",
+    "Page",
     "Selection",
     "Layout",
     "Source",
@@ -78,6 +79,16 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "gz3d-zarr plot gz3d.zarr 1-150042 -o galaxy.png",
         "gz3d-zarr plot gz3d.zarr 1-150042 14760036 -o sheet.pdf",
         "gz3d-zarr plot gz3d.zarr 1-150042 -o galaxy.png --threshold 5",
+    ),
+    "view": (
+        "gz3d-zarr view gz3d.zarr",
+        "gz3d-zarr view s3://bucket/gz3d.zarr --profile me",
+        "gz3d-zarr view https://host/gz3d.zarr --port 8080 --no-browser",
+    ),
+    "page": (
+        "gz3d-zarr page s3://bucket/gz3d.zarr --profile me",
+        "gz3d-zarr page s3://bucket/galaxies --store s3://bucket/gz3d.zarr --profile me",
+        "gz3d-zarr page site --store https://host/gz3d.zarr",
     ),
     "simulate": (
         "gz3d-zarr simulate 64 archive",

@@ -130,9 +130,10 @@ def verify(store: str, as_json: bool, **options: Any) -> None:
 @destination_option
 @worker_options
 @in_section("Recovery", "--resume", is_flag=True, help="Resume a copy that was interrupted.")
+@in_section("Other", "--page", is_flag=True, help="Put the page that shows it there, too.")
 @json_option
 @handle_errors
-def copy(store: str, destination: str, as_json: bool, **options: Any) -> None:
+def copy(store: str, destination: str, page: bool, as_json: bool, **options: Any) -> None:
     """Copy the store STORE to DESTINATION, and check the copy.
 
     Both are paths or URLs; options for S3 apply to each of them that is a URL. The root metadata
@@ -150,6 +151,8 @@ def copy(store: str, destination: str, as_json: bool, **options: Any) -> None:
         options[name] = {**shared, **more} if is_url(url) else more
     with show_progress(sys.stderr, "objects") as progress:
         report = gz3d_zarr.copy(store, destination, progress=progress, **options)
+    if page:
+        gz3d_zarr.page(destination, storage_options=options["destination_options"])
     print_result(report, as_json)
 
 
