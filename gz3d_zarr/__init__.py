@@ -11,7 +11,7 @@ from types import ModuleType
 import lazy_loader
 import wrapt
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # The names are listed once, in __init__.pyi, and each is imported when it is first used: a dask
 # worker that decodes and writes shards then starts without xarray, pandas and astropy, and

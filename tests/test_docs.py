@@ -1,0 +1,178 @@
+"""Every code block of the README and of the documentation runs, or says why it does not."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+from astropy.table import Table
+from click.testing import CliRunner
+from distributed import Client
+from object_stores import S3Server, close_sessions, run_moto
+
+import gz3d_zarr
+from gz3d_zarr.cli import main
+from gz3d_zarr.datamodel.origins import ORIGINS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RUN = {"python", "sh"}
+DATA = {"json"}
+WITHOUT_STORE = {"README.md", "docs/howto/build.md"}
+"""Pages that build the store which others begin with."""
+BY_CI = re.compile(r"python3 -m (pip|pytest)|\S*npm ")
+"""Commands that .ci/run gives in fresh environments."""
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    text: str
+    why_not: str
+    line: int
+
+
+def read_blocks(page: Path) -> list[Block]:
+    found = []
+    pattern = re.compile(
+        r"(?:^<!-- not run: (?P<why>[^\n]+?) -->\n)?^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$",
+        re.MULTILINE | re.DOTALL,
+    )
+    text = page.read_text()
+    for match in pattern.finditer(text):
+        line = text[: match.start()].count("\n") + 1
+        found.append(Block(match["language"], match["text"], match["why"] or "", line))
+    return found
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def test_blocks_are_of_known_languages() -> None:
+    assert len(PAGES) > 15
+    unknown = [
+        f"{name(page)}:{block.line} {block.language}"
+        for page in PAGES
+        for block in read_blocks(page)
+        if block.language not in RUN | DATA and not block.language.startswith("{")
+    ]
+    # A drawing of the tree in the developers' page is no code.
+    assert [line for line in unknown if not line.startswith("docs/development")] == []
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with run_moto() as server:
+        with server.client() as client:
+            client.create_bucket(Bucket="bucket")
+        yield server
+    close_sessions()
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, simulated: Path, monkeypatch: pytest.MonkeyPatch, client: Client
+) -> Iterator[Path]:
+    """The folder that the pages speak of."""
+    shutil.copytree(simulated, tmp_path / "files", copy_function=os.link)
+    monkeypatch.chdir(tmp_path)
+    plt.switch_backend("agg")
+    with client.as_current():
+        yield tmp_path
+    plt.close("all")
+
+
+def add_store(folder: Path, store: Path) -> None:
+    shutil.copytree(store, folder / "gz3d.zarr", copy_function=os.link)
+    dataset = gz3d_zarr.open_store(store)
+    ids = [str(label) for label in dataset.subject.values]
+    (folder / "ids.txt").write_text("\n".join([*ids[:5], "1-999999"]))
+    table = Table(
+        {
+            "mangaid": ids,
+            "plateifu": [
+                f"{8000 + i}-{size}01" for i, size in enumerate(dataset.ifu_design_size.values)
+            ],
+            "objra": dataset.ra.values,
+            "objdec": dataset.dec.values,
+            "ifudesignsize": dataset.ifu_design_size.values,
+        }
+    )
+    table.write(folder / "drpall.fits")
+
+
+def add_profile(folder: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "aws").write_text(
+        f"[profile me]\nregion = us-east-1\nendpoint_url = {s3.endpoint}\n"
+        f"aws_access_key_id = {s3.key}\naws_secret_access_key = {s3.secret}\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(folder / "aws"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "none"))
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def run_commands(text: str, where: str) -> None:
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if not words or BY_CI.match(line):
+            continue
+        assert words[0] == "gz3d-zarr", f"{where}: {line}"
+        result = CliRunner().invoke(main, words[1:])
+        assert result.exit_code == 0, f"{where}: {line}\n{result.output}"
+
+
+@pytest.mark.filterwarnings("ignore:left out of")
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if any(b.language in RUN for b in read_blocks(p))], ids=name
+)
+def test_blocks_run(
+    page: Path,
+    here: Path,
+    store: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blocks = [b for b in read_blocks(page) if b.language in RUN and not b.why_not]
+    whole = "\n".join(block.text for block in blocks)
+    if re.search(r"^(from|import) torch|export\.torch", whole, re.MULTILINE):
+        pytest.importorskip("torch")
+    if "s3://" in whole:
+        add_profile(here, request.getfixturevalue("s3"), monkeypatch)
+    if name(page) in WITHOUT_STORE:
+        (here / "ids.txt").write_text("\n".join(gz3d_zarr.open_store(store).subject.values[:3]))
+    else:
+        add_store(here, store)
+    names = {"__name__": "__main__"}
+    for block in blocks:
+        where = f"{name(page)}:{block.line}"
+        if block.language == "sh":
+            run_commands(block.text, where)
+        else:
+            exec(compile(block.text, where, "exec"), names)
+
+
+def test_every_array_has_an_origin(store: Path) -> None:
+    arrays = {
+        path.parent.relative_to(store).as_posix()
+        for path in store.rglob("zarr.json")
+        if path.parent != store and '"node_type":"array"' in path.read_text().replace(" ", "")
+    }
+    assert {*ORIGINS} == arrays
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    dead = []
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text()):
+            if not (page.parent / target).exists():
+                dead.append(f"{name(page)}: {target}")
+    assert dead == []
