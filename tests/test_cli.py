@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from gz3d_zarr.cli.options import nest
 from gz3d_zarr.datamodel.layout import LayoutOptions
 from gz3d_zarr.datamodel.option_fields import option_specs
 from gz3d_zarr.pipeline.failure_policy import FailurePolicy
-from gz3d_zarr.progress import Progress, show_progress
+from gz3d_zarr.progress import Progress, format_rate, show_progress
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 
 INTERRUPTED = "Interrupted. To continue, run the same command with --resume."
@@ -293,6 +294,7 @@ def test_interrupt_ends_cleanly_and_says_how_to_go_on(
     assert process.returncode == 130, errors
     assert out == ""
     assert errors.strip().splitlines()[-1] == INTERRUPTED
+    assert "Stopping: waiting for the tasks at work to end\n" in errors
     assert "Traceback" not in errors
     assert list(scratch.iterdir()) == []
     done = len(list(receipts.glob("0*.json")))
@@ -460,3 +462,82 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
             show(state)
     assert often.text.count("\n") == 3
     assert " s left, 1 failed\n" in often.text
+
+
+def test_estimates_leave_out_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers take 100 s to start; then a subject takes one."""
+    now = [0.0]
+    monkeypatch.setattr("gz3d_zarr.progress.time.monotonic", lambda: now[0])
+    stream = Terminal(False)
+    with show_progress(stream) as show:  # type: ignore[arg-type]
+        show(Progress(0, 100, 0, 0))
+        now[0] = 100.0
+        show.show_partial(10)
+        now[0] = 120.0
+        show.show_partial(30)
+        show.show_partial(5)  # a shard that is begun again
+        now[0] = 140.0
+        show(Progress(50, 100, 50, 0))
+        now[0] = 190.0
+        show(Progress(100, 100, 50, 0))
+    assert stream.text.splitlines() == [
+        "10 of 100 subjects",
+        "30 of 100 subjects, 1.0 per second, 70 s left",
+        "50 of 100 subjects, 1.0 per second, 50 s left",
+        "100 of 100 subjects, 1.0 per second",
+    ]
+
+
+def test_no_rate_is_shown_as_zero() -> None:
+    assert [format_rate(r) for r in (12.34, 9.96, 0.1, 0.04)] == [
+        "12", "10.0", "0.1", "less than 0.1",
+    ]  # fmt: skip
+
+
+def test_progress_true_shows_subjects_before_their_shard_is_whole(
+    simulated: Path, tmp_path: Path, client: Client, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("gz3d_zarr.progress.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("gz3d_zarr.pipeline.live_progress.TICK_SECONDS", 0.0)
+    gz3d_zarr.build(simulated, tmp_path / "g.zarr", client, progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 2  # one shard of 18 subjects
+    assert lines[-1].startswith("18 of 18 subjects")
+    assert sorted(lines, key=lambda line: int(line.split()[0])) == lines
+    with pytest.raises(gz3d_zarr.UsageError, match="progress is str, expected a callable or True"):
+        gz3d_zarr.build(simulated, tmp_path / "h.zarr", client, progress="yes")  # type: ignore[arg-type]
+
+
+def test_errors_with_json_are_json(tmp_path: Path) -> None:
+    result = run("info", tmp_path / "nowhere", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert found["type"] == "StoreError"
+    assert found["error"].startswith("there is no Zarr 3 store at")
+    assert result.stderr == f"Error: {found['error']}\n"
+    assert run("info", tmp_path / "nowhere").stdout == ""
+
+
+def test_info_begins_with_the_summary_and_fits_a_terminal(store: Path) -> None:
+    lines = run("info", store).stdout.splitlines()
+    assert lines[0].startswith("store ")
+    assert lines.index("") < [line.split()[:1] for line in lines].index(["image"])
+    assert [line for line in lines[1:] if len(line) > 80] == []
+
+
+def test_verify_lists_failed_checks_only(store: Path, tmp_path: Path, here: Client) -> None:
+    own = Path(shutil.copytree(store, tmp_path / "g.zarr"))
+    path = own / "image/c/0/0/0/0"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    report = json.loads(run("verify", own, "--json", "--failed-only").stdout)
+    assert report["checks"]
+    assert not any(check["passed"] for check in report["checks"])
+    assert json.loads(run("verify", store, "--json", "--failed-only").stdout)["checks"] == []
+    assert len(json.loads(run("verify", store, "--json").stdout)["checks"]) > 10
+
+
+def test_reports_print_as_the_command_line_does(store: Path, client: Client) -> None:
+    report = gz3d_zarr.verify(store, client=client)
+    assert str(report) == report.to_text()
+    assert report._repr_html_().startswith("<pre>test ")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,15 @@ from dask.utils import format_bytes
 
 from gz3d_zarr.backends.codec_pipeline import describe_pipeline, open_array
 from gz3d_zarr.backends.store import find_root, read_store
+from gz3d_zarr.datamodel.text_report import TextReport
 from gz3d_zarr.errors import Status, shorten, status_counts
 from gz3d_zarr.storage.build_record import ROOT_KEY, digest
 from gz3d_zarr.storage.object_store import open_object_store
 from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
+
+WIDTH = 80
+"""Columns of a terminal."""
+LABEL_WIDTH = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ class ArrayInfo:
 
 
 @dataclass(frozen=True)
-class StoreInfo:
+class StoreInfo(TextReport):
     """A complete store.
 
     Attributes
@@ -87,35 +93,30 @@ class StoreInfo:
 
     def to_text(self) -> str:
         """The output of ``gz3d-zarr info``."""
-        header = ("array", "dtype", "shape", "shards", "chunk", "stored", "ratio")
-        table = [header, *(_cells(array) for array in self.arrays)]
-        widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in table
-        ]
         share = self.stored_bytes / self.source_bytes if self.source_bytes > 0 else float("nan")
         status = ", ".join(f"{count} {label}" for label, count in self.status.items() if count)
-        lines += [
-            "",
-            f"store     {self.store}",
-            f"digest    {self.digest}",
-            f"pipeline  {self.pipeline}",
-            f"subjects  {sum(self.status.values())}: {status}",
-            f"stored    {format_bytes(self.stored_bytes)} in {self.objects} objects, "
-            f"{share:.3f} of the source files' {format_bytes(self.source_bytes)}",
-        ]
+        facts = {
+            "store": self.store,
+            "digest": self.digest,
+            "pipeline": self.pipeline,
+            "subjects": f"{sum(self.status.values())}: {status}",
+            "stored": f"{format_bytes(self.stored_bytes)} in {self.objects} objects, "
+            f"{share:.3f} of the files' {format_bytes(self.source_bytes)}",
+        }
         shown = (
             "source", "source_catalogue", "order", "nside", "codec", "shard_size", "schema_version",
             "package_version", "created", "manifest_digest", "references", "license",
         )  # fmt: skip
-        lines += [
-            f"{name:<16}  {shorten(self.attrs[name])}" for name in shown if name in self.attrs
-        ]
+        facts |= {
+            name.removeprefix("source_"): shorten(self.attrs[name])
+            for name in shown
+            if name in self.attrs
+        }
+        lines = [line for name, value in facts.items() for line in _wrap(name, value)]
         notes = self.attrs.get("notes")
         if isinstance(notes, list):
-            lines += [f"{'note':<16}  {shorten(note)}" for note in notes]
-        return "\n".join(lines)
+            lines += [line for note in notes for line in _wrap("note", shorten(note))]
+        return "\n".join([*lines, "", *_format_table(self.arrays)])
 
 
 def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = None) -> StoreInfo:
@@ -170,17 +171,35 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
     )
 
 
+def _wrap(name: str, value: object) -> list[str]:
+    """Lines of one fact; long words, such as a URL, are not broken."""
+    return textwrap.wrap(
+        str(value),
+        WIDTH,
+        initial_indent=f"{name:<{LABEL_WIDTH}} ",
+        subsequent_indent=" " * (LABEL_WIDTH + 1),
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [name]
+
+
+def _format_table(arrays: Sequence[ArrayInfo]) -> list[str]:
+    """One line for each array, at most `WIDTH` characters long."""
+    header = ("array", "dtype", "shape", "shards", "chunk", "stored")
+    table = [header, *(_cells(array) for array in arrays)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    return [
+        " ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
+
+
 def _cells(array: ArrayInfo) -> tuple[str, ...]:
     return (
         array.name,
         array.dtype,
-        _shape(array.shape),
+        "x".join(map(str, array.shape)),
         str(array.shards),
-        _shape(array.chunk),
+        str(array.chunk[0]),
         format_bytes(array.stored_bytes),
-        f"{array.ratio:.1f}" if array.ratio else "",
     )
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(str(length) for length in shape)

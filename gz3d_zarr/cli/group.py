@@ -58,13 +58,15 @@ def print_result(result: Any, as_json: bool) -> None:
 
 
 def handle_errors(command: Command) -> Command:
-    """Turn an error into one line and an exit status."""
+    """Turn an error into one line and an exit status; with --json, also into JSON on stdout."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
         except GZ3DError as error:
+            if kwargs.get("as_json"):
+                click.echo(json.dumps({"error": str(error), "type": type(error).__name__}))
             click.echo(f"Error: {error}", err=True)
             sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED)
         except KeyboardInterrupt:
@@ -76,10 +78,13 @@ def handle_errors(command: Command) -> Command:
 
 
 class _Messages(logging.Handler):
-    """Log lines of this package, printed with the other messages."""
+    """Log lines of this package, printed with the other messages, above a bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(record.getMessage(), err=True)
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(file=sys.stderr):
+            click.echo(record.getMessage(), err=True)
 
 
 @click.group(

@@ -109,8 +109,9 @@ def plan(source: str, store: str, as_json: bool, **options: Any) -> None:
 @store_options
 @worker_options
 @json_option
+@in_section("Other", "--failed-only", is_flag=True, help="Leave out checks that passed.")
 @handle_errors
-def verify(store: str, as_json: bool, **options: Any) -> None:
+def verify(store: str, as_json: bool, failed_only: bool, **options: Any) -> None:
     """Check every chunk of STORE; with --source, every value.
 
     The exit status is 0 if all checks pass, and 1 if one fails.
@@ -119,7 +120,7 @@ def verify(store: str, as_json: bool, **options: Any) -> None:
 
     with show_progress(sys.stderr) as progress:
         report = gz3d_zarr.verify(store, progress=progress, **gather(options))
-    print_result(report, as_json)
+    print_result(report.without_passed() if failed_only else report, as_json)
     sys.exit(0 if report.passed else EXIT_FAILED)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from gz3d_zarr.export.runner import (
     read_subjects,
 )
 from gz3d_zarr.export.subset import Selection, read_texts
-from gz3d_zarr.progress import Progress
+from gz3d_zarr.progress import ProgressOption
 from gz3d_zarr.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def export_fits(
     scheduler: str | None = None,
     workers: int | None = None,
     overwrite: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: ProgressOption = None,
     storage_options: Mapping[str, Any] | None = None,
     destination_options: Mapping[str, Any] | None = None,
 ) -> ExportReport:
@@ -104,7 +104,7 @@ def export_fits(
         As for `build`.
     overwrite : bool
         Replace files with the same names.
-    progress : callable, optional
+    progress : callable or bool, optional
         Called with a `Progress` after every shard.
     storage_options : mapping, optional
         Options for fsspec, for those of `store` and `dest` that are URLs.

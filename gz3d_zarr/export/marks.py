@@ -28,7 +28,7 @@ from gz3d_zarr.export.annotations import read_marks
 from gz3d_zarr.export.runner import ExportReport
 from gz3d_zarr.export.subset import Selection, select_rows
 from gz3d_zarr.locations import PARTIAL_SUFFIX, absolute, is_url
-from gz3d_zarr.progress import Progress
+from gz3d_zarr.progress import Progress, ProgressOption, choose_progress
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def export_marks(
     rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None = None,
     classes: Sequence[str] | None = None,
     overwrite: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: ProgressOption = None,
     storage_options: Mapping[str, Any] | None = None,
     destination_options: Mapping[str, Any] | None = None,
 ) -> MarksReport:
@@ -111,7 +111,7 @@ def export_marks(
         By default all.
     overwrite : bool
         Replace an existing file.
-    progress : callable, optional
+    progress : callable or bool, optional
         Called with a `Progress` after every shard.
     storage_options : mapping, optional
         Options for fsspec, for those of `store` and `dest` that are URLs.
@@ -144,10 +144,10 @@ def export_marks(
     options = {**(shared if is_url(str(dest)) else {}), **(destination_options or {})}
     folder, name = _open_destination(dest, options, selection, overwrite=overwrite)
     start = time.monotonic()
-    with _partial_file(folder, name) as path:
+    with _partial_file(folder, name) as path, choose_progress(progress) as report:
         wanted = [cls for cls in CLASS_MARKS if not classes or cls in classes]
         batches = _read_batches(selection, wanted)
-        marks, unreadable = _write(path, batches, selection, progress)
+        marks, unreadable = _write(path, batches, selection, report)
         size = path.stat().st_size
     return MarksReport(
         f"{folder.url}/{name}",
@@ -221,12 +221,11 @@ def _write(
     path: Path,
     batches: Iterable[_Batch],
     selection: Selection,
-    progress: Callable[[Progress], None] | None,
+    report: Callable[[Progress], None],
 ) -> tuple[int, int]:
     """Write one row group per shard; return the numbers of rows and of unreadable cells."""
     import pyarrow.parquet as pq
 
-    report = progress or (lambda _: None)
     done = marks = unreadable = 0
     total, left_out = len(selection), selection.left_out
     report(Progress(done, total, 0, left_out))

@@ -13,11 +13,12 @@ from dask.utils import format_bytes
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.datamodel.option_fields import check_type
+from gz3d_zarr.datamodel.text_report import TextReport
 from gz3d_zarr.errors import StoreError, plural
 from gz3d_zarr.export.subset import Selection, select_rows
 from gz3d_zarr.locations import is_url
 from gz3d_zarr.pipeline.dask_tasks import run_tasks
-from gz3d_zarr.progress import Progress
+from gz3d_zarr.progress import Progress, ProgressOption, choose_progress
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class WrittenFiles:
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class ExportReport(TextReport):
     """Result of an export.
 
     Attributes
@@ -157,15 +158,15 @@ class Runner(Generic[T]):
     selection : Selection
         All subjects of the export.
     destination : ObjectStore
-    progress : callable, optional
-        Called at the start and after every task.
+    progress : callable or bool, optional
+        Called at the start and after every task; True shows a bar.
     """
 
     function: Callable[[T], WrittenFiles]
     name: str
     selection: Selection
     destination: ObjectStore
-    progress: Callable[[Progress], None] | None
+    progress: ProgressOption
 
     def run(
         self,
@@ -208,19 +209,15 @@ class Runner(Generic[T]):
         total = WrittenFiles(0, 0, 0)
         subjects, left_out = len(self.selection), self.selection.left_out
         size = self.selection.shard_size
-        self._report(Progress(0, subjects, 0, left_out))
         hint = ". Existing files are complete; run it again with --overwrite (overwrite=True)"
         results = run_tasks(client, self.function, tasks, self.name, size, hint)
-        with contextlib.closing(results):
+        with contextlib.closing(results), choose_progress(self.progress) as report:
+            report(Progress(0, subjects, 0, left_out))
             for done in results:
                 total = WrittenFiles(
                     total.subjects + done.subjects,
                     total.files + done.files,
                     total.stored_bytes + done.stored_bytes,
                 )
-                self._report(Progress(total.subjects, subjects, done.subjects, left_out))
+                report(Progress(total.subjects, subjects, done.subjects, left_out))
         return total
-
-    def _report(self, progress: Progress) -> None:
-        if self.progress is not None:
-            self.progress(progress)

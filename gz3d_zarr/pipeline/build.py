@@ -40,7 +40,7 @@ from gz3d_zarr.pipeline.replace import (
 from gz3d_zarr.pipeline.report import BuildReport, Failure, list_saturated, note_subjects
 from gz3d_zarr.pipeline.resume import ResumePlan, plan_resume
 from gz3d_zarr.pipeline.shard_runner import recheck_kept, run_shards
-from gz3d_zarr.progress import Progress
+from gz3d_zarr.progress import ProgressOption, check_progress, choose_progress
 from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 from gz3d_zarr.sources.source_state import observe_source
@@ -82,7 +82,7 @@ def plan(
     Returns
     -------
     Plan
-        Print it with ``to_text()``; ``summary()`` is a dict. Its notes say what exists at `store`,
+        Print it; ``summary()`` is a dict. Its notes say what exists at `store`,
         and what would be deleted or refused.
     """
     from gz3d_zarr.pipeline.dask_client import find_resources, use_client  # slow to import
@@ -136,7 +136,7 @@ def build(
     on_error: str = "skip",
     max_failures: int | None = None,
     allow_loss: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: ProgressOption = None,
     announce: Callable[[Plan], None] | None = None,
     **options: Any,
 ) -> BuildReport:
@@ -178,8 +178,8 @@ def build(
     allow_loss : bool
         Let `overwrite`, or the `resume` of one, replace a store also if good subjects of it failed
         or are left out.
-    progress : callable, optional
-        Called with a `Progress` after every shard.
+    progress : callable or bool, optional
+        Called with a `Progress` after every shard; True shows a bar.
     announce : callable, optional
         Called with the `Plan` before anything is fetched or written.
     **options
@@ -248,8 +248,8 @@ def build(
         retry_failed=retry_failed,
         allow_loss=policy.allow_loss,
     )
-    for name, function in (("progress", progress), ("announce", announce)):
-        check_type(name, function, FunctionType)
+    check_progress(progress)
+    check_type("announce", announce, FunctionType)
     with use_client(client, scheduler) as running:
         resources = find_resources(running, workers, memory)
         target = open_object_store(store, storage_options)
@@ -298,7 +298,7 @@ def build(
                         observed,
                         lease.build_id,
                         policy,
-                        progress,
+                        stack.enter_context(choose_progress(progress)),
                     )
             replaced = None if writing is target or request.allow_loss else target
             return _complete(writing, work, receipts, lease.build_id, began, replaced)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
@@ -16,11 +15,12 @@ from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.datamodel.receipts import StoredObject
 from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, SCHEMA
+from gz3d_zarr.datamodel.text_report import TextReport
 from gz3d_zarr.errors import StoreError, UsageError, plural
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
 from gz3d_zarr.pipeline.publish import publish_root
 from gz3d_zarr.pipeline.replace import hold_target
-from gz3d_zarr.progress import Progress
+from gz3d_zarr.progress import Progress, ProgressOption, check_progress, choose_progress
 from gz3d_zarr.storage.build_record import (
     RECORD_KEY,
     ROOT_KEY,
@@ -47,7 +47,7 @@ TASK_BYTES = 64 * 10**6
 
 
 @dataclass(frozen=True)
-class CopyReport:
+class CopyReport(TextReport):
     """Result of `copy`.
 
     Attributes
@@ -116,7 +116,7 @@ def copy(
     scheduler: str | None = None,
     workers: int | None = None,
     resume: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: ProgressOption = None,
     storage_options: Mapping[str, Any] | None = None,
     destination_options: Mapping[str, Any] | None = None,
 ) -> CopyReport:
@@ -151,7 +151,7 @@ def copy(
     from gz3d_zarr.pipeline.dask_tasks import run_tasks  # slow to import
 
     check_type("resume", resume, bool)
-    check_type("progress", progress, FunctionType)
+    check_progress(progress)
     source = open_object_store(store, storage_options)
     target = open_object_store(destination, destination_options)
     # Before anything is read, as the options may be for the other one.
@@ -181,13 +181,12 @@ def copy(
                 results = run_tasks(
                     worker, copy_objects, tasks, "gz3d-copy", layout.shard_size, hint
                 )
-                with contextlib.closing(results):
+                with contextlib.closing(results), choose_progress(progress, "objects") as report:
                     for objects_done, written, size in results:
                         copied += written
                         copied_bytes += size
                         done += objects_done
-                        if progress is not None:
-                            progress(Progress(done, len(sizes), objects_done, 0))
+                        report(Progress(done, len(sizes), objects_done, 0))
         _publish(source, target, sizes, root, lease.build_id)
     seconds = time.monotonic() - began
     size = copied_bytes + len(root)

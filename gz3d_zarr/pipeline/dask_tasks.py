@@ -72,6 +72,9 @@ def run_tasks(
                 yield result
                 for task in itertools.islice(waiting, 1):
                     running.add(submit(*task))
+        except KeyboardInterrupt:
+            logger.warning("Stopping: waiting for the tasks at work to end")
+            raise
         finally:
             if client.status == "running":
                 client.cancel(list(pending))

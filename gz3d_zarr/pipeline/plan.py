@@ -17,6 +17,7 @@ from gz3d_zarr.datamodel.layout import DEFAULT_SHARD_SIZE, Layout, LayoutOptions
 from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.schema import SCHEMA_VERSION
 from gz3d_zarr.datamodel.subject import IMAGE_BYTES, SEGMENTATION_BYTES
+from gz3d_zarr.datamodel.text_report import TextReport
 from gz3d_zarr.datamodel.variables import CATALOGUE_TEXT, LABELS, VARIABLES
 from gz3d_zarr.errors import PlanError, UsageError, plural
 from gz3d_zarr.sources.listing import Source
@@ -65,7 +66,7 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(TextReport):
     """What a build will do.
 
     Attributes

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from typing import Any
 
 from dask.utils import format_bytes
 
+from gz3d_zarr.datamodel.text_report import TextReport
 from gz3d_zarr.datamodel.variables import UNKNOWN, SubjectRecord
 from gz3d_zarr.errors import plural, shorten, status_counts
 from gz3d_zarr.pipeline.store_checks import Check
+from gz3d_zarr.progress import format_rate
 
 MAX_LISTED = 50
 """Failures that the text lists; JSON lists all."""
@@ -37,7 +39,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class BuildReport:
+class BuildReport(TextReport):
     """Result of `build`.
 
     Attributes
@@ -128,9 +130,10 @@ class BuildReport:
             done = (
                 f"Read {plural(self.subjects_built, 'subject')} and wrote {self.shards_built} of "
                 f"{plural(self.shards, 'shard')}, {format_bytes(self.stored_bytes)}, in "
-                f"{self.seconds:.1f} s ({self.rate:.{0 if self.rate >= 10 else 1}f} subjects per "
-                "second)."
+                f"{self.seconds:.1f} s"
             )
+            rate = f" ({format_rate(self.rate)} subjects per second)" if self.rate else ""
+            done += f"{rate}."
         else:
             done = "Nothing to build: all shards exist."
         lines = [done, f"{self.store}: {self._ok_text}."]
@@ -179,7 +182,7 @@ def note_subjects(records: Iterable[SubjectRecord]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class VerifyReport:
+class VerifyReport(TextReport):
     """Result of `verify`.
 
     Attributes
@@ -218,6 +221,10 @@ class VerifyReport:
     def summary(self) -> dict[str, Any]:
         """What ``gz3d-zarr verify --json`` prints."""
         return {**asdict(self), "passed": self.passed}
+
+    def without_passed(self) -> VerifyReport:
+        """The same report with the checks that failed only."""
+        return replace(self, checks=self.failures)
 
     def to_text(self) -> str:
         """What ``gz3d-zarr verify`` prints."""

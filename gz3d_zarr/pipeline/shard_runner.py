@@ -10,10 +10,11 @@ from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.errors import Status
 from gz3d_zarr.pipeline.dask_tasks import run_tasks, share_connections
 from gz3d_zarr.pipeline.failure_policy import FailurePolicy
+from gz3d_zarr.pipeline.live_progress import watch_shards
 from gz3d_zarr.pipeline.resume import ResumePlan
 from gz3d_zarr.pipeline.shard_task import ShardTask, build_shard
 from gz3d_zarr.pipeline.store_checks import find_damage
-from gz3d_zarr.progress import Progress
+from gz3d_zarr.progress import LiveProgress, Progress
 from gz3d_zarr.sources.options import FetchOptions
 from gz3d_zarr.sources.source_state import SourceState
 from gz3d_zarr.storage.object_store import ObjectStore
@@ -43,6 +44,7 @@ def run_shards(
     """
     plan, receipts = work.plan, dict(work.receipts)
     documents = array_documents(plan.layout)
+    topic = f"gz3d-shards-{build_id}"
     paths = [entry.file.path for entry in plan.manifest.entries]
     semaphore = share_connections(client, paths, fetch.connections)
 
@@ -62,6 +64,7 @@ def run_shards(
             work.previous_receipts.get(shard),
             work.retry_failed,
             source.for_files(path for path, _ in files),
+            topic if isinstance(progress, LiveProgress) else "",
         )
 
     done = sum(len(receipt.outcomes) for receipt in receipts.values())
@@ -76,9 +79,10 @@ def run_shards(
         plan.layout.shard_size,
         ". What is built is kept; use --resume to continue",
     )
-    with contextlib.closing(results):
+    with watch_shards(client, topic, progress) as finish, contextlib.closing(results):
         for receipt in results:
             receipts[receipt.shard] = receipt
+            finish(receipt.shard)
             done += len(receipt.outcomes)
             failed += _count_failed([receipt])
             report(Progress(done, plan.layout.subjects, len(receipt.outcomes), failed))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gz3d_zarr.datamodel.arrays import SHARD_ARRAYS, subject_arrays
 from gz3d_zarr.datamodel.receipts import Receipt, StoredObject, SubjectOutcome
 from gz3d_zarr.errors import Status, StoreError, SubjectError, shorten
+from gz3d_zarr.pipeline.live_progress import make_reporter
 from gz3d_zarr.sources.download import decode_body
 from gz3d_zarr.sources.options import FetchOptions
 from gz3d_zarr.sources.prefetch import ConnectionLimiter, read_files, unlimited
@@ -53,6 +54,8 @@ class ShardTask:
         Only those of its subjects that are ok are kept.
     source : SourceState
         What existed of the source when the build began.
+    topic : str
+        Under which the task reports subjects that are done; empty if nobody listens.
     """
 
     shard: int
@@ -67,6 +70,7 @@ class ShardTask:
     previous: Receipt | None = None
     retry_failed: bool = False
     source: SourceState = field(default_factory=SourceState)
+    topic: str = ""
 
 
 def build_shard(task: ShardTask) -> Receipt:
@@ -92,6 +96,7 @@ def build_shard(task: ShardTask) -> Receipt:
     bodies = read_files(
         files, task.fetch.source_options, task.fetch, limit_by_semaphore(task.semaphore)
     )
+    report = make_reporter(task.topic, task.shard)
     with contextlib.closing(bodies):
         for i, (path, sha1), body in zip(wanted, files, bodies, strict=True):
             before = known[i] if i < len(known) else None
@@ -106,6 +111,7 @@ def build_shard(task: ShardTask) -> Receipt:
                 for name, value in subject_arrays(subject).items():
                     blocks[name][i] = value
             outcomes[i] = outcome
+            report(len(outcomes))
     ordered = tuple(outcomes[i] for i in range(len(task.files)))
     _check_kept(task, ordered)
     # One array is encoded while the other is put.

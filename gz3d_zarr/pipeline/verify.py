@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from distributed import Semaphore
 
 from gz3d_zarr.datamodel.arrays import SHARD_ARRAYS, subject_arrays
 from gz3d_zarr.datamodel.manifest import Manifest
-from gz3d_zarr.datamodel.option_fields import check_options, check_type, take_options
+from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 from gz3d_zarr.datamodel.subject import Subject
 from gz3d_zarr.datamodel.variables import observed_flag
@@ -25,7 +24,7 @@ from gz3d_zarr.pipeline.plan import parse_memory
 from gz3d_zarr.pipeline.report import VerifyReport
 from gz3d_zarr.pipeline.shard_task import limit_by_semaphore
 from gz3d_zarr.pipeline.store_checks import Check, check_that, find_damage
-from gz3d_zarr.progress import Progress
+from gz3d_zarr.progress import Progress, ProgressOption, check_progress, choose_progress
 from gz3d_zarr.sources.download import decode_body
 from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
@@ -70,7 +69,7 @@ def verify(
     max_memory: int | str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     catalogue: str | Path | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: ProgressOption = None,
     digest: str | None = None,
     **options: Any,
 ) -> VerifyReport:
@@ -112,7 +111,7 @@ def verify(
     selection = SelectionOptions(catalogue=catalogue)
     memory = parse_memory(max_memory)
     expected = None if digest is None else parse_digest(digest)
-    check_type("progress", progress, FunctionType)
+    check_progress(progress)
     target = open_object_store(store, storage_options)
     alone = check_without_shards(target, expected)
     found, published, receipts = [*alone.checks], alone.published, alone.receipts
@@ -127,6 +126,7 @@ def verify(
     with (
         use_client(client, scheduler) as running,
         use_workers(running, find_resources(running, workers, memory), len(receipts)) as worker,
+        choose_progress(progress) as report,
     ):
         connections = None
         paths: dict[str, tuple[str, str | None]] = {}
@@ -153,9 +153,8 @@ def verify(
         ):
             found += checked
             done += len(receipt.outcomes)
-            if progress is not None:
-                failed = sum(not check.passed for check in found)
-                progress(Progress(done, layout.subjects, len(receipt.outcomes), failed))
+            failed = sum(not check.passed for check in found)
+            report(Progress(done, layout.subjects, len(receipt.outcomes), failed))
     compared = sum(check.test == "source" for check in found)
     not_ok = sum(record.outcome.status is not Status.OK for record in published.records)
     state = _state(found)

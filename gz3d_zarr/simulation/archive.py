@@ -21,7 +21,7 @@ from astropy.table import Table
 from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, parse_name
 from gz3d_zarr.datamodel.subject import BUNDLE_ARCSEC, SubjectMetadata
 from gz3d_zarr.errors import SourceError, plural
-from gz3d_zarr.progress import Progress
+from gz3d_zarr.progress import Progress, ProgressOption, choose_progress
 from gz3d_zarr.simulation.galaxies import (
     CENTER,
     SCALE_ARCSEC,
@@ -81,7 +81,7 @@ def simulate_archive(
     folder: str | Path,
     *,
     seed: int = 0,
-    progress: Callable[[Progress], None] | None = None,
+    progress: ProgressOption = None,
 ) -> list[Path]:
     """Write an archive of `count` subject files with catalogue and sha1 list.
 
@@ -93,7 +93,7 @@ def simulate_archive(
         Created if it does not exist.
     seed : int
         The same seed gives the same bytes.
-    progress : callable, optional
+    progress : callable or bool, optional
         Called with a `Progress` at the start and after every file.
 
     Returns
@@ -107,7 +107,13 @@ def simulate_archive(
         `folder` cannot be written to, or holds subject files of another archive.
     """
     folder = Path(folder).expanduser()
-    report = progress or (lambda _: None)
+    with choose_progress(progress) as report:
+        return _write_archive(count, folder, seed, report)
+
+
+def _write_archive(
+    count: int, folder: Path, seed: int, report: Callable[[Progress], None]
+) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_others(folder, count)

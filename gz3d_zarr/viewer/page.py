@@ -12,6 +12,7 @@ from urllib.parse import quote as quote_url
 
 from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.datamodel.schema import SCHEMA
+from gz3d_zarr.datamodel.text_report import TextReport
 from gz3d_zarr.errors import StoreError, UsageError
 from gz3d_zarr.locations import absolute, is_http, is_url, origin
 from gz3d_zarr.storage.build_record import ROOT_KEY, read_attrs
@@ -23,7 +24,7 @@ _OURS = STORE_TAG.partition(" content")[0].encode()
 
 
 @dataclass(frozen=True)
-class PageReport:
+class PageReport(TextReport):
     """Result of `page`.
 
     Attributes

@@ -353,7 +353,7 @@ def test_digest_of_the_root_is_shown_and_checked(
     root = (copy / "zarr.json").read_bytes()
     digest = hashlib.sha256(root).hexdigest()
     shown = runner.invoke(main, ["info", str(copy)])
-    assert f"\ndigest    {digest}\n" in shown.stdout
+    assert f"\ndigest          {digest}\n" in shown.stdout
     assert json.loads(runner.invoke(main, ["info", str(copy), "--json"]).stdout)["digest"] == digest
     assert gz3d_zarr.verify(copy, client=client, digest=digest.upper()).passed
     assert gz3d_zarr.open_store(copy, digest=digest).sizes["subject"] == 18
