@@ -88,17 +88,11 @@ def _export(
     function: Command, store: str, dest: str, as_json: bool, options: dict[str, Any]
 ) -> None:
     """Run an export on the subjects that the options select."""
-    from gz3d_zarr.export.subset import resolve_rows
-    from gz3d_zarr.locations import is_url
+    from gz3d_zarr.export.subset import RowRules
     from gz3d_zarr.progress import show_progress
 
     options = gather(options)
-    rows = resolve_rows(
-        store,
-        ids=options.pop("ids"),
-        cone=options.pop("cone"),
-        storage_options=options["storage_options"] if is_url(store) else None,
-    )
+    rows = RowRules(options.pop("ids"), options.pop("cone"))
     with show_progress(sys.stderr) as progress:
         report = function(store, dest, rows=rows, progress=progress, **options)
     print_result(report, as_json)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,49 @@ from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 if TYPE_CHECKING:
     import xarray as xr
 
-    Rows = Sequence[int] | Sequence[bool] | NDArray[Any] | slice | xr.Dataset | None
+    Rows: TypeAlias = (
+        "Sequence[int] | Sequence[bool] | NDArray[Any] | slice | xr.Dataset | RowRules | None"
+    )
     """Subjects of a store, as `select_rows` takes them."""
 
 
 TEXTS = ("file_name", "manga_id", "iauname", "explorer_link", "sample_name")
 """Columns of the group ``catalogue`` that are written into a subject file."""
+
+
+@dataclass(frozen=True)
+class RowRules:
+    """Which subjects to select, whatever their rows are; those that meet all that is given.
+
+    Rows are found in the Dataset that is then read, so that both are of one generation.
+
+    Attributes
+    ----------
+    ids : sequence of str or int, optional
+        MaNGA ids or Zooniverse subject ids.
+    cone : tuple of float, optional
+        Right ascension and declination in degrees, and a radius in arcseconds.
+    """
+
+    ids: Sequence[str | int] | None = None
+    cone: tuple[float, float, float] | None = None
+
+    def find(self, dataset: xr.Dataset) -> NDArray[np.int64]:
+        """Rows of the subjects, ascending.
+
+        Raises
+        ------
+        UsageError
+            An id is unknown, or no subject is selected.
+        """
+        rows = np.arange(dataset.sizes["subject"])
+        if self.ids is not None:
+            rows = find_ids(dataset, self.ids)
+        if self.cone is not None:
+            rows = np.intersect1d(rows, _positions(dataset, select_cone(dataset, *self.cone)))
+            if not len(rows):
+                raise UsageError("no subject is selected: none in the cone has one of the ids")
+        return rows
 
 
 @dataclass(frozen=True)
@@ -101,9 +138,9 @@ def select_rows(
     ----------
     store : str or Path
         A path, or a URL of any fsspec file system.
-    rows : sequence of int or bool, slice, or Dataset, optional
-        Positions along ``subject``, a bool for every subject of the store, a slice, or a Dataset
-        that was selected from the store; repeated positions count once. By default all.
+    rows : sequence of int or bool, slice, Dataset, or RowRules, optional
+        Positions along ``subject``, a bool for every subject of the store, a slice, a Dataset that
+        was selected from the store, or rules; repeated positions count once. By default all.
     storage_options : mapping, optional
         Options for fsspec.
 
@@ -163,40 +200,6 @@ def find_ids(dataset: xr.Dataset, ids: Sequence[str | int]) -> NDArray[np.int64]
     return np.unique(np.array(find_rows([parse_id(i) for i in ids], labels, numbers), np.int64))
 
 
-def resolve_rows(
-    store: str | Path,
-    *,
-    ids: Sequence[str | int] | None = None,
-    cone: tuple[float, float, float] | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-) -> NDArray[np.int64] | None:
-    """Rows that have one of the ids and are in the cone (ra, dec in degrees, radius in arcsec).
-
-    Returns
-    -------
-    ndarray of int64, or None
-        None if neither is given: all rows.
-
-    Raises
-    ------
-    UsageError
-        An id is unknown, or no subject is selected.
-    StoreError
-        As for `open_store`.
-    """
-    if ids is None and cone is None:
-        return None
-    dataset = open_dataset(open_object_store(store, storage_options))
-    rows = np.arange(dataset.sizes["subject"])
-    if ids is not None:
-        rows = find_ids(dataset, ids)
-    if cone is not None:
-        rows = np.intersect1d(rows, _positions(dataset, select_cone(dataset, *cone)))
-        if not len(rows):
-            raise UsageError("no subject is selected: none in the cone has one of the ids")
-    return rows
-
-
 def _positions(dataset: xr.Dataset, rows: Rows) -> NDArray[np.int64]:
     """Ascending positions along ``subject``, without repeats."""
     import xarray as xr
@@ -204,6 +207,8 @@ def _positions(dataset: xr.Dataset, rows: Rows) -> NDArray[np.int64]:
     length = dataset.sizes["subject"]
     if rows is None:
         return np.arange(length)
+    if isinstance(rows, RowRules):
+        return rows.find(dataset)
     if isinstance(rows, xr.Dataset):
         return find_ids(dataset, np.atleast_1d(rows["zooniverse_subject_id"].values).tolist())
     try:

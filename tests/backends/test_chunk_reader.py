@@ -18,7 +18,7 @@ import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.backends.generation import Generation
-from gz3d_zarr.export.subset import find_ids, resolve_rows, select_rows
+from gz3d_zarr.export.subset import RowRules, find_ids, select_rows
 from gz3d_zarr.storage.object_store import open_object_store
 
 
@@ -138,15 +138,16 @@ def test_cones(store: Path) -> None:
         expected = np.flatnonzero(
             sky.separation(SkyCoord(ra, dec, unit="deg")) <= radius * u.arcsec
         )
-        assert resolve_rows(store, cone=(ra, dec, radius)).tolist() == expected.tolist()  # type: ignore[union-attr]
+        rules = RowRules(cone=(ra, dec, radius))
+        assert select_rows(store, rules).rows.tolist() == expected.tolist()
         assert len(expected) > 0
     one = dataset.isel(subject=4)
     cone = (float(one["ra"]), float(one["dec"]), 1.0)
-    assert resolve_rows(store, cone=cone).tolist() == [4]  # type: ignore[union-attr]
-    assert resolve_rows(store) is None
+    assert select_rows(store, RowRules(cone=cone)).rows.tolist() == [4]
+    assert len(select_rows(store, RowRules())) == 18
     other = [str(dataset["zooniverse_subject_id"].values[5])]
     with pytest.raises(UsageError, match="none in the cone has one of the ids"):
-        resolve_rows(store, ids=other, cone=cone)
+        select_rows(store, RowRules(other, cone))
 
 
 def test_a_changed_store_is_named(damaged: Path, tmp_path: Path) -> None:

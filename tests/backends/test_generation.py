@@ -18,6 +18,7 @@ import fsspec
 import numpy as np
 import pytest
 import xarray as xr
+from click.testing import CliRunner
 from distributed import Client
 from files import subject_files
 from object_stores import S3Server, close_sessions, fresh_bucket, run_moto
@@ -28,6 +29,8 @@ from gz3d_zarr.backends import root as backends_root
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.backends.store import read_store
+from gz3d_zarr.cli import main
+from gz3d_zarr.export import subset
 from gz3d_zarr.export.annotations import read_clusters, read_marks
 from gz3d_zarr.export.runner import read_subjects
 from gz3d_zarr.export.subset import read_texts, select_rows
@@ -279,6 +282,31 @@ def test_loaders_of_an_old_store_raise(
             read()
     # The first window of the epoch was fetched before; what it gives is of the old store.
     assert next(epoch)["object_id"] == single._samples.selection.table["subject"][1]
+
+
+def test_an_export_finds_ids_in_the_store_that_it_reads(
+    first: Path,
+    sources: tuple[Path, Path],
+    client: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, other = Path(shutil.copytree(first, tmp_path / "g.zarr")), tmp_path / "other.zarr"
+    gz3d_zarr.build(sources[1], other, client, **FIXED)
+    wanted = str(gz3d_zarr.open_store(store)["zooniverse_subject_id"].values[1])
+    open_dataset = subset.open_dataset
+
+    def open_then_replace(opened: ObjectStore) -> xr.Dataset:
+        dataset = open_dataset(opened)
+        shutil.rmtree(store)
+        shutil.copytree(other, store)
+        return dataset
+
+    monkeypatch.setattr(subset, "open_dataset", open_then_replace)
+    arguments = ["export", "marks", str(store), str(tmp_path / "marks.parquet"), "--ids", "-"]
+    result = CliRunner().invoke(main, arguments, input=wanted)
+    assert result.exit_code == 1
+    assert CHANGED in result.output
 
 
 @contextmanager
