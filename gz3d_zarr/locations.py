@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import stat
@@ -11,6 +12,7 @@ import traceback
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableSet
+from io import FileIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -168,13 +170,13 @@ def is_http(path: str) -> bool:
     return path.startswith(("http://", "https://"))
 
 
-def read_regular(path: str | Path, limit: int | None = None) -> bytes:
-    """Read a local file, at most `limit` bytes of it.
+def open_regular(path: str | Path) -> FileIO:
+    """Open a local file for reading, without a buffer.
 
     Raises
     ------
     OSError
-        It cannot be read; or it is a pipe, a socket or a device, which is not opened: that could
+        It cannot be opened; or it is a pipe, a socket or a device, which is not opened: that could
         wait for ever, or never end.
     """
     _check_mode(os.stat(path).st_mode)
@@ -182,9 +184,22 @@ def read_regular(path: str | Path, limit: int | None = None) -> bytes:
     def open_at_once(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
-    with open(path, "rb", opener=open_at_once) as file:
+    file = open(path, "rb", buffering=0, opener=open_at_once)  # noqa: SIM115 - it is returned
+    try:
         _check_mode(os.fstat(file.fileno()).st_mode)  # it may have been replaced
-        return file.read() if limit is None else file.read(limit)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def read_regular(path: str | Path, limit: int | None = None) -> bytes:
+    """Read a local file, at most `limit` bytes of it; OSError as for `open_regular`."""
+    with open_regular(path) as file, io.BufferedReader(file) as reader:
+        # Memory for `limit` bytes is not asked for where the file has fewer.
+        if limit is None or os.fstat(file.fileno()).st_size < limit:
+            return reader.read()
+        return reader.read(limit)
 
 
 def refuse_irregular(location: str) -> None:

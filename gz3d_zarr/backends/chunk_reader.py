@@ -13,7 +13,7 @@ a copy that another program wrote.
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_cache import ChunkCache
 from gz3d_zarr.backends.generation import Generation
-from gz3d_zarr.backends.missing_chunks import CompleteStore
+from gz3d_zarr.backends.missing_chunks import refuse_missing_chunks
+from gz3d_zarr.backends.root import READ_ERRORS, open_root, read_member
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.datamodel.subject import CLASSES, SIDE
 from gz3d_zarr.errors import StoreError, access_errors, error_message
-from gz3d_zarr.locations import is_url
+from gz3d_zarr.locations import is_url, open_regular
 from gz3d_zarr.storage.shards import (
     ABSENT_CHUNK,
     Sharding,
@@ -42,6 +43,7 @@ from gz3d_zarr.storage.shards import (
     shard_key,
     whole_chunk,
 )
+from gz3d_zarr.storage.zstd_frames import HEADER_BYTES, check_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,6 @@ class _ProcessState:
     """State of one process; a forked process starts with an empty one."""
 
     pid: int
-    shardings: dict[str, Sharding | None] = field(default_factory=dict)
     indices: dict[tuple[str, int], tuple[tuple[int, ...], NDArray[np.uint64]]] = field(
         default_factory=dict
     )
@@ -107,6 +108,7 @@ class ChunkReader:
     def __init__(self, generation: Generation, part: PixelPart = PixelPart()) -> None:
         self._generation, self._store, self._part = generation, generation.store, part
         self._state = _ProcessState(-1)
+        self._shardings: dict[str, Sharding | None] = {}  # the same for ever in one generation
 
     def __reduce__(self) -> tuple[type[ChunkReader], tuple[Generation, PixelPart]]:
         return ChunkReader, (self._generation, self._part)
@@ -144,38 +146,53 @@ class ChunkReader:
         shards: dict[str, bytes] = {}
         with self.checked():
             for name in names:
-                if self._sharding(name) is not None:
-                    data = self._store.get(shard_key(name, shard))
+                sharding = self._sharding(name)
+                if sharding is not None:
+                    data = self._store.get(shard_key(name, shard), sharding.max_bytes(name))
                     if data is None:
                         raise self._missing(name, shard)
                     shards[name] = data
         return shards
 
-    def require_whole(self, name: str, shard: int) -> None:
-        """Check that a local shard is there, and as long as its index says.
+    def require_rows(self, name: str, start: int, stop: int) -> None:
+        """Check local shards before another program decodes rows of them.
+
+        Some pipelines give zeros for what is missing, and end the process where the header of a
+        chunk claims more memory than there is.
 
         Raises
         ------
         StoreError
-            It is missing, or cut short.
+            A shard is missing, or cut short, or a chunk of the rows claims another size.
         """
         sharding = self._sharding(name)
         if sharding is None:
             return
-        try:
-            with Path(self._store.url, shard_key(name, shard)).open("rb", buffering=0) as file:
-                index = self._index_of(file, name, sharding, shard)
-                stored = index[index[:, 0] != ABSENT_CHUNK]
-                end = int(stored.sum(axis=1).max(initial=0)) + index_size(sharding.chunks)
-                if os.fstat(file.fileno()).st_size < end:
-                    raise ValueError(f"it has fewer than {end} bytes")
-        except FileNotFoundError as error:
-            raise self._missing(name, shard) from error
-        except access_errors(ValueError) as error:
-            raise StoreError(
-                f"shard {shard} of {name} in {self._store.url} cannot be read: "
-                f"{error_message(error)}"
-            ) from error
+        for shard in range(start // sharding.size, -(-stop // sharding.size)):
+            first = max(start - shard * sharding.size, 0) // sharding.chunk
+            last = -(-min(stop - shard * sharding.size, sharding.size) // sharding.chunk)
+            try:
+                self._require_chunks(name, sharding, shard, slice(first, last))
+            except FileNotFoundError as error:
+                raise self._missing(name, shard) from error
+            except access_errors(*READ_ERRORS) as error:
+                raise StoreError(
+                    f"shard {shard} of {name} in {self._store.url} cannot be read: "
+                    f"{error_message(error)}"
+                ) from error
+
+    def _require_chunks(self, name: str, sharding: Sharding, shard: int, chunks: slice) -> None:
+        expected = sharding.chunk * math.prod(BIG_ARRAYS[name].shape)
+        with open_regular(Path(self._store.url, shard_key(name, shard))) as file:
+            index = self._index_of(file, name, sharding, shard)
+            stored = index[index[:, 0] != ABSENT_CHUNK]
+            end = max((sum(entry) for entry in stored.tolist()), default=0)
+            end += index_size(sharding.chunks)
+            if os.fstat(file.fileno()).st_size < end:
+                raise ValueError(f"it has fewer than {end} bytes")
+            for offset, _ in index[chunks].tolist():
+                if offset != ABSENT_CHUNK:
+                    check_size(os.pread(file.fileno(), HEADER_BYTES, offset), expected)
 
     def read_subject(
         self, row: int, shards: Mapping[str, bytes] | None = None
@@ -228,7 +245,7 @@ class ChunkReader:
             return self._read_chunk(name, sharding, row, whole)
         except FileNotFoundError as error:
             raise self._missing(name, row // (sharding.size if sharding else 1)) from error
-        except access_errors(RuntimeError, ValueError) as error:
+        except access_errors(*READ_ERRORS) as error:
             raise StoreError(
                 f"{name} of row {row} in {self._store.url} cannot be read: {error_message(error)}"
             ) from error
@@ -262,7 +279,7 @@ class ChunkReader:
         self, name: str, sharding: Sharding, shard: int, number: int
     ) -> NDArray[np.uint8]:
         """Decode one chunk of a local shard; the index of the shard is kept as long as its file."""
-        with Path(self._store.url, shard_key(name, shard)).open("rb", buffering=0) as file:
+        with open_regular(Path(self._store.url, shard_key(name, shard))) as file:
             index = self._index_of(file, name, sharding, shard)
             offset, size = (int(value) for value in index[number])
             stored: bytes | memoryview = b""
@@ -285,24 +302,19 @@ class ChunkReader:
         return index
 
     def _by_zarr(self, name: str, row: int) -> NDArray[np.uint8]:
-        import zarr
-
         arrays = self._current_state().arrays
         if name not in arrays:
-            store = self._store.zarr_store()
+            group = open_root(self._store, generation=self._generation.id).group
             if self._sharding(name) is not None:  # a build writes every shard
-                store = CompleteStore(store, self._store.url)
-            arrays[name] = zarr.open_array(store, path=name, mode="r", zarr_format=3)
+                group = refuse_missing_chunks(group, self._store.url)
+            arrays[name] = group[name]
         pixels: NDArray[np.uint8] = self._part.cut(name, np.asarray(arrays[name][row]))
         return pixels
 
     def _sharding(self, name: str) -> Sharding | None:
-        known = self._current_state().shardings
+        known = self._shardings
         if name not in known:
-            document = self._store.get(f"{name}/zarr.json")
-            if document is None:
-                raise StoreError(f"{self._store.url} has no array {name}")
-            known[name] = parse_sharding(json.loads(document), name)
+            known[name] = parse_sharding(read_member(self._generation, name), name)
         return known[name]
 
     def _current_state(self) -> _ProcessState:

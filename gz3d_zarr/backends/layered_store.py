@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from zarr.buffer import cpu
-from zarr.storage import MemoryStore, WrapperStore
+from zarr.storage import LocalStore, MemoryStore, WrapperStore
+
+from gz3d_zarr.backends.chunk_claims import check_claim
+from gz3d_zarr.locations import refuse_irregular
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest, Store
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 class LayeredStore(WrapperStore["Store"]):
     """A read-only store; what is in memory is not read from below.
 
+    A local pipe or device is refused, and so is a chunk that claims more than its array can hold.
     Pickled without what is in memory: arrays that are made of it are loaded before.
 
     Parameters
@@ -40,8 +44,11 @@ class LayeredStore(WrapperStore["Store"]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Read one object, or a part of it."""
-        layer = self._memory if key in self._keys else self._store
-        return await layer.get(key, prototype, byte_range)
+        is_below = key not in self._keys
+        if is_below and isinstance(self._store, LocalStore):
+            refuse_irregular(str(self._store.root / key))
+        layer = self._store if is_below else self._memory
+        return check_claim(key, await layer.get(key, prototype, byte_range))
 
     async def get_partial_values(
         self,

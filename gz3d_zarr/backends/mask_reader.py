@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numcodecs import Zstd
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.generation import Generation
+from gz3d_zarr.backends.root import READ_ERRORS
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.datamodel.subject import THRESHOLD
 from gz3d_zarr.errors import StoreError, access_errors, error_message
 from gz3d_zarr.storage.shards import Sharding, cut_chunk, read_index, shard_key
+from gz3d_zarr.storage.zstd_frames import decode_into
 
 MASKS = "segmentation"
 SHAPE = BIG_ARRAYS[MASKS].shape
@@ -88,7 +89,7 @@ class MaskReader:
 
     def _fetch(self, shard: int) -> bytes:
         key = shard_key(MASKS, shard)
-        data = self.generation.store.get(key)
+        data = self.generation.store.get(key, self.sharding.max_bytes(MASKS))
         if data is None:
             raise StoreError(
                 f"{key} of {self.generation.store.url} is missing: the store is damaged; gz3d-zarr "
@@ -101,10 +102,10 @@ class MaskReader:
         try:
             stored = cut_chunk(data, read_index(data, self.sharding.chunks)[within])
             if len(stored):
-                Zstd().decode(stored, masks)  # checks the checksum
+                decode_into(stored, masks)
             else:
                 masks.fill(0)
-        except access_errors(RuntimeError, ValueError) as error:
+        except access_errors(*READ_ERRORS) as error:
             first = number * self.sharding.chunk
             raise StoreError(
                 f"{MASKS} of rows {first} to {first + self.sharding.chunk - 1} in "

@@ -8,6 +8,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import StorePath, WrapperStore
 
+from gz3d_zarr.backends.chunk_claims import check_claim
 from gz3d_zarr.errors import StoreError
 
 if TYPE_CHECKING:
@@ -39,4 +40,4 @@ class CompleteStore(WrapperStore[Store]):
                 f"{key} of {self._url} is missing: the store is damaged, or another program wrote "
                 "it; gz3d-zarr verify lists all such objects"
             )
-        return data
+        return check_claim(key, data)

@@ -110,7 +110,8 @@ class PixelSource:
             for part in rest
         )
         try:
-            self._require_shards(start, stop)
+            if self._store.is_local and self._is_built:
+                self._reader.require_rows(self.name, start, stop)
             if is_basic:
                 return np.asarray(self.array[(slice(start, stop), *rest)])
             block = np.asarray(self.array[start:stop])
@@ -120,13 +121,6 @@ class PixelSource:
                 f"{error_message(error)}"
             ) from error
         return _outer(block, (slice(None), *rest))
-
-    def _require_shards(self, start: int, stop: int) -> None:
-        """StoreError if a local shard is missing or cut short: some pipelines would give zeros."""
-        if self._store.is_local and self._is_built:
-            size = self._metadata.chunk_grid.chunk_shape[0]
-            for shard in range(start // size, -(-stop // size)):
-                self._reader.require_whole(self.name, shard)
 
 
 def _outer(pixels: NDArray[np.uint8], key: tuple[Any, ...]) -> NDArray[np.uint8]:

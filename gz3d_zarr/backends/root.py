@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import lzma
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from zarr.storage import StorePath
 from gz3d_zarr.backends.generation import Generation, changed_error
 from gz3d_zarr.backends.layered_store import LayeredStore
 from gz3d_zarr.errors import (
+    CLIENT_ERRORS,
     IncompleteStoreError,
     StoreError,
     access_errors,
@@ -37,14 +41,13 @@ from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 MAX_NEW_ROOTS = 10
 """How many new roots a reader meets while it opens a store before it gives up."""
 READ_ERRORS = (
-    ImportError,
-    KeyError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    IndexError,
-    RuntimeError,
-    NotImplementedError,
+    *CLIENT_ERRORS,
+    BufferError,
+    EOFError,
+    MemoryError,
+    lzma.LZMAError,
+    struct.error,
+    zlib.error,
 )
 """Errors other than OSError that zarr, its codecs and xarray raise for a damaged store."""
 
@@ -127,6 +130,28 @@ def open_root(
         raise unreadable_error(store, error) from error
     packed = frozenset(key.partition("/c/")[0] for key in chunks)
     return StoreRoot(group, found, packed)
+
+
+def read_member(generation: Generation, name: str) -> Mapping[str, Any]:
+    """Metadata document of an array, as the root has it; one request.
+
+    The document of the array itself may be another one while an update writes it.
+
+    Raises
+    ------
+    StoreError
+        The root cannot be read, has no such array, or is of another generation.
+    """
+    store = generation.store
+    data = store.get(ROOT_KEY)
+    if data is None or Generation.from_root(store, data).id != generation.id:
+        raise changed_error(store)
+    members = _parse_root(store, data)["consolidated_metadata"]
+    documents = members.get("metadata") if isinstance(members, dict) else None
+    document = documents.get(name) if isinstance(documents, dict) else None
+    if not isinstance(document, dict) or document.get("node_type") != "array":
+        raise StoreError(f"{store.url} has no array {name}: another program changed it")
+    return document
 
 
 def _get_root(store: ObjectStore) -> bytes:

@@ -10,6 +10,14 @@ MAX_ROWS = 2**20
 """Rows of any other array, such as the clusters (the survey: about 300,000)."""
 MAX_ROW_VALUES = 4 * 525 * 525
 """Values of one row: all masks of a subject."""
+MAX_ARRAY = 32 * 2**20
+"""Bytes of the values, or of a chunk, of any array without pixels or marks (the survey: 2.4 MB)."""
+MAX_SMALL_ARRAYS = 2**28
+"""Bytes of the values of all such arrays."""
+MAX_PIXEL_CHUNK = 2**30
+"""Bytes of the pixels in a chunk of an array that another program may have cut."""
+MAX_TEXT_CHUNK = 2**28
+"""Bytes of the marks of all subjects of a shard, unpacked."""
 MAX_LIST = 32 * 2**20
 """Bytes of a catalogue (the survey: 7.6 MB), a sha1 list, an index page, a list of files or ids."""
 MAX_TABLE = 256 * 2**20

@@ -14,7 +14,7 @@ from distributed import Semaphore
 from gz3d_zarr.datamodel.arrays import SHARD_ARRAYS, subject_arrays
 from gz3d_zarr.datamodel.manifest import Manifest
 from gz3d_zarr.datamodel.option_fields import check_options, take_options
-from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
+from gz3d_zarr.datamodel.receipts import Receipt, StoredObject, SubjectOutcome
 from gz3d_zarr.datamodel.subject import Subject
 from gz3d_zarr.datamodel.variables import observed_flag
 from gz3d_zarr.errors import Status, StoreError, quote
@@ -23,7 +23,7 @@ from gz3d_zarr.pipeline.light_checks import check_without_shards
 from gz3d_zarr.pipeline.plan import parse_memory
 from gz3d_zarr.pipeline.report import VerifyReport
 from gz3d_zarr.pipeline.shard_task import limit_by_semaphore
-from gz3d_zarr.pipeline.store_checks import Check, check_that, find_damage
+from gz3d_zarr.pipeline.store_checks import MAX_SURPLUS, Check, Problem, check_that, find_damage
 from gz3d_zarr.progress import Progress, ProgressOption, check_progress, choose_progress
 from gz3d_zarr.sources.download import decode_body
 from gz3d_zarr.sources.listing import Source
@@ -169,13 +169,9 @@ def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
     blocks: dict[str, Any] = {}
     count = len(task.receipt.outcomes)
     for name, stored in zip(SHARD_ARRAYS, task.receipt.objects, strict=True):
-        data = task.store.get(stored.key)
-        finding = find_damage(stored, data)
-        if data is not None:
-            try:
-                blocks[name] = decode_shard(task.documents, name, task.receipt.shard, data, count)
-            except StoreError as error:
-                finding = str(error)
+        block, finding = _read_block(task, name, stored)
+        if block is not None:
+            blocks[name] = block
         if finding:
             first, last = task.receipt.outcomes[0], task.receipt.outcomes[-1]
             finding += f" ({count} subjects, {first.file_name} to {last.file_name})"
@@ -192,6 +188,25 @@ def verify_shard(task: VerifyTask) -> tuple[Receipt, list[Check]]:
     if task.files is not None:
         found += _compare_files(task, blocks)
     return task.receipt, found
+
+
+def _read_block(task: VerifyTask, name: str, stored: StoredObject) -> tuple[Any, Problem]:
+    """Decode a shard; None and the reason where it is not as it was written."""
+    count = len(task.receipt.outcomes)
+    try:
+        # A little more is read than was written, so that the finding can name both sizes.
+        data = task.store.get(stored.key, stored.size + MAX_SURPLUS if stored.sha256 else None)
+    except StoreError as error:
+        if not task.store.is_local:
+            raise  # perhaps only the network
+        return None, str(error)
+    finding = find_damage(stored, data)
+    if finding or data is None:
+        return None, finding
+    try:
+        return decode_shard(task.documents, name, task.receipt.shard, data, count), ""
+    except StoreError as error:
+        return None, str(error)
 
 
 def _compare_files(task: VerifyTask, blocks: Mapping[str, Any]) -> list[Check]:

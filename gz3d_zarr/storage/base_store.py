@@ -98,15 +98,21 @@ class ObjectStore(ABC):
         """
         self._run_all(self.put, objects.items())
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str, limit: int | None = None) -> bytes | None:
         """Read one object; None if there is none.
+
+        Parameters
+        ----------
+        key : str
+        limit : int, optional
+            Bytes that it has at most; by default those of a document, and no limit for a chunk.
 
         Raises
         ------
         StoreError
-            If it cannot be read, or is a document far larger than any of a store.
+            If it cannot be read, or has more bytes.
         """
-        limit = object_limit(key)
+        limit = object_limit(key) if limit is None else limit
         with self._convert_errors("read", key):
             try:
                 data = self._get(key, None if limit is None else limit + 1)
@@ -116,8 +122,8 @@ class ObjectStore(ABC):
                 return None
         if limit is not None and len(data) > limit:
             raise StoreError(
-                f"{self.url}/{key} has more than {limit // 2**20} MiB: it was not written by "
-                "gz3d-zarr, and the store cannot be trusted"
+                f"{self.url}/{key} has more than {limit / 2**20:.3g} MiB: it was not written by "
+                "gz3d-zarr, or is damaged, and the store cannot be trusted"
             )
         return data
 
@@ -329,7 +335,7 @@ class ObjectStore(ABC):
     def _convert_errors(self, action: str, key: str) -> Iterator[None]:
         try:
             yield
-        except access_errors(*CLIENT_ERRORS) as error:
+        except access_errors(*CLIENT_ERRORS, MemoryError) as error:
             cause = public_cause(error, self.storage_options)
             raise self._failed(action, key, error) from cause
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gz3d_zarr.locations import create_atomically, read_regular, write_atomically
+from gz3d_zarr.locations import create_atomically, open_regular, read_regular, write_atomically
 from gz3d_zarr.storage.base_store import ObjectStore
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class LocalStore(ObjectStore):
 
     def _get_range(self, key: str, start: int, stop: int) -> bytes:
         # Opened anew each time: only that makes NFS ask its server.
-        with Path(self.url, key).open("rb", buffering=0) as file:
+        with open_regular(Path(self.url, key)) as file:
             file.seek(start)
             return file.read(stop - start)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import threading
 import warnings
@@ -13,17 +14,19 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import zarr
-from numcodecs import Zstd
 from numpy.typing import NDArray
 from zarr.buffer import cpu
 from zarr.storage import MemoryStore
 
-from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, SHARD_ARRAYS
+from gz3d_zarr.datamodel.arrays import SHARD_ARRAYS
 from gz3d_zarr.datamodel.codecs import array_codec
 from gz3d_zarr.datamodel.layout import Layout
+from gz3d_zarr.datamodel.limits import MAX_TEXT_CHUNK
 from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.errors import StoreError, error_message
+from gz3d_zarr.datamodel.sealed_json import PARSE_ERRORS
+from gz3d_zarr.errors import CLIENT_ERRORS, StoreError, error_message
 from gz3d_zarr.storage.build_record import ROOT_KEY, SHA256
+from gz3d_zarr.storage.zstd_frames import decode_into, refuse_large
 
 ABSENT_CHUNK = 2**64 - 1
 """Offset and size, in the index of a shard, of a chunk that is not stored."""
@@ -32,6 +35,8 @@ CRC_BYTES = 4
 INDEX_CODECS = ["bytes", "crc32c"]
 PORTABLE_CODECS = ["bytes", "zstd"]
 COMPACT_CODECS = ["transpose", "numcodecs.delta", "bytes", "zstd"]
+MAX_INNER_CHUNK = 64
+"""Subjects in an inner chunk, beyond which zarr is left to read it; a build writes 1 or 8."""
 COMPACT_ORDER = [0, 1, 3, 2]
 open_lock = threading.Lock()
 """Held while an array is opened: zarr then reads settings of the whole process."""
@@ -154,17 +159,43 @@ def decode_shard(
     StoreError
         If the bytes are damaged.
     """
+    decode = _decode_text if SHARD_ARRAYS[name].is_text else _decode_pixels
+    try:
+        return decode(documents[name], name, shard, data, subjects)
+    except (*CLIENT_ERRORS, MemoryError) as error:  # each codec has its own
+        raise StoreError(f"{shard_key(name, shard)} is damaged: {error_message(error)}") from None
+
+
+def _decode_pixels(
+    document: bytes, name: str, _: int, data: bytes, subjects: int
+) -> NDArray[np.uint8]:
+    sharding = parse_sharding(json.loads(document), name)
+    if sharding is None:
+        raise ValueError("its array has not the layout of a build")
+    shape = SHARD_ARRAYS[name].shape
+    block = np.empty((subjects, *shape), np.uint8)
+    index = read_index(data, sharding.chunks)
+    for start in range(0, subjects, sharding.chunk):
+        stored = cut_chunk(data, index[start // sharding.chunk])
+        chunk = decode_chunk(stored, (sharding.chunk, *shape), compact=sharding.compact)
+        block[start : start + sharding.chunk] = chunk[: subjects - start]
+    return block
+
+
+def _decode_text(
+    document: bytes, name: str, shard: int, data: bytes, subjects: int
+) -> NDArray[Any]:
+    refuse_large(data, MAX_TEXT_CHUNK)
     memory: dict[str, Any] = {
-        f"{name}/{ROOT_KEY}": cpu.Buffer.from_bytes(documents[name]),
+        f"{name}/{ROOT_KEY}": cpu.Buffer.from_bytes(document),
         shard_key(name, shard): cpu.Buffer.from_bytes(data),
     }
     with open_lock, ignore_zarr_spec_warnings():
         array = zarr.open_array(MemoryStore(memory), path=name, mode="r", zarr_format=3)
-    first = shard * (array.shards or array.chunks)[0]
-    try:
-        block = np.asarray(array[first : first + subjects], SHARD_ARRAYS[name].dtype)
-    except (ValueError, RuntimeError, IndexError, TypeError) as error:  # each codec has its own
-        raise StoreError(f"{shard_key(name, shard)} is damaged: {error_message(error)}") from None
+    first = shard * array.chunks[0]
+    block = np.asarray(array[first : first + subjects], SHARD_ARRAYS[name].dtype)
+    if block.shape != (subjects,):
+        raise ValueError(f"it has {len(block)} subjects, expected {subjects}")
     return block
 
 
@@ -217,6 +248,10 @@ class Sharding:
         """Inner chunks per shard."""
         return self.size // self.chunk
 
+    def max_bytes(self, name: str) -> int:
+        """More bytes than a shard of this array has: twice those of its values."""
+        return 2 * self.size * math.prod(SHARD_ARRAYS[name].shape) + index_size(self.chunks)
+
 
 def whole_chunk(chunk: bytes | memoryview, size: int) -> bytes | memoryview:
     """Return the chunk if it is complete; ValueError if its shard was cut short."""
@@ -227,7 +262,7 @@ def whole_chunk(chunk: bytes | memoryview, size: int) -> bytes | memoryview:
 
 def parse_sharding(document: Mapping[str, Any], name: str) -> Sharding | None:
     """Read the layout from an array's metadata document; None if it is not one of ours."""
-    shape = list(BIG_ARRAYS[name].shape)
+    shape = list(SHARD_ARRAYS[name].shape)
     try:
         outer = document["chunk_grid"]["configuration"]["chunk_shape"]
         (codec,) = document["codecs"]
@@ -240,6 +275,9 @@ def parse_sharding(document: Mapping[str, Any], name: str) -> Sharding | None:
             and document["data_type"] == "uint8"
             and outer[1:] == shape
             and inner["chunk_shape"][1:] == shape
+            and type(outer[0]) is type(inner["chunk_shape"][0]) is int
+            and 0 < inner["chunk_shape"][0] <= MAX_INNER_CHUNK
+            and outer[0] > 0
             and outer[0] % inner["chunk_shape"][0] == 0
             and [part["name"] for part in inner["index_codecs"]] == INDEX_CODECS
             and inner.get("index_location", "end") == "end"
@@ -252,7 +290,7 @@ def parse_sharding(document: Mapping[str, Any], name: str) -> Sharding | None:
                 )
             )
         )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except PARSE_ERRORS:
         return None
     if not ours:
         return None
@@ -300,7 +338,7 @@ def decode_chunk(
     if not len(chunk):
         return np.zeros(shape, np.uint8)
     pixels = np.empty(math.prod(shape), np.uint8)
-    Zstd().decode(chunk, pixels)  # checks the checksum
+    decode_into(chunk, pixels)
     if not compact:
         return pixels.reshape(shape)
     subjects, rows, columns, channels = shape  # stored as (y, channel, x), as differences
