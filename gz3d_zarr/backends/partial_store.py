@@ -12,16 +12,17 @@ from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.assemble import assemble, define_variables
-from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS, SHARD_ARRAYS
 from gz3d_zarr.datamodel.file_names import parse_name
 from gz3d_zarr.datamodel.manifest import Entry
+from gz3d_zarr.datamodel.receipts import StoredObject
 from gz3d_zarr.datamodel.schema import dataset_attrs
 from gz3d_zarr.datamodel.variables import SubjectRecord, variable_values
 from gz3d_zarr.errors import StoreError
 from gz3d_zarr.storage.build_receipts import read_receipts
-from gz3d_zarr.storage.build_record import RECORD_KEY, BuildRecord
+from gz3d_zarr.storage.build_record import RECORD_KEY, BuildRecord, digest
 from gz3d_zarr.storage.object_store import ObjectStore
-from gz3d_zarr.storage.shards import array_documents, decode_shard, shard_key
+from gz3d_zarr.storage.shards import array_documents, decode_shard
 
 
 def open_partial_store(store: ObjectStore) -> xr.Dataset:
@@ -59,7 +60,10 @@ def open_partial_store(store: ObjectStore) -> xr.Dataset:
         blocks = []
         for receipt in receipts:
             count = len(receipt.outcomes)
-            block = delayed(_read_shard, pure=True)(store, documents, name, receipt.shard, count)
+            stored = receipt.objects[list(SHARD_ARRAYS).index(name)]
+            block = delayed(_read_shard, pure=True)(
+                store, documents, name, receipt.shard, stored, count
+            )
             blocks.append(da.from_delayed(block, (count, *shape), dtype))
         return da.concatenate(blocks)
 
@@ -88,9 +92,19 @@ def read_unfinished_record(store: ObjectStore) -> BuildRecord:
 
 
 def _read_shard(
-    store: ObjectStore, documents: Mapping[str, bytes], name: str, shard: int, count: int
+    store: ObjectStore,
+    documents: Mapping[str, bytes],
+    name: str,
+    shard: int,
+    stored: StoredObject,
+    count: int,
 ) -> NDArray[np.uint8]:
-    data = store.get(shard_key(name, shard))
+    data = store.get(stored.key, stored.size)
     if data is None:
-        raise StoreError(f"{store.url}/{shard_key(name, shard)} no longer exists")
+        raise StoreError(f"{store.url}/{stored.key} no longer exists: open the store again")
+    if digest(data) != stored.sha256:
+        raise StoreError(
+            f"{store.url}/{stored.key} is not as its receipt says (SHA-256): it is damaged, or "
+            "another build wrote it after the store was opened; open it again"
+        )
     return decode_shard(documents, name, shard, data, count)
