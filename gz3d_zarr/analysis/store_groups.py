@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gz3d_zarr.datamodel.annotations import CLUSTER_COLUMNS, marks_to_json
 from gz3d_zarr.datamodel.arrays import CLUSTERS_GROUP, MARKS
 from gz3d_zarr.datamodel.cluster_arrays import ROW_SIZES
-from gz3d_zarr.errors import UsageError, plural
+from gz3d_zarr.errors import StoreError, UsageError, plural
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -91,7 +91,13 @@ class _StoreGroups:
             self._group = backend.read_group(
                 self._store, CLUSTERS_GROUP, generation=self._root.generation.id
             )
-        return select_clusters(self._group, self._rows, cls)
+        try:
+            return select_clusters(self._group, self._rows, cls)
+        except (LookupError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"the group {CLUSTERS_GROUP} of {self._store.url} does not have the {cls} clusters "
+                "that it should: the store is damaged; gz3d-zarr verify says where"
+            ) from error
 
 
 class _FileAnnotations:
@@ -133,6 +139,8 @@ def select_clusters(
     every = stored[ROW_SIZES[cls][0]].values.astype(np.int64)
     first = np.cumsum(every) - every
     sizes = every[rows]
+    if any(stored[f"{cls}_{name}"].shape != (every.sum(),) for name in CLUSTER_COLUMNS):
+        raise ValueError("another number of clusters than the subjects have")
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     chosen = np.repeat(first[rows], sizes) + within
     columns = [stored[f"{cls}_{name}"].values[chosen] for name in CLUSTER_COLUMNS]

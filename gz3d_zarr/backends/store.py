@@ -37,7 +37,7 @@ from gz3d_zarr.datamodel.schema import (
     SMALL_ARRAYS_ATTR,
     check_schema_version,
 )
-from gz3d_zarr.datamodel.variables import LABELS
+from gz3d_zarr.datamodel.variables import LABELS, VARIABLES
 from gz3d_zarr.errors import (
     IncompleteStoreError,
     StoreError,
@@ -303,14 +303,19 @@ def _root_dataset(store: ObjectStore, root: StoreRoot, chunks: str | int | None)
     labels = _known_labels(root.group)
     try:
         with ignore_zarr_spec_warnings():
+            # A build writes every chunk, and small arrays are read now, also where a pack is lost.
+            group = refuse_missing_chunks(root.group, store.url) if labels else root.group
             dataset = xr.open_dataset(
-                ZarrStore(root.group, mode="r", use_zarr_fill_value_as_mask=False),
+                ZarrStore(group, mode="r", use_zarr_fill_value_as_mask=False),
                 engine="store",
                 chunks=None,
                 drop_variables=list(labels),
             )
-            for name in root.packed & {str(name) for name in dataset.variables}:
+            small = ({"subject", *VARIABLES} if labels else root.packed) & {*dataset.variables}
+            for name in small:
                 dataset.variables[name].load()
+            if small - root.packed:
+                root.generation.check()
     except access_errors(*READ_ERRORS) as error:
         raise unreadable_error(store, error) from error
     if dataset.attrs.get("schema") != SCHEMA:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.fits_table import FitsTable
-from gz3d_zarr.errors import Status, SubjectError
+from gz3d_zarr.datamodel.sealed_json import PARSE_ERRORS
+from gz3d_zarr.errors import Status, StoreError, SubjectError, quote
 
 CLUSTER_HDUS: Mapping[str, int] = {"center": 6, "star": 7}
 """Class to the HDU of its clusters."""
@@ -154,17 +155,43 @@ def marks_to_json(tables: Mapping[str, MarkTable]) -> str:
 
 
 def marks_from_json(text: str) -> dict[str, MarkTable]:
-    """Parse what `marks_to_json` gives; empty tables where `text` is empty."""
-    content: dict[str, Any] = json.loads(text) if text else {}
-    tables = {}
-    for question, (_, columns) in MARK_COLUMNS.items():
-        table = content.get(question, {})
-        tables[question] = MarkTable(
-            tuple(table.get("classification_id", ())),
-            tuple(table.get("time_stamp", ())),
-            {column: tuple(table.get(column, ())) for column in columns},
-        )
+    """Parse what `marks_to_json` gives; empty tables where `text` is empty.
+
+    Raises
+    ------
+    StoreError
+        The text is something else.
+    """
+    try:
+        content: dict[str, Any] = json.loads(text) if text else {}
+        tables = {}
+        for question, (_, columns) in MARK_COLUMNS.items():
+            table = content.get(question, {})
+            tables[question] = _check_table(
+                MarkTable(
+                    tuple(table.get("classification_id", ())),
+                    tuple(table.get("time_stamp", ())),
+                    {column: tuple(table.get(column, ())) for column in columns},
+                )
+            )
+    except PARSE_ERRORS as error:
+        raise StoreError(
+            f"the marks of a subject cannot be understood: {quote(text)}; another program changed "
+            "the store"
+        ) from error
     return tables
+
+
+def _check_table(table: MarkTable) -> MarkTable:
+    """Return a table whose columns have values of their types, one a volunteer."""
+    volunteers = len(table.classification_id)
+    for column, kind in (
+        (table.classification_id, int),
+        *((column, str) for column in (table.time_stamp, *table.marks.values())),
+    ):
+        if len(column) != volunteers or not all(type(value) is kind for value in column):
+            raise ValueError
+    return table
 
 
 def parse_shapes(text: str, column: str) -> list[NDArray[np.float64]]:
@@ -192,7 +219,7 @@ def parse_shapes(text: str, column: str) -> list[NDArray[np.float64]]:
         if column.endswith("_points"):
             drawn = [[point] for point in drawn]
         shapes = [np.array(shape, np.float64) for shape in drawn]
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{text[:40]!r} is not a list of points or paths") from error
     shapes = [shape for shape in shapes if shape.size]
     if any(s.ndim != 2 or s.shape[1] != 2 or not np.isfinite(s).all() for s in shapes):

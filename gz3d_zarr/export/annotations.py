@@ -8,13 +8,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from gz3d_zarr.backends.root import READ_ERRORS, read_member
 from gz3d_zarr.backends.store import read_group
 from gz3d_zarr.datamodel.annotations import CLUSTER_COLUMNS, MarkTable, marks_from_json
 from gz3d_zarr.datamodel.arrays import CLUSTERS_GROUP, MARKS
 from gz3d_zarr.datamodel.cluster_arrays import ROW_SIZES
+from gz3d_zarr.datamodel.sealed_json import PARSE_ERRORS
 from gz3d_zarr.errors import StoreError
 from gz3d_zarr.export.subset import Selection
-from gz3d_zarr.storage.build_record import ROOT_KEY
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.shards import decode_shard, shard_key
 
@@ -46,10 +47,15 @@ def read_clusters(selection: Selection) -> list[Clusters]:
                 f"the group {CLUSTERS_GROUP} of {selection.store.url} lacks {', '.join(missing)}: "
                 "another program changed it"
             )
-        whole = np.column_stack([group[name].values for name in names])
-        sizes = group[size_name].values
-        stops = np.cumsum(sizes)
-        if stops[-1] != len(whole) or (sizes[selection.rows] != selection.table[size_name]).any():
+        try:
+            whole = np.column_stack([group[name].values for name in names])
+            sizes = group[size_name].values
+            stops = np.cumsum(sizes)
+            is_same = sizes.min() >= 0 and stops[-1] == len(whole)
+            is_same &= bool((sizes[selection.rows] == selection.table[size_name]).all())
+        except READ_ERRORS:
+            is_same = False
+        if not is_same:
             raise StoreError(
                 f"the group {CLUSTERS_GROUP} of {selection.store.url} does not have as many {cls} "
                 f"clusters as {size_name} says: the store is damaged; gz3d-zarr verify says where"
@@ -77,25 +83,26 @@ def read_marks(selection: Selection) -> list[dict[str, MarkTable]]:
 
 
 def _read_marks(store: ObjectStore, selection: Selection) -> list[dict[str, MarkTable]]:
-    document = store.get(f"{MARKS}/{ROOT_KEY}")
-    if document is None:
-        raise StoreError(f"{store.url} has no array {MARKS}: another program changed it")
-    array = json.loads(document)
-    size = int(array["chunk_grid"]["configuration"]["chunk_shape"][0])
-    if min(size, array["shape"][0]) != selection.shard_size:
+    array = read_member(selection.generation, MARKS)
+    try:
+        (size,) = array["chunk_grid"]["configuration"]["chunk_shape"]
+        if size < 1:  # the root is known to have whole numbers here
+            raise ValueError(size)
+    except PARSE_ERRORS as error:
         raise StoreError(
-            f"{MARKS} of {store.url} has chunks of {size} subjects, expected "
-            f"{selection.shard_size} as in image: another program changed it"
-        )
+            f"the metadata of {MARKS} in {store.url} cannot be understood: another program changed "
+            "it; gz3d-zarr verify says how"
+        ) from error
+    shards, inside = np.divmod(selection.rows, size)
+    document = json.dumps(array).encode()
     marks = []
-    for positions in selection.shards():
-        shard, inside = np.divmod(selection.rows[positions], size)
-        number = int(shard[0])
+    for number in np.unique(shards).tolist():
         data = store.get(shard_key(MARKS, number))
         if data is None:
             raise StoreError(
                 f"shard {number} of {MARKS} in {store.url} is missing: the store is damaged"
             )
-        texts = decode_shard({MARKS: document}, MARKS, number, data, int(inside[-1]) + 1)
-        marks += [marks_from_json(str(text)) for text in texts[inside]]
+        within = inside[shards == number]
+        texts = decode_shard({MARKS: document}, MARKS, number, data, int(within[-1]) + 1)
+        marks += [marks_from_json(str(text)) for text in texts[within]]
     return marks

@@ -63,7 +63,7 @@ def test_the_compact_codec_and_url_stores(simulated: Path, client: Client, tmp_p
 def test_a_copy_of_another_layout_is_read_by_zarr(store: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.zarr"
     opened = gz3d_zarr.open_store(store).drop_encoding().drop_vars("object_id")
-    opened.chunk(subject=5).to_zarr(copy, zarr_format=3, consolidated=False)
+    opened.chunk(subject=5).to_zarr(copy, zarr_format=3, consolidated=True)
     reader = reader_of(copy)
     assert reader.fetch(0) == {}
     for row in (0, 17):

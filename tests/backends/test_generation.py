@@ -237,7 +237,7 @@ def test_old_readers_go_on_after_an_update(
     for source in sources:
         shutil.copytree(source, both, dirs_exist_ok=True)
     if place.options is None:  # the last shard, of which a part is there, is written again
-        place.build(sources[0], client, limit=3)
+        place.build(sources[0], client, limit=3, shard_size=4)
         rows = 3
     else:
         place.lay(first)
@@ -249,7 +249,7 @@ def test_old_readers_go_on_after_an_update(
     texts = read_texts(selection)
     reader = ChunkReader(selection.generation)
     masks = reader.read("segmentation", rows - 1)
-    place.build(both, client, update=True)
+    place.build(both, client, update=True, shard_size=4 if rows < COUNT else 2)
     new = place.open()
     assert new.sizes["subject"] == 2 * COUNT
     assert new.attrs["generation"] == chunked.attrs["generation"]
