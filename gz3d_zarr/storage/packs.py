@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gz3d_zarr.datamodel.arrays import GROUPS
 from gz3d_zarr.datamodel.schema import GROUP_ARRAYS_ATTR, SMALL_ARRAYS_ATTR
-from gz3d_zarr.errors import StoreError, error_message
+from gz3d_zarr.errors import CLIENT_ERRORS, StoreError, error_message
 from gz3d_zarr.storage.build_record import ROOT_KEY, digest
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.published_receipts import PUBLISHED_PREFIX
@@ -110,7 +111,7 @@ def _decode(store: ObjectStore, data: bytes) -> dict[str, bytes]:
             if not is_stored or sum(member.file_size for member in members) > len(data):
                 raise ValueError("it is larger in memory than in the store")
             return {member.filename: archive.read(member) for member in members}
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError) as error:
+    except (*CLIENT_ERRORS, zipfile.BadZipFile, EOFError, struct.error, OSError) as error:
         raise StoreError(
             f"the small arrays of {store.url} cannot be read: {error_message(error)}"
         ) from error

@@ -199,7 +199,7 @@ def _parse(content: Mapping[str, Any], sha256: str) -> PublishedReceipts:
     return PublishedReceipts(
         receipts,
         tuple(records),
-        tuple(StoredObject(**stored) for stored in content["objects"]),
+        tuple(check_fields(StoredObject(**stored)) for stored in content["objects"]),
         attributes,
         str(content["root_sha256"]),
     )

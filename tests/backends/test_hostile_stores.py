@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -31,8 +32,10 @@ from gz3d_zarr.export.annotations import read_clusters, read_marks
 from gz3d_zarr.export.subset import select_rows
 from gz3d_zarr.locations import open_regular
 from gz3d_zarr.pipeline.verify import VerifyTask, verify_shard
+from gz3d_zarr.storage.build_record import digest
 from gz3d_zarr.storage.object_store import open_object_store
-from gz3d_zarr.storage.published_receipts import read_published_receipts
+from gz3d_zarr.storage.packs import encode_packs, pack_key, read_packs
+from gz3d_zarr.storage.published_receipts import published_key, read_published_receipts
 from gz3d_zarr.storage.shards import (
     Sharding,
     array_documents,
@@ -337,6 +340,31 @@ def test_a_store_without_packs_gives_no_fill_values(store: Path, hostile: Path) 
     np.testing.assert_array_equal(opened["vote_fraction"].values, expected)
     with pytest.raises(StoreError, match="vote_fraction/c/0/0 of .* is missing"):
         gz3d_zarr.open_store(hostile)
+
+
+def test_a_pack_that_claims_more_than_it_has_is_refused(tmp_path: Path) -> None:
+    (_, pack), *_ = encode_packs({"ra/c/0": bytes(300)}).values()
+    central = pack.index(b"PK\x01\x02") + 20
+    pack = pack[:central] + struct.pack("<II", 400, 400) + pack[central + 8 :]
+    target = open_object_store(tmp_path / "g.zarr")
+    target.put(pack_key(digest(pack)), pack)
+    with pytest.raises(StoreError, match="the small arrays of .* cannot be read: EOFError"):
+        read_packs(target, {"small_arrays_sha256": digest(pack)})
+
+
+@pytest.mark.parametrize("key", [{}, None, 3])
+def test_receipts_whose_objects_have_no_names_are_refused(
+    store: Path, hostile: Path, key: object
+) -> None:
+    attrs = json.loads((store / "zarr.json").read_text())["attributes"]
+    target = open_object_store(hostile)
+    before = target.get(published_key(attrs["receipts_sha256"])) or b""
+    content = json.loads(gzip.decompress(before))
+    content["objects"][1]["key"] = key
+    data = gzip.compress(json.dumps(content).encode())
+    target.put(published_key(digest(data)), data)
+    with pytest.raises(StoreError, match="cannot be understood .*key has a wrong type"):
+        read_published_receipts(target, {**attrs, "receipts_sha256": digest(data)})
 
 
 def test_layouts_that_no_build_writes_are_left_to_zarr(store: Path) -> None:
