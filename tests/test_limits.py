@@ -136,6 +136,13 @@ def claim_rows(document: dict[str, Any]) -> None:
     document["shape"][1:] = [HUGE] * len(document["shape"][1:])
 
 
+def claim_width(document: dict[str, Any]) -> None:
+    """Rows that only pixels have."""
+    if document["dimension_names"] == ["subject", "class"]:
+        document["shape"] = [limits.MAX_SUBJECTS, limits.MAX_ROW_VALUES]
+        document["chunk_grid"]["configuration"]["chunk_shape"] = document["shape"]
+
+
 @pytest.mark.parametrize("edit", [claim_subjects, claim_clusters, claim_chunks, claim_rows])
 def test_store_that_claims_too_much_is_refused_everywhere(
     archive: Path,
@@ -189,9 +196,12 @@ for call in (gz3d_zarr.open_store, read_info):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux says what is used")
-def test_store_that_claims_too_much_takes_no_memory(store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("edit", [claim_subjects, claim_width])
+def test_store_that_claims_too_much_takes_no_memory(
+    store: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], None]
+) -> None:
     target = Path(shutil.copytree(store, tmp_path / "g.zarr"))
-    claim(target, claim_subjects)
+    claim(target, edit)
     done = subprocess.run(
         [sys.executable, "-c", NO_MEMORY, str(target)], capture_output=True, text=True, check=False
     )
