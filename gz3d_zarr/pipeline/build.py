@@ -260,7 +260,7 @@ def build(
         with name_other_builder(target):
             selection, layout = _adopt_settings(target, request, selection, layout)
             build_plan = make_plan(source, target, selection, layout, fetch, resources)
-            observed = observe_source(build_plan.manifest)
+            observed = observe_source(build_plan.manifest, fetch.source_options)
             began = time.monotonic()
             beside = find_target(target, request)
             work = plan_resume(beside, build_plan, request)  # refuses before anything is written

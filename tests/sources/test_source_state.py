@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import zipfile
 from pathlib import Path
 
 import fsspec
 import pytest
 from files import subject_files
-from servers import serve, status
+from servers import ArchiveServer, serve, status
 
 from gz3d_zarr import SourceError, Status
 from gz3d_zarr.datamodel.manifest import Manifest
@@ -17,7 +18,12 @@ from gz3d_zarr.sources import source_state
 from gz3d_zarr.sources.archive import list_archive
 from gz3d_zarr.sources.listing import list_source
 from gz3d_zarr.sources.select_subjects import make_manifest
-from gz3d_zarr.sources.source_state import SourceState, check_source, observe_source
+from gz3d_zarr.sources.source_state import (
+    SeenUrl,
+    SourceState,
+    check_source,
+    observe_source,
+)
 
 MISSING, UNREACHABLE = Status.MISSING, Status.UNREACHABLE
 
@@ -104,7 +110,133 @@ def test_server_is_asked_for_what_it_had(simulated: Path, tmp_path: Path) -> Non
         check_source(state, first, UNREACHABLE)
 
 
-def test_list_of_urls_has_nothing_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+def serve_some(simulated: Path, folder: Path, count: int) -> list[str]:
+    """Copy a few subject files to a folder to be served; return their names."""
+    folder.mkdir()
+    for path in subject_files(simulated)[:count]:
+        shutil.copy(path, folder)
+    return [path.name for path in subject_files(folder)]
+
+
+def gone(server: ArchiveServer, *names: str) -> None:
+    for name in names:
+        server.faults[name] = [status(404)]
+
+
+def test_folder_on_a_server_that_has_nothing_any_more_is_gone(
+    simulated: Path, tmp_path: Path
+) -> None:
+    names = serve_some(simulated, tmp_path / "served", 4)
+    with serve(tmp_path / "served") as server:
+        state = observe_source(make_manifest(list_archive(server.url)))
+        gone(server, *names)
+        check_source(state, server.url + names[0], MISSING)  # the index page still exists
+        gone(server, "")
+        check_source(state, server.url + names[0], UNREACHABLE)  # it answers
+        with pytest.raises(SourceError, match=f"{server.url} no longer exists"):
+            check_source(state, server.url + names[0], MISSING)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_list_of_urls_is_looked_for_by_its_files(
+    simulated: Path, tmp_path: Path, count: int
+) -> None:
+    names = serve_some(simulated, tmp_path / "served", count)
+    with serve(tmp_path / "served", index=False) as server:
+        urls = [server.url + name for name in names]
+        state = observe_source(manifest(urls[0] if count == 1 else urls))
+        assert sum(server.requests.values()) <= 3 + 2  # and the folder, for a catalogue
+        if count > 1:
+            gone(server, *names[:-1])
+            check_source(state, urls[0], MISSING)
+        gone(server, *names)
+        with pytest.raises(SourceError, match=f"{names[0]} no longer exists"):
+            check_source(state, urls[0], MISSING)
+    with pytest.raises(SourceError, match="127.0.0.1:[0-9]+ does not answer"):
+        check_source(state, urls[-1], UNREACHABLE)
+
+
+def test_list_whose_files_never_existed_is_no_concern(simulated: Path, tmp_path: Path) -> None:
+    names = serve_some(simulated, tmp_path / "served", 2)
+    with serve(tmp_path / "served", index=False) as server:
+        gone(server, *names)
+        urls = [server.url + name for name in names]
+        state = observe_source(manifest(urls))
+        check_source(state, urls[0], MISSING)
+        server.faults.clear()
+    check_source(observe_source(manifest(urls)), urls[0], UNREACHABLE)  # down from the start
+    with pytest.raises(SourceError, match="does not answer"):
+        check_source(state, urls[0], UNREACHABLE)
+
+
+def test_each_server_of_a_list_is_looked_at(files: list[Path], simulated: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file(f"/one-of-two/{files[0].name}", b"x")
+    url = f"memory://one-of-two/{files[0].name}"
+    with serve(simulated, index=False) as server:
+        other = server.url + subject_files(simulated)[3].name
+        state = observe_source(make_manifest(list_source([files[1], url, other]), catalogue=None))
+    memory.rm("/one-of-two", recursive=True)
+    with pytest.raises(SourceError, match="memory://one-of-two/ no longer exists"):
+        check_source(state, url, MISSING)
+    with pytest.raises(SourceError, match="127.0.0.1:[0-9]+ does not answer"):
+        check_source(state, other, UNREACHABLE)
+    check_source(state, str(files[1]), MISSING)
+
+
+def test_glob_of_urls_is_looked_for_in_its_folder(files: list[Path]) -> None:
+    memory = fsspec.filesystem("memory")
+    for path in files:
+        memory.pipe_file(f"/globbed-source/day/{path.name}", b"x")
+    state = observe_source(manifest("memory://globbed-source/d*/gz3d_*"))
+    first = f"memory://globbed-source/day/{files[0].name}"
+    memory.rm(f"/globbed-source/day/{files[0].name}")
+    check_source(state, first, MISSING)
+    memory.rm("/globbed-source", recursive=True)
+    with pytest.raises(SourceError, match="memory://globbed-source/ no longer exists"):
+        check_source(state, first, MISSING)
+
+
+def test_glob_in_a_zip_file_is_looked_for_in_that(files: list[Path], tmp_path: Path) -> None:
+    packed = tmp_path / "packed.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in files:
+            archive.write(path, path.name)
+    state = observe_source(manifest(f"zip://*::{packed}"))
+    inside = f"zip://{files[0].name}::{packed}"
+    check_source(state, inside, MISSING)
+    packed.unlink()
+    with pytest.raises(SourceError, match=r"zip://::.*packed.zip cannot be read: No such file"):
+        check_source(state, inside, MISSING)
+
+
+def test_folder_that_vanishes_after_it_was_listed_stops_the_build(
+    files: list[Path], tmp_path: Path
+) -> None:
+    found = manifest(files[0].parent)
+    for path in files:
+        path.unlink()
+    with pytest.raises(SourceError, match="went away before .* is empty now.*Nothing was written"):
+        observe_source(found)
+    files[0].parent.rmdir()
+    with pytest.raises(SourceError, match="went away before .* cannot be read: No such file"):
+        observe_source(found)
+
+
+def test_messages_hold_no_secret_and_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(url: str, **options: str) -> None:
+        raise ValueError(f"no such key {options['key']!r} for {url}")
+
+    monkeypatch.setattr(source_state, "url_to_fs", refuse)
+    url = f"s3://bucket/{'long' * 500}/gz3d_1-1_19_1.fits.gz"
+    state = SourceState(urls={"s3://bucket": (SeenUrl(url.rpartition("/")[0], True),)})
+    with pytest.raises(SourceError, match="no such key") as caught:
+        check_source(state, url, MISSING, {"key": "open-sesame"})
+    assert "open-sesame" not in str(caught.value)
+    assert len(str(caught.value)) < 900
+
+
+def test_nothing_is_asked_where_nothing_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_state, "probe", None)  # raises if it is called
     url = "http://127.0.0.1:9/gz3d_1-1_19_1.fits.gz"
     check_source(SourceState(), url, UNREACHABLE)
