@@ -28,6 +28,8 @@ MAX_RECEIPTS = 128 * 2**20
 """Bytes of receipts as stored, and of the list of files of a build."""
 MAX_SUBJECT_RECEIPT = 64 * 2**10
 """Bytes of the receipt of one subject, unpacked (on average about 2 KB)."""
+MAX_SHARD_SUBJECT = 32 * 2**20
+"""Bytes of a shard of one array per subject, where the receipt does not say: as a whole file."""
 MAX_ALL_RECEIPTS = 2**29
 """Bytes of all receipts, unpacked."""
 

@@ -228,6 +228,13 @@ def _list_objects(source: ObjectStore) -> tuple[bytes, Layout, list[StoredObject
     lost = sorted(objects.keys() - found.keys())
     if lost:
         raise StoreError(f"{source.url} has lost {lost[0]}: run gz3d-zarr verify for details")
+    resized = sorted(key for key, item in objects.items() if found[key] != item.size)
+    if resized:
+        key = resized[0]
+        raise StoreError(
+            f"{source.url} is damaged, and is not copied: {key} has {found[key]} bytes, expected "
+            f"{objects[key].size}; run gz3d-zarr verify for details"
+        )
     members = _check_small_objects(source, published, root, found)
     for key in found.keys() - objects.keys():
         if key.startswith(tuple(f"{name}/" for name in members)):  # or a copy would lack them
@@ -281,7 +288,7 @@ def copy_objects(task: CopyTask) -> tuple[int, int, int]:
     check_owner(task.destination, task.build_id)
     written = total = 0
     for item in task.objects:
-        data = task.source.get(item.key)
+        data = task.source.get_up_to(item.key, item.size)
         if data is None or len(data) != item.size:
             raise StoreError(f"{task.source.url}/{item.key} changed while it was copied")
         if item.sha256 and digest(data) != item.sha256:
@@ -289,8 +296,10 @@ def copy_objects(task: CopyTask) -> tuple[int, int, int]:
                 f"{task.source.url}/{item.key} is not as it was written (SHA-256): the store is "
                 "damaged, and is not copied; run gz3d-zarr verify for details"
             )
-        if item.key in task.existing and task.destination.get(item.key) == data:
-            continue
+        if item.key in task.existing:
+            existing = task.destination.get_up_to(item.key, item.size)
+            if existing == data:
+                continue
         task.destination.put(item.key, data)
         written += 1
         total += item.size

@@ -117,7 +117,7 @@ def recheck_shard(task: tuple[ObjectStore, Receipt]) -> tuple[int, bool]:
     """Number of a shard, and whether its objects are as its receipt says."""
     store, receipt = task
     return receipt.shard, not any(
-        find_damage(stored, store.get(stored.key)) for stored in receipt.objects
+        find_damage(stored, store.get_up_to(stored.key, stored.size)) for stored in receipt.objects
     )
 
 

@@ -142,11 +142,11 @@ def _keep(task: ShardTask, blocks: Mapping[str, NDArray[Any]]) -> dict[int, Subj
     if task.previous is None:
         return {}
     subjects = len(task.previous.outcomes)
+    objects = {stored.key: stored for stored in task.previous.objects}
     for name, block in blocks.items():
-        key = shard_key(name, task.shard)
-        data = task.store.get(key)
-        digests = {stored.key: stored.sha256 for stored in task.previous.objects}
-        if data is None or digest(data) != digests.get(key):
+        stored = objects.get(shard_key(name, task.shard))
+        data = None if stored is None else task.store.get_up_to(stored.key, stored.size)
+        if stored is None or data is None or digest(data) != stored.sha256:
             return {}
         block[:subjects] = decode_shard(task.documents, name, task.shard, data, subjects)
     return {

@@ -83,9 +83,14 @@ def read_small_objects(
 
 
 def find_damage(item: StoredObject, data: bytes | None) -> Problem:
-    """How an object differs from what the build wrote; without a digest, only whether it exists."""
+    """How an object differs from what the build wrote; empty where it does not.
+
+    Without a digest, only whether it exists, and has no more bytes than `item`.
+    """
     if data is None:
         return "it is missing"
+    if len(data) > item.size:  # perhaps not all of it was read
+        return f"it has more than {item.size} bytes"
     if not item.sha256:
         return ""
     if len(data) != item.size:
@@ -143,8 +148,11 @@ def sort_others(
     """
     own = {ROOT_KEY, published_key(str(published.attributes[RECEIPTS_ATTR])), *published.objects}
     others = [key for key in sorted({*sizes} - own) if not key.startswith(WORK_PREFIX)]
-    strange = [key for key in others if _is_strange(key, nodes)]
-    return strange, [key for key in others if key not in strange]
+    strange: list[str] = []
+    added: list[str] = []
+    for key in others:
+        (strange if _is_strange(key, nodes) else added).append(key)
+    return strange, added
 
 
 def _is_strange(key: str, nodes: Collection[str]) -> bool:

@@ -23,7 +23,7 @@ from gz3d_zarr.pipeline.light_checks import check_without_shards
 from gz3d_zarr.pipeline.plan import parse_memory
 from gz3d_zarr.pipeline.report import VerifyReport
 from gz3d_zarr.pipeline.shard_task import limit_by_semaphore
-from gz3d_zarr.pipeline.store_checks import MAX_SURPLUS, Check, Problem, check_that, find_damage
+from gz3d_zarr.pipeline.store_checks import Check, Problem, check_that, find_damage
 from gz3d_zarr.progress import Progress, ProgressOption, check_progress, choose_progress
 from gz3d_zarr.sources.download import decode_body
 from gz3d_zarr.sources.listing import Source
@@ -194,8 +194,7 @@ def _read_block(task: VerifyTask, name: str, stored: StoredObject) -> tuple[Any,
     """Decode a shard; None and the reason where it is not as it was written."""
     count = len(task.receipt.outcomes)
     try:
-        # A little more is read than was written, so that the finding can name both sizes.
-        data = task.store.get(stored.key, stored.size + MAX_SURPLUS if stored.sha256 else None)
+        data = task.store.get_up_to(stored.key, stored.size)
     except StoreError as error:
         if not task.store.is_local:
             raise  # perhaps only the network

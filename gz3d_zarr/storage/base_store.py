@@ -127,6 +127,22 @@ class ObjectStore(ABC):
             )
         return data
 
+    def get_up_to(self, key: str, size: int) -> bytes | None:
+        """Read one object that should have `size` bytes, and of a larger one no more than one more.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be read.
+        """
+        with self._convert_errors("read", key):
+            try:
+                return self._get(key, size + 1)[: size + 1]
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if _lacks_bucket(error):
+                    raise
+                return None
+
     def get_range(self, key: str, start: int, stop: int) -> bytes | None:
         """Read bytes `start` to `stop` of one object, fewer where it is shorter; None if absent.
 

@@ -94,6 +94,12 @@ def test_damaged_store_is_not_copied(store: Path, client: Client, tmp_path: Path
         gz3d_zarr.copy(damaged, tmp_path / "copy.zarr", client)
     with pytest.raises(StoreError):
         gz3d_zarr.open_store(tmp_path / "copy.zarr")
+    shard.write_bytes(shard.read_bytes() + b"x")
+    size = shard.stat().st_size
+    message = f"not copied: image/c/2/0/0/0 has {size} bytes, expected {size - 1}"
+    with pytest.raises(StoreError, match=message):
+        gz3d_zarr.copy(damaged, tmp_path / "none.zarr", client)
+    assert not (tmp_path / "none.zarr").exists()
     shard.unlink()
     with pytest.raises(StoreError, match="has lost image/c/2/0/0/0"):
         gz3d_zarr.copy(damaged, tmp_path / "other.zarr", client)

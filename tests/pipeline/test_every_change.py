@@ -6,8 +6,10 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,18 @@ from zarr.buffer import cpu
 from zarr.storage import MemoryStore as ZarrMemoryStore
 
 import gz3d_zarr
+from gz3d_zarr import StoreError
 from gz3d_zarr.datamodel.receipts import StoredObject
 from gz3d_zarr.pipeline import light_checks
 from gz3d_zarr.pipeline.build_state import is_shard, read_attrs
+from gz3d_zarr.pipeline.copy import CopyTask, copy_objects
 from gz3d_zarr.pipeline.document_checks import check_documents, find_nodes
 from gz3d_zarr.pipeline.light_checks import check_without_shards
 from gz3d_zarr.pipeline.receipt_checks import check_values
+from gz3d_zarr.pipeline.shard_runner import recheck_shard
 from gz3d_zarr.pipeline.store_checks import check_objects, find_damage, sort_others
 from gz3d_zarr.pipeline.verify import VerifyTask, verify_shard
+from gz3d_zarr.storage.build_record import BuildRecord, put_record
 from gz3d_zarr.storage.memory_store import MemoryStore
 from gz3d_zarr.storage.object_store import open_object_store
 from gz3d_zarr.storage.published_receipts import (
@@ -125,6 +131,61 @@ def test_damaged_shard_is_found_by_the_task_of_its_worker(whole: Whole) -> None:
             task = VerifyTask(receipt, documents, MemoryStore("memory", objects=objects))
             wrong = [check.target for check in verify_shard(task)[1] if not check.passed]
             assert stored.key in wrong
+
+
+@dataclass(frozen=True)
+class EndlessStore(MemoryStore):
+    """A store in which one object never ends: reading it whole fails."""
+
+    endless: str = ""
+
+    def _get(self, key: str, limit: int | None) -> bytes:
+        if key != self.endless:
+            return super()._get(key, limit)
+        if limit is None:
+            raise MemoryError
+        return super()._get(key, None) + b"\0" * 2**23
+
+    def _list_sizes(self, prefix: str) -> dict[str, int]:
+        return {**super()._list_sizes(prefix), self.endless: 10**12}
+
+
+@pytest.mark.parametrize("is_unfinished", [False, True])
+def test_endless_shard_is_never_read_whole(
+    whole: Whole, monkeypatch: pytest.MonkeyPatch, is_unfinished: bool
+) -> None:
+    monkeypatch.setattr(light_checks, "MAX_SHARD_SUBJECT", 2**20)
+    receipt = whole.published.receipts[1]
+    stored = receipt.objects[0]
+    store = EndlessStore("memory", objects=whole.objects, endless=stored.key)
+    if is_unfinished:  # an update may have written it, and no receipt says its size
+        receipt = light_checks._without_digests(receipt)
+    task = VerifyTask(receipt, array_documents(whole.published.layout), store)
+    (wrong,) = [check for check in verify_shard(task)[1] if not check.passed]
+    size = 4 * 2**20 if is_unfinished else stored.size
+    assert (wrong.test, wrong.target) == ("shard", stored.key)
+    assert f"it has more than {size} bytes" in wrong.detail
+    if not is_unfinished:
+        assert recheck_shard((store, receipt)) == (1, False)
+        target = MemoryStore("other", objects={})
+        put_record(target, BuildRecord("mine"))
+        copied = CopyTask(store, target, "mine", (stored,), frozenset())
+        with pytest.raises(StoreError, match="changed while it was copied"):
+            copy_objects(copied)
+        source = MemoryStore("memory", objects=whole.objects)
+        cut = EndlessStore("other", objects={**whole.objects}, endless=stored.key)
+        put_record(cut, BuildRecord("mine"))
+        again = CopyTask(source, cut, "mine", (stored,), frozenset({stored.key}))
+        assert copy_objects(again)[1] == 1  # what an earlier run left there is written again
+
+
+def test_many_additions_are_sorted_in_a_moment(whole: Whole) -> None:
+    sizes = {f"image/c/{9 + i}/0/0/0": 1 for i in range(20_000)}
+    sizes |= {f"mine/{i}": 1 for i in range(20_000)}
+    began = time.process_time()
+    strange, added = sort_others(whole.published, find_nodes(whole.expected), sizes)
+    assert (len(strange), len(added)) == (20_000, 20_000)
+    assert time.process_time() - began < 2  # a quadratic search takes ten times as long
 
 
 def test_any_two_objects_swapped_are_found(whole: Whole) -> None:
