@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,15 @@ from gz3d_zarr.sources.catalogue import read_catalogue, read_sha1_list
 from gz3d_zarr.sources.download import read_file
 from gz3d_zarr.sources.ids_table import read_plate_ifus
 from gz3d_zarr.sources.listing import list_source, read_small_file
+from gz3d_zarr.storage import packs
 from gz3d_zarr.storage.build_record import digest
+from gz3d_zarr.storage.memory_store import MemoryStore
 from gz3d_zarr.storage.object_store import open_object_store
-from gz3d_zarr.storage.published_receipts import published_key, read_published_receipts
+from gz3d_zarr.storage.published_receipts import (
+    find_published_receipts,
+    published_key,
+    read_published_receipts,
+)
 
 HUGE = 10**12
 IRREGULAR = "it is a pipe, a socket or a device, expected a regular file"
@@ -223,6 +231,47 @@ def test_chunks_are_not_counted_out_where_objects_are_few(store: Path, tmp_path:
     assert len(report.checks) < 1000
     with pytest.raises(StoreError, match="is damaged, and is not copied"):
         gz3d_zarr.copy(target, tmp_path / "copy.zarr")
+
+
+def test_receipts_that_unpack_to_far_more_are_refused(store: Path, tmp_path: Path) -> None:
+    """Zeros unpack to a thousand times as much; then they would be parsed."""
+    data = gzip.compress(b"[" + b" " * 50 * 2**20 + b"]", 6, mtime=0)
+    sha256 = hashlib.sha256(data).hexdigest()
+    target = Path(shutil.copytree(store, tmp_path / "g.zarr"))
+    (target / f"receipts/{sha256}.json.gz").write_bytes(data)
+    root = json.loads((target / "zarr.json").read_text())
+    root["attributes"] |= {"receipts_sha256": sha256, "subjects": limits.MAX_SUBJECTS}
+    with pytest.raises(StoreError, match="unpacks to more than") as caught:
+        read_published_receipts(open_object_store(target), root["attributes"])
+    assert len(data) < 60_000
+    assert len(str(caught.value)) < 600
+    kept = find_published_receipts(open_object_store(target))  # the others are still found
+    assert [len(receipts.records) for receipts in kept] == [18]
+
+
+def end_of_zip(data: bytes, name: str) -> bytes:
+    """A zip archive with an end that zipfile accepts, and no build writes."""
+    if name == "comment":
+        return data[:-2] + b"\1\0x"
+    if name == "zip64":
+        return data[:-22] + b"PK\6\7" + bytes(16) + data[-22:]
+    return data[:-22] if name == "none" else b""
+
+
+@pytest.mark.parametrize("name", ["many", "comment", "zip64", "none", "empty"])
+def test_pack_with_members_without_number_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = {f"{i:06}/c/0": b"" for i in range(20_000 if name == "many" else 3)}
+    ((_, data), _) = packs.encode_packs(objects).values()
+    if name != "many":
+        data = end_of_zip(data, name)
+    sha256 = hashlib.sha256(data).hexdigest()
+    pack = MemoryStore("memory", objects={packs.pack_key(sha256): data})
+    monkeypatch.setattr(zipfile, "ZipFile", None)  # it would read all of them
+    with pytest.raises(StoreError, match="the small arrays of memory cannot be read: ") as caught:
+        packs.read_packs(pack, {"small_arrays_sha256": sha256})
+    assert "NoneType" not in str(caught.value)
 
 
 def test_arrays_that_a_person_added_are_not_bounded(store: Path, tmp_path: Path) -> None:

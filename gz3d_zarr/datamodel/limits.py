@@ -32,6 +32,10 @@ MAX_SHARD_SUBJECT = 32 * 2**20
 """Bytes of a shard of one array per subject, where the receipt does not say: as a whole file."""
 MAX_ALL_RECEIPTS = 2**29
 """Bytes of all receipts, unpacked."""
+MAX_RECEIPTS_RATIO = 200
+"""Bytes of receipts, unpacked, for each as stored (on average about 4, at most about 40)."""
+MAX_PACK_DIRECTORY = 2**20
+"""Bytes of the list of members of a pack (the survey: about 10 kB)."""
 
 
 def object_limit(key: str) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gz3d_zarr.datamodel.file_names import parse_name
+from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.datamodel.schema import SCHEMA
 from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import BuildError, Status, StoreError, plural
@@ -13,14 +14,17 @@ from gz3d_zarr.pipeline.build_state import BuildRequest
 from gz3d_zarr.pipeline.resume import ResumePlan
 from gz3d_zarr.storage.build_record import ROOT_KEY, read_attrs
 from gz3d_zarr.storage.object_store import ObjectStore
-from gz3d_zarr.storage.published_receipts import read_published_receipts
+from gz3d_zarr.storage.published_receipts import (
+    find_published_receipts,
+    read_published_receipts,
+)
 
 MAX_NAMED = 3
 """Subjects that a message names."""
 
 
 def read_ok_subjects(store: ObjectStore) -> dict[int, str]:
-    """Find the subjects of a complete store that are ok.
+    """Find the subjects of a complete store that are ok, also where its root is damaged.
 
     Returns
     -------
@@ -29,15 +33,24 @@ def read_ok_subjects(store: ObjectStore) -> dict[int, str]:
         to tell.
     """
     attrs = read_attrs(store.get(ROOT_KEY))
-    if attrs.get("schema") != SCHEMA:
-        return {}
+    is_store = attrs.get("schema") == SCHEMA
     try:
-        receipts = read_published_receipts(store, attrs).receipts
+        receipts = read_published_receipts(store, attrs).receipts if is_store else ()
     except StoreError:  # damaged, or of another version of the schema
+        receipts = ()
+    receipts = receipts or _find_receipts(store)
+    if is_store and not receipts:
         return _read_from_arrays(store)
     names = [o.file_name for r in receipts for o in r.outcomes if o.status is Status.OK]
     files = [parse_name(name) for name in names]
     return {file.zooniverse_subject_id: file.name for file in files if file is not None}
+
+
+def _find_receipts(store: ObjectStore) -> tuple[Receipt, ...]:
+    """Receipts that are kept at a store, of the shards that still exist; the root is not needed."""
+    found = [receipt for kept in find_published_receipts(store) for receipt in kept.receipts]
+    stored = store.list_sizes() if found else {}
+    return tuple(receipt for receipt in found if all(o.key in stored for o in receipt.objects))
 
 
 def _read_from_arrays(store: ObjectStore) -> dict[int, str]:
@@ -46,6 +59,9 @@ def _read_from_arrays(store: ObjectStore) -> dict[int, str]:
     try:
         ids, status = (read_rows(store, name) for name in ("zooniverse_subject_id", "status"))
     except StoreError:
+        return {}
+    is_table = ids.ndim == 1 and ids.shape == status.shape
+    if not is_table or ids.dtype.kind not in "iu" or status.dtype.kind not in "iu":
         return {}
     return {int(i): f"subject {i}" for i in ids[status == Status.OK]}
 

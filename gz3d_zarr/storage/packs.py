@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gz3d_zarr.datamodel.arrays import GROUPS
+from gz3d_zarr.datamodel.limits import MAX_PACK_DIRECTORY
 from gz3d_zarr.datamodel.schema import GROUP_ARRAYS_ATTR, SMALL_ARRAYS_ATTR
 from gz3d_zarr.errors import CLIENT_ERRORS, StoreError, error_message
 from gz3d_zarr.storage.build_record import ROOT_KEY, digest
@@ -105,6 +106,7 @@ def read_packs(
 
 def _decode(store: ObjectStore, data: bytes) -> dict[str, bytes]:
     try:
+        _check_directory(data)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
             is_stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
@@ -115,3 +117,25 @@ def _decode(store: ObjectStore, data: bytes) -> dict[str, bytes]:
         raise StoreError(
             f"the small arrays of {store.url} cannot be read: {error_message(error)}"
         ) from error
+
+
+def _check_directory(data: bytes) -> None:
+    """Refuse a zip archive of far more members than a pack, before zipfile reads them all.
+
+    Raises
+    ------
+    ValueError
+        Its end is not as `encode_packs` writes it, or the list of its members is too long.
+    """
+    end = data[-_ZIP_END.size :]
+    if len(end) != _ZIP_END.size or data[-_ZIP_END.size - 20 :].startswith(b"PK\6\7"):  # zip64
+        raise ValueError("it is no zip archive, or a far larger one than any of a store")
+    signature, *_, size, _offset, comment = _ZIP_END.unpack(end)
+    if signature != b"PK\5\6" or comment:
+        raise ValueError("it does not end as a zip archive of a store")
+    if size > MAX_PACK_DIRECTORY:
+        raise ValueError(f"the list of its members has {size} bytes")
+
+
+_ZIP_END = struct.Struct("<4s4H2LH")
+"""The record at the end of a zip archive: the last but two is the size of the list of members."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
@@ -14,7 +15,9 @@ from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.limits import (
     MAX_ALL_RECEIPTS,
     MAX_DOCUMENT,
+    MAX_RECEIPTS_RATIO,
     MAX_SUBJECT_RECEIPT,
+    MAX_SUBJECTS,
     gunzip,
 )
 from gz3d_zarr.datamodel.manifest import CatalogueRow, Entry
@@ -152,16 +155,34 @@ def read_published_receipts(store: ObjectStore, attrs: Mapping[str, Any]) -> Pub
             f"{store.url} has no receipts, which say how it was built: it is damaged, or was "
             "written by another program; build it anew with --overwrite"
         )
-    where = f"{store.url}/{published_key(str(sha256))}"
+    subjects = attrs.get("subjects")
+    return _decode(store, data, str(sha256), subjects if type(subjects) is int else 0)
+
+
+def find_published_receipts(store: ObjectStore) -> list[PublishedReceipts]:
+    """Read the receipts that lie at a store, whatever its root says; damaged ones are left out."""
+    found = []
+    for key in sorted(store.list_sizes(PUBLISHED_PREFIX)):
+        sha256 = key.removeprefix(PUBLISHED_PREFIX).partition(".")[0]
+        data = store.get(key) if SHA256.fullmatch(sha256) and key == published_key(sha256) else None
+        if data is not None:
+            with contextlib.suppress(StoreError):
+                found.append(_decode(store, data, sha256, MAX_SUBJECTS))
+    return found
+
+
+def _decode(store: ObjectStore, data: bytes, sha256: str, subjects: int) -> PublishedReceipts:
+    """Check, unpack and parse receipts of a store that has so many subjects at most."""
+    where = f"{store.url}/{published_key(sha256)}"
     if digest(data) != sha256:
         raise StoreError(
             f"{where} is not as it was written (SHA-256): the store is damaged; build it anew with "
             "--overwrite"
         )
-    subjects = attrs.get("subjects")
     limit = min(
         MAX_ALL_RECEIPTS,
-        MAX_DOCUMENT + MAX_SUBJECT_RECEIPT * (subjects if type(subjects) is int else 0),
+        MAX_DOCUMENT + MAX_SUBJECT_RECEIPT * subjects,
+        MAX_DOCUMENT + MAX_RECEIPTS_RATIO * len(data),
     )
     try:
         return _parse(json.loads(gunzip(data, limit)), sha256)

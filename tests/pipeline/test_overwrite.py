@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -17,7 +18,8 @@ from stores import objects
 
 import gz3d_zarr
 from gz3d_zarr import BuildError, SourceError, StoreError, UsageError
-from gz3d_zarr.pipeline.build_state import is_ours
+from gz3d_zarr.pipeline.build_state import is_ours, is_shard
+from gz3d_zarr.pipeline.losses import read_ok_subjects
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.storage.build_record import BUILDING_SUFFIX, REPLACED_SUFFIX
 from gz3d_zarr.storage.object_store import open_object_store
@@ -197,6 +199,57 @@ def test_store_without_receipts_is_compared_by_its_arrays(
     subject_files(files)[0].unlink()
     with pytest.raises(StoreError, match=r"holds 1 good subject \(subject \d+\)"):
         gz3d_zarr.build(files, target, client, overwrite=True, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("place", "damage"),
+    [("disk", "cut"), ("memory", "gone"), ("memory", "foreign"), ("disk", "other receipts")],
+)
+def test_store_whose_root_is_damaged_is_compared_by_the_receipts_that_it_keeps(
+    files: Path, target: Path, memory: str, client: Client, place: str, damage: str
+) -> None:
+    name = memory if place == "memory" else str(target)
+    store = open_object_store(name)
+    root = store.get("zarr.json") or b""
+    sha256 = json.loads(root)["attributes"]["receipts_sha256"]
+    roots = {
+        "cut": root[:1000],
+        "gone": b"",
+        "foreign": b"{}",
+        "other receipts": root.replace(sha256.encode(), b"0" * 64),
+    }
+    store.delete(["zarr.json"])
+    if roots[damage]:
+        store.put("zarr.json", roots[damage])
+    gone = subject_files(files)[0]
+    gone.unlink()
+    with pytest.raises(StoreError, match=f"1 good subject .{gone.name}.*add --allow-loss"):
+        gz3d_zarr.build(files, name, client, overwrite=True, **OPTIONS)
+    shards = [key for key in store.list_sizes() if is_shard(key)]
+    store.delete(key for key in shards if "/c/0" in key)  # nobody has the pictures any more
+    lost = {int(path.name.split("_")[3].partition(".")[0]) for path in subject_files(files)[:1]}
+    assert len(read_ok_subjects(store)) == SUBJECTS - 2
+    assert not lost & {*read_ok_subjects(store)}
+    report = gz3d_zarr.build(files, name, client, overwrite=True, **OPTIONS)
+    assert report.ok == SUBJECTS - 1
+
+
+def test_damaged_receipts_and_arrays_of_odd_shapes_tell_nothing(target: Path) -> None:
+    store = open_object_store(target)
+    for path in (target / "receipts").glob("*.json.gz"):
+        path.write_bytes(path.read_bytes()[:-1])
+    whole = json.loads((target / "zarr.json").read_text())
+    assert len(read_ok_subjects(store)) == SUBJECTS
+    for name, shape in (("status", [SUBJECTS + 1]), ("zooniverse_subject_id", [SUBJECTS - 1])):
+        root = json.loads(json.dumps(whole))
+        root["consolidated_metadata"]["metadata"][name]["shape"] = shape
+        (target / "zarr.json").write_text(json.dumps(root))
+        assert read_ok_subjects(store) == {}
+    root = json.loads(json.dumps(whole))
+    members = root["consolidated_metadata"]["metadata"]
+    members["zooniverse_subject_id"] = members["subject"]
+    (target / "zarr.json").write_text(json.dumps(root))
+    assert read_ok_subjects(store) == {}
 
 
 @pytest.mark.parametrize("options", [{}, {"update": True}])
