@@ -6,19 +6,15 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-import gz3d_zarr
 from gz3d_zarr.datamodel.layout import LayoutOptions, read_layout
 from gz3d_zarr.datamodel.option_fields import check_options, check_type, take_options
 from gz3d_zarr.datamodel.receipts import Receipt
-from gz3d_zarr.datamodel.schema import Provenance
 from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import Status, StoreError
-from gz3d_zarr.locations import public_name
 from gz3d_zarr.pipeline.build_state import BuildRequest, Mode, choose_request, inspect_target
 from gz3d_zarr.pipeline.failure_policy import FailurePolicy
 from gz3d_zarr.pipeline.losses import check_build_keeps, check_plan_keeps
@@ -27,6 +23,7 @@ from gz3d_zarr.pipeline.publish import (
     begin_writing,
     choose_generation,
     clean_up_complete,
+    describe_origin,
     publish,
     reconcile_objects,
 )
@@ -300,8 +297,15 @@ def build(
                         policy,
                         stack.enter_context(choose_progress(progress)),
                     )
-            replaced = None if writing is target or request.allow_loss else target
-            return _complete(writing, work, receipts, lease.build_id, began, replaced)
+            return _complete(
+                writing,
+                work,
+                receipts,
+                lease.build_id,
+                began,
+                target,
+                allow_loss=request.allow_loss,
+            )
 
 
 def _adopt_settings(
@@ -323,9 +327,11 @@ def _complete(
     receipts: Mapping[int, Receipt],
     build_id: str,
     began: float,
-    replaced: ObjectStore | None,
+    existing: ObjectStore,
+    *,
+    allow_loss: bool,
 ) -> BuildReport:
-    """Publish what has been built, and report on it; no good subject of `replaced` may be lost."""
+    """Publish what has been built, and report on it; no good subject of `existing` may be lost."""
     plan = work.plan
     ordered = [receipts[i] for i in range(plan.layout.shards)]
     outcomes = [outcome for receipt in ordered for outcome in receipt.outcomes]
@@ -333,33 +339,15 @@ def _complete(
         SubjectRecord(entry, outcome)
         for entry, outcome in zip(plan.manifest.entries, outcomes, strict=True)
     ]
-    if replaced is not None:
-        check_build_keeps(replaced, store, records)
+    if existing is not store and not allow_loss:
+        check_build_keeps(existing, store, records)
     reconcile_objects(store, ordered, build_id)
     attrs = {} if work.clears else work.target.attrs
     generation = choose_generation(store, attrs, outcomes, build_id)
-    provenance = replace(_describe_origin(plan, records), generation=generation)
-    publish(store, records, ordered, plan.layout, provenance, build_id)
-    notes = (*plan.manifest.notes, *note_subjects(records), *work.notes)
+    provenance = replace(describe_origin(plan, records), generation=generation)
+    note = publish(store, records, ordered, plan.layout, provenance, build_id, existing)
+    notes = (*plan.manifest.notes, *note_subjects(records), *work.notes, *filter(None, [note]))
     return _report(work, records, ordered, time.monotonic() - began, notes)
-
-
-def _describe_origin(plan: Plan, records: Sequence[SubjectRecord]) -> Provenance:
-    ok = sum(record.outcome.status is Status.OK for record in records)
-    return Provenance(
-        source=public_name(plan.manifest.location),
-        catalogue=public_name(plan.manifest.catalogue or ""),
-        release=plan.manifest.release,
-        package_version=gz3d_zarr.__version__,
-        manifest_digest=plan.manifest.digest,
-        fingerprint=plan.fingerprint,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        order=plan.manifest.order,
-        appended=plan.manifest.appended,
-        ok=ok,
-        failed=len(records) - ok,
-        notes=(*plan.manifest.notes, *note_subjects(records)),
-    )
 
 
 def _report_complete(store: ObjectStore, work: ResumePlan, seconds: float) -> BuildReport:

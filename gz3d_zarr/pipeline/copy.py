@@ -20,6 +20,7 @@ from gz3d_zarr.errors import StoreError, UsageError, plural
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
 from gz3d_zarr.pipeline.publish import publish_root
 from gz3d_zarr.pipeline.replace import hold_target
+from gz3d_zarr.pipeline.root_additions import find_added_members
 from gz3d_zarr.progress import Progress, ProgressOption, check_progress, choose_progress
 from gz3d_zarr.storage.build_record import (
     RECORD_KEY,
@@ -272,7 +273,7 @@ def _check_small_objects(
                 f"{source.url} is damaged, and is not copied: {check.target}: {check.detail}; run "
                 "gz3d-zarr verify for details"
             )
-    return document_checks.find_added_members(root, expected)
+    return find_added_members(root, expected)
 
 
 def copy_objects(task: CopyTask) -> tuple[int, int, int]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gz3d_zarr.errors import shorten
+from gz3d_zarr.pipeline.root_additions import find_member, find_root_additions, parse_document
 from gz3d_zarr.pipeline.store_checks import Check, Problem, check_that
 from gz3d_zarr.storage.build_record import ROOT_KEY
 from gz3d_zarr.storage.published_receipts import PublishedReceipts
@@ -45,12 +47,13 @@ def check_documents(
     for key in sorted(expected):
         if key.endswith(f"/{ROOT_KEY}"):
             same = stored.get(key) == expected[key]
-            finding = "" if same else _compare(_parse(stored.get(key)), _parse(expected[key]))
+            here, ours = (parse_document(objects.get(key)) for objects in (stored, expected))
+            finding = "" if same else _compare(here, ours)
             yield check_that("metadata", key.removesuffix(f"/{ROOT_KEY}"), finding)
-    root, wanted = _parse(stored.get(ROOT_KEY)), _parse(expected[ROOT_KEY])
-    attrs = _member(root, "attributes")
+    root, wanted = parse_document(stored.get(ROOT_KEY)), parse_document(expected[ROOT_KEY])
+    attrs = find_member(root, "attributes")
     for name, value in published.attributes.items():
-        yield check_that("attributes", name, _compare(attrs.get(name), value))
+        yield check_that("attributes", shorten(name), _compare(attrs.get(name), value))
     parts = [dict(document) if isinstance(document, dict) else {} for document in (root, wanted)]
     found, members = (part.pop("consolidated_metadata", None) for part in parts)
     rest = [{**part, "attributes": {}} for part in parts]
@@ -59,7 +62,7 @@ def check_documents(
     if not isinstance(found, dict):
         yield Check("consolidated", ROOT_KEY, False, "it has no consolidated metadata")
         return
-    documents = _member(found, "metadata")
+    documents = find_member(found, "metadata")
     for name, document in members["metadata"].items():
         yield check_that("consolidated", name, _compare(documents.get(name), document))
     finding = _compare({**found, "metadata": {}}, {**members, "metadata": {}})
@@ -70,52 +73,10 @@ def check_documents(
     yield check_that("consolidated", ROOT_KEY, finding)
 
 
-def find_root_additions(
-    stored: Mapping[str, bytes], expected: Mapping[str, bytes], published: PublishedReceipts
-) -> list[str]:
-    """Describe what the root has besides what a build writes: attributes, arrays and groups."""
-    root, wanted = _parse(stored.get(ROOT_KEY)), _parse(expected[ROOT_KEY])
-    attrs = _member(root, "attributes").keys() - published.attributes.keys()
-    return [
-        *(f"{ROOT_KEY}: attribute {name:.{_MAX_SHOWN}}" for name in sorted(attrs)),
-        *(f"{ROOT_KEY}: {name}" for name in sorted(_members(root).keys() - _members(wanted))),
-    ]
-
-
 def find_nodes(expected: Mapping[str, bytes]) -> set[str]:
     """Names of all arrays and groups that a build writes, from their documents."""
     suffix = f"/{ROOT_KEY}"
     return {key.removesuffix(suffix) for key in expected if key.endswith(suffix)}
-
-
-def find_added_members(root: bytes, expected: Mapping[str, bytes]) -> list[str]:
-    """Names of the arrays and groups of other programs that a root lists."""
-    return sorted(_members(_parse(root)).keys() - _members(_parse(expected[ROOT_KEY])))
-
-
-def _members(root: object) -> dict[str, Any]:
-    return _member(_member(root, "consolidated_metadata"), "metadata")
-
-
-def _member(document: object, name: str) -> dict[str, Any]:
-    """A mapping inside a document; empty where there is none."""
-    found = document.get(name) if isinstance(document, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-def _parse(data: bytes | None) -> object:
-    """The JSON of a document; None where it is no JSON, or names a field twice."""
-    try:
-        return json.loads(data or b"", object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("a field is named twice")
-    return fields
 
 
 def _compare(found: object, wanted: object, path: str = "") -> Problem:
@@ -124,7 +85,9 @@ def _compare(found: object, wanted: object, path: str = "") -> Problem:
         for name in sorted({*found, *wanted}):
             values = [document.get(name, _DEFAULTS.get(name)) for document in (found, wanted)]
             if name == "consolidated_metadata":  # of a group, for which the root has them all
-                values = [_member({name: value}, name).get("metadata") or None for value in values]
+                values = [
+                    find_member({name: value}, name).get("metadata") or None for value in values
+                ]
             finding = _compare(values[0], values[1], f"{path}.{name}" if path else name)
             if finding:
                 return finding
@@ -134,7 +97,7 @@ def _compare(found: object, wanted: object, path: str = "") -> Problem:
         return next(filter(None, (_compare(a, b, f"{path}[{i}]") for i, (a, b) in items)), "")
     if type(found) is type(wanted) and found == wanted:
         return ""
-    return f"{path or 'it'} is {_shown(found)}, expected {_shown(wanted)}"
+    return f"{shorten(path) or 'it'} is {_shown(found)}, expected {_shown(wanted)}"
 
 
 def _shown(value: object) -> str:

@@ -12,12 +12,9 @@ from gz3d_zarr.datamodel.receipts import Receipt
 from gz3d_zarr.errors import GZ3DError, StoreError, access_errors, error_message, plural
 from gz3d_zarr.pipeline import store_checks
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target, is_ours
-from gz3d_zarr.pipeline.document_checks import (
-    check_documents,
-    find_nodes,
-    find_root_additions,
-)
+from gz3d_zarr.pipeline.document_checks import check_documents, find_nodes
 from gz3d_zarr.pipeline.receipt_checks import check_values
+from gz3d_zarr.pipeline.root_additions import find_root_additions
 from gz3d_zarr.pipeline.store_checks import Check, check_that
 from gz3d_zarr.storage.build_record import ROOT_KEY, check_digest, read_attrs
 from gz3d_zarr.storage.memory_store import MemoryStore

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
+import gz3d_zarr
 from gz3d_zarr.datamodel.layout import Layout
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 from gz3d_zarr.datamodel.schema import (
@@ -15,17 +18,22 @@ from gz3d_zarr.datamodel.schema import (
     root_attrs,
 )
 from gz3d_zarr.datamodel.variables import SubjectRecord
-from gz3d_zarr.errors import StoreError, plural
+from gz3d_zarr.errors import Status, StoreError, plural
+from gz3d_zarr.locations import public_name
 from gz3d_zarr.pipeline.build_state import (
     OUR_PREFIXES,
     inspect_target,
     is_ours,
     is_shard,
 )
+from gz3d_zarr.pipeline.plan import Plan
+from gz3d_zarr.pipeline.report import note_subjects
 from gz3d_zarr.pipeline.resume import ResumePlan
+from gz3d_zarr.pipeline.root_additions import carry_additions
 from gz3d_zarr.storage.build_record import (
     FILES_KEY,
     LEASE_KEY,
+    OLD_ROOT_KEY,
     RECEIPTS_PREFIX,
     RECORD_KEY,
     ROOT_KEY,
@@ -49,23 +57,29 @@ from gz3d_zarr.storage.published_receipts import (
 )
 from gz3d_zarr.storage.small_arrays import encode_small_objects
 
-_WORK_KEYS = {RECORD_KEY, FILES_KEY, LEASE_KEY}
+_WORK_KEYS = {RECORD_KEY, FILES_KEY, LEASE_KEY, OLD_ROOT_KEY}
 
 
 def begin_writing(store: ObjectStore, work: ResumePlan, build_id: str) -> None:
     """Record the build, and delete what it does not keep.
 
-    The record is put before anything is deleted or changed: whenever this is stopped, what
-    remains is known to be ours. Where a store is deleted, its root is the first to go, so that a
-    reader sees the old store or none.
+    The record is put before anything is deleted: whenever this is stopped, what remains is known
+    to be ours. Only the list of files comes first, which is of no use without its record, and
+    which the record's build needs from then on. Where a store is deleted, its root is the first to
+    go, so that a reader sees the old store or none; what others added to it is carried along.
     """
     record = work.target.record
-    if work.clears or record is None or record.fingerprint != work.plan.fingerprint:
-        store.delete(sorted(store.list_sizes(RECEIPTS_PREFIX)))
+    is_new = work.clears or record is None or record.fingerprint != work.plan.fingerprint
+    if is_new:
         names = "\n".join(entry.file.name for entry in work.plan.manifest.entries)
         store.put(FILES_KEY, names.encode())
     write_build_record(store, work, build_id)
+    if is_new:
+        store.delete(sorted(store.list_sizes(RECEIPTS_PREFIX)))
     if work.clears:
+        root = store.get(ROOT_KEY)
+        if root is not None:
+            store.put(OLD_ROOT_KEY, root)
         store.delete([ROOT_KEY])
         keys = {key for key in store.list_sizes() if is_ours(key)}
         store.delete(sorted(keys - _WORK_KEYS))
@@ -115,8 +129,22 @@ def publish(
     layout: Layout,
     provenance: Provenance,
     build_id: str,
-) -> None:
+    replaced: ObjectStore,
+) -> str:
     """Write everything that is not a shard, the root last, and remove the record of the build.
+
+    What others have added to the root of the existing store is in the new one too. Receipts do not
+    vouch for it: it stays what others have added.
+
+    Parameters
+    ----------
+    replaced : ObjectStore
+        Where the existing store is, if any: the same place, or the one that this store will have.
+
+    Returns
+    -------
+    str
+        A note where such additions may have been lost; otherwise empty.
 
     Raises
     ------
@@ -129,6 +157,9 @@ def publish(
     root = objects.pop(ROOT_KEY)
     sha256, kept = encode_published_receipts(receipts, records, objects, root)
     root = root.replace(BLANK_SHA256.encode(), sha256.encode())
+    old = replaced.get(ROOT_KEY)
+    old = store.get(OLD_ROOT_KEY) if old is None else old
+    root, note = carry_additions(root, old, lambda: _keeps_subjects(replaced, old, records, root))
     objects[published_key(sha256)] = kept
     named = {key: objects.pop(key) for key in [*objects] if is_published_key(key)}
     # Values before metadata: a reader with the old metadata reads old rows, which do not change.
@@ -142,6 +173,41 @@ def publish(
             store.sync([*shards, *named])
     publish_root(store, root, [*objects, *metadata], build_id)
     clean_up(store, read_attrs(root))
+    return note
+
+
+def _keeps_subjects(
+    replaced: ObjectStore, old: bytes | None, records: Sequence[SubjectRecord], root: bytes
+) -> bool:
+    """Whether the subjects of an existing store are the first of the new one, in their order."""
+    attrs = read_attrs(old)
+    if attrs.get("manifest_digest") == read_attrs(root)["manifest_digest"]:
+        return True
+    try:
+        before = read_published_receipts(replaced, attrs).records
+    except StoreError:  # deleted, or damaged
+        return False
+    names = [[r.entry.file.name for r in part] for part in (before, records)]
+    return names[0] == names[1][: len(names[0])]
+
+
+def describe_origin(plan: Plan, records: Sequence[SubjectRecord]) -> Provenance:
+    """How a store was built, for the attributes of its root."""
+    ok = sum(record.outcome.status is Status.OK for record in records)
+    return Provenance(
+        source=public_name(plan.manifest.location),
+        catalogue=public_name(plan.manifest.catalogue or ""),
+        release=plan.manifest.release,
+        package_version=gz3d_zarr.__version__,
+        manifest_digest=plan.manifest.digest,
+        fingerprint=plan.fingerprint,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        order=plan.manifest.order,
+        appended=plan.manifest.appended,
+        ok=ok,
+        failed=len(records) - ok,
+        notes=(*plan.manifest.notes, *note_subjects(records)),
+    )
 
 
 def choose_generation(
@@ -178,17 +244,28 @@ def publish_root(store: ObjectStore, root: bytes, written: Sequence[str], build_
     """Put the root, after which the store is complete.
 
     The record says first which root ends the build: where this is killed afterwards, the store is
-    known to be complete.
+    known to be complete. If a root is kept only in part, what was there before comes back.
     """
     record = check_owner(store, build_id)
+    before = store.get(ROOT_KEY)
     store.sync(written)  # the root is the last also after a power failure
     put_record(store, replace(record, root_sha256=digest(root)))
     store.put(ROOT_KEY, root)
     found = store.get(ROOT_KEY)
-    if found is not None and not read_attrs(found):
-        store.delete([ROOT_KEY])  # the record remains: a build to be continued
+    if found is not None and found != root and not read_attrs(found):
+        _restore_root(store, before)  # the record remains: a build to be continued
     _check_kept({ROOT_KEY: root}, {ROOT_KEY: found}, store.url)
     store.sync([ROOT_KEY])
+
+
+def _restore_root(store: ObjectStore, before: bytes | None) -> None:
+    """Put the root of an existing store again, so that readers go on, or delete half a new one."""
+    if before is not None and read_attrs(before):
+        with contextlib.suppress(StoreError):
+            store.put(ROOT_KEY, before)
+        if store.get(ROOT_KEY) == before:
+            return
+    store.delete([ROOT_KEY])
 
 
 def _check_kept(put: Mapping[str, bytes], found: Mapping[str, bytes | None], url: str) -> None:

@@ -14,7 +14,7 @@ import fsspec
 import pytest
 from distributed import Client
 from files import subject_files
-from stores import objects
+from stores import StopHereError, objects, stop_after
 
 import gz3d_zarr
 from gz3d_zarr import BuildError, SourceError, StoreError, UsageError
@@ -179,6 +179,24 @@ def test_store_with_subjects_that_are_left_out_stays(
     assert gz3d_zarr.plan(files, name, client=client, **options).refusal == ""
     gz3d_zarr.build(files, name, client, **options)
     assert gz3d_zarr.open_store(name).sizes["subject"] == 3
+
+
+def test_nothing_is_deleted_before_the_record_says_whose_it_is(
+    files: Path, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "g.zarr"
+    with pytest.raises(StopHereError):
+        gz3d_zarr.build(files, target, client, progress=stop_after(2), **OPTIONS)
+
+    def stop(*_: object) -> None:
+        raise StopHereError
+
+    with monkeypatch.context() as patch, pytest.raises(StopHereError):
+        patch.setattr("gz3d_zarr.pipeline.publish.write_build_record", stop)
+        gz3d_zarr.build(files, target, client, overwrite=True, limit=2, **OPTIONS)
+    report = gz3d_zarr.build(files, target, client, resume=True, **OPTIONS)
+    assert report.ok == SUBJECTS
+    assert report.shards_built <= 1  # a task may have ended after the build was stopped
 
 
 def test_subjects_that_were_bad_before_may_be_left_out(
