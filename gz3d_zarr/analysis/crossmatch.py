@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.indexing import compute_variables, isel_subjects, with_subject_dim
 from gz3d_zarr.analysis.selection import arcseconds, separation, sky_degrees
+from gz3d_zarr.analysis.table_columns import Column, find_column, list_names, read_columns
 from gz3d_zarr.analysis.validation import validate_dataset
 from gz3d_zarr.errors import LeftOutWarning, UsageError, plural
 
@@ -20,8 +19,6 @@ SEPARATION = "separation"
 TABLE_ROW = "table_row"
 _DEC_MARGIN = 1e-9
 """Degrees added to the radius of a strip in declination, because of rounding."""
-_MAX_EXACT_INTEGER = 2**53
-"""float64 represents all integers up to this one."""
 
 
 def crossmatch(
@@ -96,68 +93,17 @@ def _nearest(
     return nearest, distances
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of a table, and its mask, if any, of the same shape."""
-
-    values: NDArray[Any]
-    mask: NDArray[np.bool_] | None
-    attrs: dict[str, Any]
-
-    def filled(self) -> NDArray[Any]:
-        """The values, with NaN, NaT or empty text for masked ones."""
-        if self.mask is None or not self.mask.any():
-            return self.values
-        is_integer = self.values.dtype.kind in "iub"
-        values = self.values.astype(float) if is_integer else self.values.copy()
-        values[self.mask] = np.nan if values.dtype.kind in "fc" else ""
-        return values
-
-    def rows(self, chosen: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Values of some rows, by the suffix of the variable's name: filled, or with a mask.
-
-        Integers beyond 2^53, such as SDSS ids, keep their type, as floats would round them.
-        """
-        mask = None if self.mask is None else self.mask[chosen]
-        part = _Column(self.values[chosen], mask, self.attrs)
-        if mask is None or not mask.any() or part.values.dtype.kind not in "iu":
-            return {"": part.filled()}
-        values = np.where(mask, part.values.dtype.type(0), part.values)
-        if (values <= _MAX_EXACT_INTEGER).all() and (values >= -_MAX_EXACT_INTEGER).all():
-            return {"": part.filled()}
-        return {"": values, "_masked": mask}
-
-
-def _columns(table: Any) -> tuple[dict[str, _Column], dict[str, str]]:
-    """Columns of a table by name, and the types of those that cannot be joined, by name.
+def _columns(table: Any) -> tuple[dict[str, Column], dict[str, str]]:
+    """Columns of a table, and the types of those that cannot be joined, by name.
 
     Positions that are a SkyCoord, or a SkyCoord column, are in neither.
     """
     if hasattr(table, "icrs"):
         return {}, {}
+    columns, left_out = read_columns(table)
     if hasattr(table, "colnames"):
-        found = {name: _column(table[name]) for name in table.colnames}
-        columns = {name: column for name, column in found.items() if column is not None}
-        sky_column = _sky_column(table)
-        left_out = {
-            name: type(table[name]).__name__
-            for name in table.colnames
-            if found[name] is None and name != sky_column
-        }
-        return columns, left_out
-    if hasattr(table, "iloc") and hasattr(table, "columns"):
-        names = [str(name) for name in table.columns]
-        repeated = [name for name, number in Counter(names).items() if number > 1]
-        if repeated:
-            raise UsageError(
-                f"the table has more than one column {', '.join(repeated)}; rename or drop all but "
-                "one"
-            )
-        return {name: _series(table.iloc[:, i]) for i, name in enumerate(names)}, {}
-    raise UsageError(
-        f"crossmatch takes an astropy Table, a pandas DataFrame or a SkyCoord, not "
-        f"{type(table).__name__}"
-    )
+        left_out.pop(_sky_column(table) or "", None)
+    return columns, left_out
 
 
 def _sky_column(table: Any) -> str | None:
@@ -166,28 +112,8 @@ def _sky_column(table: Any) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
-def _column(column: Any) -> _Column | None:
-    """A column of an astropy table; None if it is not an array of numbers or text."""
-    if not (hasattr(column, "dtype") and hasattr(column, "unit")) or column.dtype.kind == "V":
-        return None
-    attrs = {"units": str(column.unit)} if column.unit else {}
-    values = np.asarray(getattr(column, "unmasked", column))
-    if values.dtype.kind == "S":
-        values = np.char.decode(values, "utf-8", "replace")
-    mask = getattr(column, "mask", None)
-    return _Column(values, mask if mask is None else np.broadcast_to(mask, values.shape), attrs)
-
-
-def _series(series: Any) -> _Column:
-    """A column of a pandas DataFrame."""
-    if series.dtype.kind in "iufb" and not isinstance(series.dtype, np.dtype):
-        values = series.to_numpy(dtype=series.dtype.numpy_dtype, na_value=0)
-        return _Column(values, series.isna().to_numpy(dtype=bool), {})
-    return _Column(series.to_numpy(), None, {})
-
-
 def _positions(
-    table: Any, columns: dict[str, _Column], ra: str, dec: str
+    table: Any, columns: dict[str, Column], ra: str, dec: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Positions of the rows in degrees, ICRS, from a SkyCoord or two columns."""
     coordinate = table if hasattr(table, "icrs") else None
@@ -205,19 +131,17 @@ def _positions(
     return table_ra, table_dec
 
 
-def _degrees(columns: dict[str, _Column], wanted: str) -> NDArray[np.float64]:
+def _degrees(columns: dict[str, Column], wanted: str) -> NDArray[np.float64]:
     """A column in degrees, by its name in any case."""
-    names = [name for name in columns if name == wanted] or [
-        name for name in columns if name.lower() == wanted.lower()
-    ]
-    if len(names) != 1:
+    name = find_column(columns, wanted)
+    if name is None:
         raise UsageError(
             f"the table has no column {wanted}; name the columns with the position by ra=... and "
-            f"dec=...: {', '.join(columns)}"
+            f"dec=...: {list_names(columns)}"
         )
-    values, attrs = columns[names[0]].filled(), columns[names[0]].attrs
+    values, attrs = columns[name].filled(), columns[name].attrs
     if values.dtype.kind not in "iuf" or values.ndim != 1:
-        raise UsageError(f"column {names[0]} of the table is {values.dtype}, expected degrees")
+        raise UsageError(f"column {name} of the table is {values.dtype}, expected degrees")
     unit = attrs.get("units", "deg").lower()
     if unit in ("deg", "degree", "degrees"):
         return values.astype(float)
@@ -226,5 +150,5 @@ def _degrees(columns: dict[str, _Column], wanted: str) -> NDArray[np.float64]:
     try:
         degrees: NDArray[np.float64] = units.Quantity(values, unit).to_value("deg")
     except (ValueError, TypeError) as error:
-        raise UsageError(f"column {names[0]} of the table is in {unit}, not an angle") from error
+        raise UsageError(f"column {name} of the table is in {unit}, not an angle") from error
     return degrees
