@@ -9,21 +9,20 @@ import click
 
 from gz3d_zarr.cli.group import Command, gather, handle_errors, main, print_result
 from gz3d_zarr.cli.options import (
+    ROW_OPTIONS,
     SectionGroup,
     all_of,
     class_option,
-    cone_option,
     destination_option,
-    ids_option,
     in_section,
     json_option,
+    row_options,
     store_options,
     worker_options,
 )
 
 _export_options = all_of(
-    ids_option,
-    cone_option,
+    row_options,
     store_options,
     destination_option,
     in_section("Other", "--overwrite", is_flag=True, help="Replace files of the same names."),
@@ -92,7 +91,7 @@ def _export(
     from gz3d_zarr.progress import show_progress
 
     options = gather(options)
-    rows = RowRules(options.pop("ids"), options.pop("cone"))
+    rows = RowRules(**{name: options.pop(name) for name in ROW_OPTIONS})
     with show_progress(sys.stderr) as progress:
         report = function(store, dest, rows=rows, progress=progress, **options)
     print_result(report, as_json)

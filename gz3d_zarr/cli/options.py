@@ -348,6 +348,17 @@ cone_option = in_section(
     callback=parse_cone,
     help="Only subjects within RADIUS arcseconds of a position in degrees.",
 )
+min_vote_fraction_option = declare_options(SelectionOptions, "Selection", "min_vote_fraction")
+table_option = in_section(
+    "Selection",
+    "--table",
+    metavar="FILE",
+    help="Only subjects whose MaNGA ids are in a table, such as DRPall: FITS, CSV, ECSV, VOTable "
+    "or Parquet.",
+)
+row_options = all_of(ids_option, cone_option, min_vote_fraction_option, table_option)
+ROW_OPTIONS = ("ids", "cone", "min_vote_fraction", "table")
+"""Which subjects of a store, as `RowRules` has them."""
 class_option = in_section(
     "Selection",
     "--class",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,10 +46,17 @@ class RowRules:
         MaNGA ids or Zooniverse subject ids.
     cone : tuple of float, optional
         Right ascension and declination in degrees, and a radius in arcseconds.
+    min_vote_fraction : float, optional
+        Spiral or bar votes over total classifications reach this, as in `build`.
+    table : str or Path, optional
+        Survey table such as DRPall, with a column of MaNGA ids. Its rows without a subject are
+        counted in the log.
     """
 
     ids: Sequence[str | int] | None = None
     cone: tuple[float, float, float] | None = None
+    min_vote_fraction: float | None = None
+    table: str | Path | None = None
 
     def find(self, dataset: xr.Dataset) -> NDArray[np.int64]:
         """Rows of the subjects, ascending.
@@ -56,15 +64,26 @@ class RowRules:
         Raises
         ------
         UsageError
-            An id is unknown, or no subject is selected.
+            An id is unknown, a rule is wrong, or no subject is selected.
         """
-        rows = np.arange(dataset.sizes["subject"])
+        found: list[tuple[str, NDArray[np.int64]]] = []
         if self.ids is not None:
-            rows = find_ids(dataset, self.ids)
+            found.append(("has one of the ids", find_ids(dataset, self.ids)))
         if self.cone is not None:
-            rows = np.intersect1d(rows, _positions(dataset, select_cone(dataset, *self.cone)))
-            if not len(rows):
-                raise UsageError("no subject is selected: none in the cone has one of the ids")
+            inside = _positions(dataset, select_cone(dataset, *self.cone))
+            found.append(("is in the cone", inside))
+        if self.min_vote_fraction is not None:
+            words = f"has a vote fraction of at least {self.min_vote_fraction}"
+            found.append((words, _find_votes(dataset, self.min_vote_fraction)))
+        if self.table is not None:
+            found.append((f"is in {self.table}", _find_in_table(dataset, self.table)))
+        rows = np.arange(dataset.sizes["subject"])
+        for _, these in found:
+            rows = np.intersect1d(rows, these)
+        if not len(rows):
+            raise UsageError(
+                f"no subject is selected: none {' and '.join(words for words, _ in found)}"
+            )
         return rows
 
 
@@ -198,6 +217,30 @@ def find_ids(dataset: xr.Dataset, ids: Sequence[str | int]) -> NDArray[np.int64]
     """Rows with these MaNGA or Zooniverse subject ids, ascending; `find_rows` says more."""
     labels, numbers = dataset["subject"].values, dataset["zooniverse_subject_id"].values
     return np.unique(np.array(find_rows([parse_id(i) for i in ids], labels, numbers), np.int64))
+
+
+def _find_votes(dataset: xr.Dataset, least: float) -> NDArray[np.int64]:
+    """Rows whose spiral or bar votes over total classifications reach a fraction."""
+    if not 0 <= least <= 1:
+        raise UsageError(
+            f"min_vote_fraction (--min-vote-fraction) is {least}, expected a number from 0 to 1"
+        )
+    names = ("spiral_votes", "bar_votes", "total_classifications")
+    spiral, bar, total = (dataset[name].values.astype(np.float64) for name in names)
+    # Not vote_fraction, whose float32 is not the number that `build` compares.
+    most = np.divide(np.maximum(spiral, bar), total, where=total > 0, out=np.full(len(total), -1.0))
+    return np.flatnonzero(most >= least)
+
+
+def _find_in_table(dataset: xr.Dataset, path: str | Path) -> NDArray[np.int64]:
+    """Rows whose subjects a survey table has."""
+    from gz3d_zarr.analysis.survey_table import match_subjects, read_survey_table  # needs astropy
+
+    matches = match_subjects(dataset, read_survey_table(path))
+    if len(matches.unmatched):
+        rows = plural(len(matches.unmatched), "row")
+        logging.getLogger(__name__).info("Note: the store has no subject for %s of %s.", rows, path)
+    return np.unique(matches.subject_rows)
 
 
 def _positions(dataset: xr.Dataset, rows: Rows) -> NDArray[np.int64]:

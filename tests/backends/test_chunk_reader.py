@@ -146,8 +146,36 @@ def test_cones(store: Path) -> None:
     assert select_rows(store, RowRules(cone=cone)).rows.tolist() == [4]
     assert len(select_rows(store, RowRules())) == 18
     other = [str(dataset["zooniverse_subject_id"].values[5])]
-    with pytest.raises(UsageError, match="none in the cone has one of the ids"):
+    with pytest.raises(UsageError, match="none has one of the ids and is in the cone"):
         select_rows(store, RowRules(other, cone))
+
+
+def test_votes_select_what_a_build_would(simulated: Path, store: Path) -> None:
+    ids = gz3d_zarr.open_store(store)["zooniverse_subject_id"].values
+    for least in (0.0, 0.2, 0.5):
+        wanted = gz3d_zarr.open_source(simulated, min_vote_fraction=least)
+        rows = RowRules(min_vote_fraction=least).find(gz3d_zarr.open_store(store))
+        assert sorted(ids[rows]) == sorted(wanted["zooniverse_subject_id"].values)
+    for wrong in (20, -0.1, float("nan")):
+        with pytest.raises(UsageError, match="expected a number from 0 to 1"):
+            select_rows(store, RowRules(min_vote_fraction=wrong))
+    with pytest.raises(UsageError, match="none has a vote fraction of at least 1"):
+        select_rows(store, RowRules(min_vote_fraction=1))
+
+
+def test_a_survey_table_selects_with_other_rules(store: Path, tmp_path: Path) -> None:
+    dataset = gz3d_zarr.open_store(store)
+    labels = dataset["subject"].values
+    table = tmp_path / "drpall.csv"
+    lines = [f"9999-{i},{label}" for i, label in enumerate([*labels[[7, 3, 7]], "1-9"])]
+    table.write_text("\n".join(["plateifu,mangaid", *lines]))
+    expected = np.flatnonzero(np.isin(labels, labels[[3, 7]]))
+    assert RowRules(table=table).find(dataset).tolist() == expected.tolist()
+    ra, dec = (float(dataset[name].values[expected[0]]) for name in ("ra", "dec"))
+    assert RowRules(table=table, cone=(ra, dec, 1)).find(dataset).tolist() == expected[:1].tolist()
+    others = [str(label) for label in labels if label not in labels[[3, 7]]]
+    with pytest.raises(UsageError, match="none has one of the ids and is in .*drpall.csv"):
+        select_rows(store, RowRules(others, table=table))
 
 
 def test_a_changed_store_is_named(damaged: Path, tmp_path: Path) -> None:
