@@ -13,17 +13,19 @@ from typing import Any, Literal
 import xarray as xr
 
 from gz3d_zarr.analysis.accessor_marks import MarkMethods
+from gz3d_zarr.analysis.accessor_tables import TableMethods
 from gz3d_zarr.analysis.accessor_view import ViewMethods
 from gz3d_zarr.datamodel.subject import THRESHOLD
 
 
 @xr.register_dataset_accessor("gz3d")
-class GZ3DAccessor(MarkMethods, ViewMethods):
+class GZ3DAccessor(MarkMethods, TableMethods, ViewMethods):
     """Methods for a Dataset of Galaxy Zoo: 3D.
 
     Many methods take a ``subject``. Text such as ``"1-603114"`` is a MaNGA id. A number, or text
-    that has only digits, is a Zooniverse subject id, never a position. If a MaNGA id has more than
-    one row, UsageError lists the Zooniverse ids to choose from. Without ``subject``, the Dataset
+    that has only digits, is a Zooniverse subject id, never a position. Text such as
+    ``"8623-12701"`` is a plate-IFU, known once a table that has them is joined. If an id has more
+    than one row, UsageError lists the ids to choose from. Without ``subject``, the Dataset
     must have exactly one: ``ds.isel(subject=7).gz3d.wcs()``.
 
     Every method raises StoreError if the Dataset is not of Galaxy Zoo: 3D or lacks a variable, and
@@ -35,21 +37,26 @@ class GZ3DAccessor(MarkMethods, ViewMethods):
         From `open_store`, `open_source` or ``xr.open_zarr``, or a selection from one.
     """
 
-    def sel(self, object_id: Any = None, zooniverse_subject_id: Any = None) -> xr.Dataset:
+    def sel(
+        self, object_id: Any = None, zooniverse_subject_id: Any = None, *, plateifu: Any = None
+    ) -> xr.Dataset:
         """Select subjects by id.
 
         Parameters
         ----------
-        object_id : str or sequence of str, optional
-            MaNGA ids. An id with several rows selects all of them.
+        object_id : str or int, or sequence of them, optional
+            MaNGA ids; or Zooniverse subject ids, as numbers or text; or plate-IFUs. An id with
+            several rows selects all of them.
         zooniverse_subject_id : int or sequence of int, optional
-            Zooniverse subject ids, which are unique. If both are given, a row must match both.
+            Zooniverse subject ids, which are unique in a store.
+        plateifu : str or sequence of str, optional
+            Plate-IFUs such as ``"8623-12701"``, once a table that has them is joined (`join`).
 
         Returns
         -------
         xarray.Dataset
-            Lazy, in the order of the ids, each row once. It has the dimension ``subject`` even
-            for a single row.
+            Lazy, in the order of the ids, each row once; rows that match all that is given. It has
+            the dimension ``subject`` even for a single row.
 
         Raises
         ------
@@ -58,7 +65,7 @@ class GZ3DAccessor(MarkMethods, ViewMethods):
         """
         from gz3d_zarr.analysis import selection
 
-        return selection.select_ids(self._dataset, object_id, zooniverse_subject_id)
+        return selection.select_ids(self._dataset, object_id, zooniverse_subject_id, plateifu)
 
     def cone(self, ra: Any, dec: Any = None, radius: Any = None) -> xr.Dataset:
         """Select the subjects within a radius of a position.
@@ -163,47 +170,50 @@ class GZ3DAccessor(MarkMethods, ViewMethods):
 
         return masks.known_votes(self._dataset)
 
-    def crossmatch(
-        self, table: Any, radius: Any, *, ra: str = "ra", dec: str = "dec", prefix: str = "table_"
-    ) -> xr.Dataset:
-        """Join each subject with its nearest row of another catalogue.
+    def counts(self, cls: str | None = None) -> xr.DataArray:
+        """Counts of a class: how many volunteers marked each pixel.
 
         Parameters
         ----------
-        table : astropy.table.Table, pandas.DataFrame or SkyCoord
-            The other catalogue, with positions in a SkyCoord column or in two columns.
-        radius : float or Quantity
-            Maximum separation; a number is in arcsec. Subjects without a row in this radius are
-            left out.
-        ra, dec : str
-            Names of the position columns, in any case; ICRS, in degrees unless they have a unit.
-        prefix : str
-            Added to the name of a column if the Dataset already has that name; not empty.
+        cls : {'center', 'star', 'spiral', 'bar'}, optional
+            By default all, along the dimension ``class``.
 
         Returns
         -------
-        xarray.Dataset
-            Lazy: the matched subjects in the order of the store. Along ``subject``, it also has
-            the columns of the table, ``separation`` (float64, arcsec) and ``table_row`` (int64,
-            position of the row). A row may match several subjects, such as those with the same
-            MaNGA id. Masked values become NaN or empty text. If an integer column has values
-            beyond 2^53, such as SDSS ids, it stays an integer column with 0 for masked values, and
-            ``<name>_masked`` marks them.
+        xarray.DataArray
+            uint8 (subject, [class,] y, x), as lazy as ``segmentation``, of which it is a part. For
+            center and star, it counts marks in the cluster.
 
         Raises
         ------
         UsageError
-            Nothing matches; the table has no positions, or two columns with the same name; or
-            `prefix` is empty.
-
-        Warns
-        -----
-        LeftOutWarning
-            Lists columns that are neither numbers nor text, such as times. They are left out.
+            The class does not exist.
         """
-        from gz3d_zarr.analysis import crossmatch
+        from gz3d_zarr.analysis import masks
 
-        return crossmatch.crossmatch(self._dataset, table, radius, ra=ra, dec=dec, prefix=prefix)
+        return masks.class_counts(self._dataset, cls)
+
+    def picture(self, subject: str | int | None = None) -> xr.DataArray:
+        """Picture of a subject that the volunteers saw.
+
+        Parameters
+        ----------
+        subject : str or int, optional
+            See `GZ3DAccessor`.
+
+        Returns
+        -------
+        xarray.DataArray
+            uint8 (y, x, channel), lazy, with row 0 at the top, ready for ``plt.imshow``.
+
+        Raises
+        ------
+        UsageError
+            The id is unknown, or the subject's status is not ok, so that it has no picture.
+        """
+        from gz3d_zarr.analysis import masks
+
+        return masks.subject_picture(self._one(subject))
 
     def mask(self, cls: str | None = None, threshold: float = THRESHOLD) -> xr.DataArray:
         """Where more than `threshold` volunteers marked a class.

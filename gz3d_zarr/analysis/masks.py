@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from gz3d_zarr.analysis.indexing import (
     as_shard_chunks,
     chunk_values,
+    compute_variables,
     isel_subjects,
     with_subject_dim,
 )
 from gz3d_zarr.analysis.sky_grids import require_scale
-from gz3d_zarr.analysis.validation import validate_dataset
+from gz3d_zarr.analysis.validation import status_label, validate_dataset
 from gz3d_zarr.backends.mask_reader import find_stored_masks
 from gz3d_zarr.datamodel.sentinels import SENTINELS, masked_attrs
 from gz3d_zarr.datamodel.subject import CLASSES
@@ -140,9 +141,30 @@ def _chunk_like(counts: xr.DataArray, values: xr.DataArray) -> xr.DataArray:
     return chunk_values(values, {"subject": counts.variable.chunksizes["subject"]})
 
 
+def class_counts(dataset: xr.Dataset, cls: str | None) -> xr.DataArray:
+    """Counts of a class, as `GZ3DAccessor.counts` documents."""
+    validate_dataset(dataset, "segmentation", "class")
+    return _select_class(dataset, dataset["segmentation"], cls).rename("counts")
+
+
+def subject_picture(row: xr.Dataset) -> xr.DataArray:
+    """Image of one row, as `GZ3DAccessor.picture` documents."""
+    validate_dataset(row, "image", "status")
+    status = int(compute_variables(row, "status")[0])
+    if status != Status.OK:
+        raise UsageError(
+            f"subject {row['subject'].values} ({row['zooniverse_subject_id'].values}) has no "
+            f"picture: its status is {status_label(status)}"
+        )
+    return row["image"].transpose("y", "x", "channel", missing_dims="ignore")
+
+
 def _counts(dataset: xr.Dataset, cls: str | None) -> xr.DataArray:
     validate_dataset(dataset, "segmentation", "class")
-    counts = as_shard_chunks(dataset["segmentation"])
+    return _select_class(dataset, as_shard_chunks(dataset["segmentation"]), cls)
+
+
+def _select_class(dataset: xr.Dataset, counts: xr.DataArray, cls: str | None) -> xr.DataArray:
     if cls is None:
         return counts
     position = check_class(dataset, cls)

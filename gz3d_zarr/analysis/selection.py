@@ -7,7 +7,7 @@ computed later reads only the shards of the selected rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,37 +17,43 @@ from numpy.typing import NDArray
 from gz3d_zarr.analysis.indexing import compute_variables, isel_subjects, with_subject_dim
 from gz3d_zarr.analysis.validation import validate_dataset
 from gz3d_zarr.datamodel.healpix import healpix_pixels
-from gz3d_zarr.datamodel.ids import find_rows
-from gz3d_zarr.errors import UsageError
+from gz3d_zarr.datamodel.ids import MAX_DIGITS, find_rows, is_plate_ifu
+from gz3d_zarr.errors import UsageError, quote
 
 FloatArray = NDArray[np.float64]
+PLATE_IFU_NAMES = ("plateifu", "plate_ifu")
+"""Names of a column with plate-IFUs, in any case."""
 _MAX_RADIUS_ARCSEC = 180 * 3600.0
 
 
-def select_ids(dataset: xr.Dataset, object_id: Any, zooniverse_subject_id: Any) -> xr.Dataset:
+def select_ids(
+    dataset: xr.Dataset, object_id: Any, zooniverse_subject_id: Any, plateifu: Any
+) -> xr.Dataset:
     """Rows with these ids, as `GZ3DAccessor.sel` documents."""
     validate_dataset(dataset)
     dataset = with_subject_dim(dataset)
-    wanted: list[list[int]] = []
-    if object_id is not None:
-        wanted.append(_find_rows(dataset, [_manga_id(i) for i in as_list(object_id)]))
-    if zooniverse_subject_id is not None:
-        ids = [_zooniverse_id(i) for i in as_list(zooniverse_subject_id)]
-        wanted.append(_find_rows(dataset, ids))
-    if not wanted:
-        raise UsageError("sel needs object_id or zooniverse_subject_id")
-    both = set(wanted[-1])
-    rows = [row for row in wanted[0] if row in both]
+    kinds: Mapping[str, tuple[Any, Callable[[Any], str | int]]] = {
+        "object_id": (object_id, _any_id),
+        "zooniverse_subject_id": (zooniverse_subject_id, _zooniverse_id),
+        "plateifu": (plateifu, _plate_ifu),
+    }
+    given = {name: ids for name, (ids, _) in kinds.items() if ids is not None}
+    if not given:
+        raise UsageError("sel needs object_id, zooniverse_subject_id or plateifu")
+    first, *others = (
+        _find_rows(dataset, [kinds[name][1](i) for i in as_list(ids)])
+        for name, ids in given.items()
+    )
+    both = set(first).intersection(*others)
+    rows = [row for row in first if row in both]
     if not rows:
-        raise UsageError(
-            f"no subject has both object_id={object_id!r} and "
-            f"zooniverse_subject_id={zooniverse_subject_id!r}"
-        )
+        shown = " and ".join(f"{name}={quote(ids)}" for name, ids in given.items())
+        raise UsageError(f"no subject has both {shown}")
     return isel_subjects(dataset, rows)
 
 
 def select_any(dataset: xr.Dataset, subjects: Any) -> xr.Dataset:
-    """Rows with these ids, in their order; MaNGA and Zooniverse ids may be mixed.
+    """Rows with these ids, in their order; MaNGA and Zooniverse ids and plate-IFUs may be mixed.
 
     Raises
     ------
@@ -56,12 +62,7 @@ def select_any(dataset: xr.Dataset, subjects: Any) -> xr.Dataset:
     """
     validate_dataset(dataset)
     dataset = with_subject_dim(dataset)
-    ids = [
-        _manga_id(subject)
-        if isinstance(subject, str) and not subject.strip().isdecimal()
-        else _zooniverse_id(subject)
-        for subject in as_list(subjects)
-    ]
+    ids = [_any_id(subject) for subject in as_list(subjects)]
     return isel_subjects(dataset, _find_rows(dataset, ids))
 
 
@@ -82,8 +83,25 @@ def one_subject(dataset: xr.Dataset, subject: str | int | None) -> xr.Dataset:
             f"the Dataset has {rows.sizes['subject']} subjects: name one by its MaNGA id or "
             "Zooniverse id"
         )
-    ids = ", ".join(str(i) for i in rows["zooniverse_subject_id"].values.tolist())
-    raise UsageError(f"{subject!r} has more than one row; give the Zooniverse id of one: {ids}")
+    raise UsageError(f"{subject!r} has more than one row; {_tell_apart(rows)}")
+
+
+def _tell_apart(rows: xr.Dataset) -> str:
+    """How to choose one of several rows: by the ids that tell them apart."""
+    names = {"Zooniverse id": "zooniverse_subject_id", "plate-IFU": find_plate_ifus(rows)}
+    for kind, name in names.items():
+        ids = [] if name is None else [str(i) for i in rows[name].values.tolist()]
+        if ids and len(set(ids)) == len(ids):
+            return f"give the {kind} of one: {', '.join(ids)}"
+    return "a table with repeated rows was joined: choose one by its position, with isel"
+
+
+def find_plate_ifus(dataset: xr.Dataset) -> str | None:
+    """Name of the variable with plate-IFUs, which a joined table gave; None if there is none."""
+    for name, variable in dataset.variables.items():
+        if str(name).lower() in PLATE_IFU_NAMES and variable.dims == ("subject",):
+            return str(name)
+    return None
 
 
 def select_cone(dataset: xr.Dataset, ra: Any, dec: Any, radius: Any) -> xr.Dataset:
@@ -234,18 +252,49 @@ def as_list(values: Any) -> list[Any]:
     return [value.item() if hasattr(value, "item") else value for value in values]
 
 
-def _manga_id(value: Any) -> str:
-    if not isinstance(value, str):
-        raise UsageError(f"{value!r} is not a MaNGA id, expected text such as '1-603114'")
-    return value.strip()
+def _any_id(value: Any) -> str | int:
+    """A Zooniverse id where it is a number, as such or as text; else a MaNGA id or plate-IFU."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str) and not value.strip().isdecimal():
+        return value.strip(" \t\r\n\0")
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise UsageError(
+            f"{quote(value)} is no id, expected a MaNGA id such as '1-603114', a Zooniverse "
+            "subject id, or a plate-IFU such as '8623-12701'"
+        )
+    return _zooniverse_id(value)
+
+
+def _plate_ifu(value: Any) -> str:
+    wanted = _any_id(value)
+    if not is_plate_ifu(wanted):
+        raise UsageError(f"{quote(value)} is not a plate-IFU, expected text such as '8623-12701'")
+    return wanted
 
 
 def _zooniverse_id(value: Any) -> int:
     text = str(value).strip()
-    if isinstance(value, bool) or not text.isdecimal():
-        raise UsageError(f"{value!r} is not a Zooniverse subject id, expected a whole number")
+    if isinstance(value, bool) or not text.isdecimal() or len(text) > MAX_DIGITS:
+        raise UsageError(
+            f"{quote(value)} is not a Zooniverse subject id, expected a whole number of at most "
+            f"{MAX_DIGITS} digits"
+        )
     return int(text)
 
 
 def _find_rows(dataset: xr.Dataset, ids: Sequence[str | int]) -> list[int]:
-    return find_rows(ids, dataset["subject"].values, dataset["zooniverse_subject_id"].values)
+    labels, numbers = dataset["subject"].values, dataset["zooniverse_subject_id"].values
+    if not any(is_plate_ifu(wanted) for wanted in ids):
+        return find_rows(ids, labels, numbers)
+    name = find_plate_ifus(dataset)
+    if name is None:
+        try:
+            return find_rows(ids, labels, numbers)  # were they MaNGA ids
+        except UsageError as error:
+            raise UsageError(
+                f"{error}; plate-IFUs are known once a table that has them, such as DRPall, is "
+                "joined: ds.gz3d.join(table)"
+            ) from None
+    plates = [str(value).strip() for value in dataset[name].values.tolist()]
+    return find_rows(ids, labels, numbers, plates)

@@ -6,6 +6,7 @@ Dataset.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gz3d_zarr.datamodel.annotations import CLUSTER_COLUMNS, marks_to_json
-from gz3d_zarr.datamodel.arrays import CLUSTERS_GROUP, MARKS
+from gz3d_zarr.datamodel.arrays import CATALOGUE_GROUP, CLUSTERS_GROUP, MARKS
 from gz3d_zarr.datamodel.cluster_arrays import ROW_SIZES
 from gz3d_zarr.errors import StoreError, UsageError, plural
 
@@ -52,6 +53,31 @@ def find_annotations(dataset: xr.Dataset) -> SubjectAnnotations:
     return _StoreGroups(dataset) if files is None else _FileAnnotations(dataset, files)
 
 
+def find_texts(dataset: xr.Dataset, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+    """Columns of the group ``catalogue``, for the subjects of a Dataset in their order.
+
+    Returns
+    -------
+    dict of str to ndarray of text, or None
+        None if the Dataset does not say what it was opened from, or that has no such group: it is
+        files, or a copy that xarray wrote.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be read, or was replaced or changed after the Dataset was opened.
+    """
+    from gz3d_zarr.backends import annotations
+
+    if annotations.find_file_annotations(dataset) is not None:
+        return None
+    try:
+        groups = _StoreGroups(dataset)
+    except UsageError:
+        return None
+    return groups.texts(names)
+
+
 class _StoreGroups:
     """Groups of a store; reads the ids of all its subjects."""
 
@@ -63,6 +89,16 @@ class _StoreGroups:
         ids = backend.read_rows(self._store, "zooniverse_subject_id", root=self._root)
         self._rows = _find_rows(dataset, ids, f"the store {self._store.url}")
         self._group: xr.Dataset | None = None
+
+    def texts(self, names: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+        from gz3d_zarr.backends import store as backend
+
+        if CATALOGUE_GROUP not in self._root.group:
+            return None
+        group = backend.read_group(
+            self._store, CATALOGUE_GROUP, generation=self._root.generation.id
+        )
+        return {name: group[name].values[self._rows] for name in names if name in group}
 
     def marks(self) -> list[str]:
         from gz3d_zarr.backends import store as backend

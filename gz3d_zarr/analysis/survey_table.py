@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.indexing import with_subject_dim
+from gz3d_zarr.analysis.selection import PLATE_IFU_NAMES, find_plate_ifus
 from gz3d_zarr.analysis.table_columns import (
     Column,
     as_text,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 MANGA_ID, PLATE_IFU, ZOONIVERSE_ID = "mangaid", "plateifu", "zooniverse_subject_id"
 KEYS: Mapping[str, tuple[str, ...]] = {
     MANGA_ID: ("mangaid", "manga_id", "object_id", "subject"),
-    PLATE_IFU: ("plateifu", "plate_ifu"),
+    PLATE_IFU: PLATE_IFU_NAMES,
     ZOONIVERSE_ID: ("zooniverse_subject_id", "zooniverse_id", "subject_id"),
 }
 """What a table can be joined on, and the names of its column, in any case."""
@@ -248,7 +249,7 @@ def _mixed_error(where: str, one: Any, other: Any) -> UsageError:
 
 def _subject_ids(dataset: xr.Dataset, on: str) -> list[Any]:
     if on == PLATE_IFU:
-        name = find_column(map(str, dataset.variables), *KEYS[PLATE_IFU])
+        name = find_plate_ifus(dataset)
         if name is None:
             raise UsageError(
                 "the Dataset has no plate-IFUs: join a table that has mangaid and plateifu, such "

@@ -188,7 +188,8 @@ def _make_column(values: NDArray[Any], mask: Any, attrs: dict[str, Any]) -> Colu
         hidden = np.zeros(values.shape, bool)
         if mask is not None:
             hidden |= mask
-        hidden |= np.reshape([cell is None for cell in values.ravel()], values.shape)
+        absent = [cell is None or _is_nan(cell) for cell in values.ravel()]
+        hidden |= np.reshape(absent, values.shape)
         cells = _typed(values[~hidden].tolist())
         if cells is None:
             return None
@@ -201,6 +202,10 @@ def _make_column(values: NDArray[Any], mask: Any, attrs: dict[str, Any]) -> Colu
         values = values.astype(values.dtype.newbyteorder("="))
     known = mask is None or not np.any(mask)
     return Column(values, None if known else np.broadcast_to(mask, values.shape), attrs)
+
+
+def _is_nan(cell: Any) -> bool:
+    return isinstance(cell, float | np.floating) and bool(np.isnan(cell))
 
 
 def _typed(cells: Sequence[Any]) -> NDArray[Any] | None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
+from gz3d_zarr.datamodel.ids import is_plate_ifu
 from gz3d_zarr.datamodel.limits import MAX_TABLE, gunzip
 from gz3d_zarr.errors import UsageError, error_message
 from gz3d_zarr.locations import absolute, is_url, read_regular
 
-_PLATE_IFU = re.compile(r"\d{4,5}-\d{3,5}")
 COLUMNS = ("mangaid", "plateifu")
 
 
@@ -44,11 +43,6 @@ def read_plate_ifus(path: str | Path) -> dict[str, str]:
         raise UsageError(f"{what} {path} has no column {', '.join(lacking)}")
     manga_ids, plate_ifus = ([_text(v) for v in table[names[name]].tolist()] for name in COLUMNS)
     return dict(zip(plate_ifus, manga_ids, strict=True))
-
-
-def is_plate_ifu(wanted: str | int) -> TypeGuard[str]:
-    """Whether an id has the form of a plate-IFU, which no MaNGA id of the catalogue has."""
-    return isinstance(wanted, str) and _PLATE_IFU.fullmatch(wanted) is not None
 
 
 def _open(path: str | Path) -> Any:

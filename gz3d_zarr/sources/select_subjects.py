@@ -11,7 +11,7 @@ import numpy as np
 
 from gz3d_zarr.datamodel.file_names import CATALOGUE_NAME, parse_catalogue_name
 from gz3d_zarr.datamodel.healpix import UNKNOWN_PIXEL, healpix_pixels
-from gz3d_zarr.datamodel.ids import MAX_LISTED, find_rows, parse_id
+from gz3d_zarr.datamodel.ids import MAX_LISTED, find_rows, is_plate_ifu, parse_id
 from gz3d_zarr.datamodel.layout import MAX_NSIDE
 from gz3d_zarr.datamodel.manifest import CatalogueRow, Entry, Manifest
 from gz3d_zarr.datamodel.sample_flags import sample_words
@@ -19,7 +19,7 @@ from gz3d_zarr.errors import UsageError, plural, shorten
 from gz3d_zarr.locations import absolute, is_url, origin
 from gz3d_zarr.sources.archive import is_archive, list_archive
 from gz3d_zarr.sources.catalogue import Catalogue, read_catalogue, read_sha1_list
-from gz3d_zarr.sources.ids_table import is_plate_ifu, read_plate_ifus, replace_plate_ifus
+from gz3d_zarr.sources.ids_table import read_plate_ifus, replace_plate_ifus
 from gz3d_zarr.sources.listing import Listing, Source, list_source
 from gz3d_zarr.sources.options import ORDERS, TINY_LIMIT, FetchOptions, SelectionOptions
 

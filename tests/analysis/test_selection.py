@@ -273,14 +273,38 @@ def test_crossmatch_is_the_nearest_as_astropy_has_it() -> None:
     expected = np.flatnonzero(apart.min(axis=1) <= 3)
     assert 300 < len(expected) < 600
     for given in (table, table.to_pandas(), other):
-        matched = dataset.gz3d.crossmatch(given, 3)
+        matched = dataset.gz3d.crossmatch(given, 3, repeats="first")
         np.testing.assert_array_equal(matched["zooniverse_subject_id"], expected)
         np.testing.assert_array_equal(matched["table_row"], apart.argmin(axis=1)[expected])
         np.testing.assert_allclose(matched["separation"], apart.min(axis=1)[expected], atol=1e-7)
         assert matched["separation"].attrs["units"] == "arcsec"
-    matched = dataset.gz3d.crossmatch(table, (3 / 60) * units.arcmin)
+    matched = dataset.gz3d.crossmatch(table, (3 / 60) * units.arcmin, repeats="first")
     np.testing.assert_array_equal(matched["mass"], table["mass"][matched["table_row"].values])
     assert matched["mass"].dims == ("subject",)
+
+
+def test_crossmatch_keeps_every_row_in_the_radius_as_astropy_has_it() -> None:
+    rng = np.random.default_rng(4)
+    ra, dec = simulated_sky()
+    dataset = many(ra[:6000:100], dec[:6000:100])
+    pick = rng.integers(0, 60, 200)
+    positions = {
+        "ifura": np.full(200, -999.0),
+        "IFUDEC": np.full(200, -999.0),
+        "objra": dataset["ra"].values[pick] + rng.normal(0, 2, 200) / 3600,
+        "ObjDec": np.clip(dataset["dec"].values[pick] + rng.normal(0, 2, 200) / 3600, -90, 90),
+    }
+    matched = dataset.gz3d.crossmatch(Table(positions), 3)
+    here = SkyCoord(dataset["ra"].values, dataset["dec"].values, unit="deg")
+    there = SkyCoord(positions["objra"], positions["ObjDec"], unit="deg")
+    apart = here[:, None].separation(there[None, :]).arcsec
+    pairs = sorted((i, apart[i, k], k) for i, k in np.argwhere(apart <= 3).tolist())
+    assert len(pairs) > len({i for i, _, _ in pairs}) > 30
+    assert matched["zooniverse_subject_id"].values.tolist() == [i for i, _, _ in pairs]
+    assert matched["table_row"].values.tolist() == [k for _, _, k in pairs]
+    np.testing.assert_allclose(matched["separation"], [d for _, d, _ in pairs], atol=1e-7)
+    with pytest.raises(UsageError, match="subjects with more than one row of the table, such as "):
+        dataset.gz3d.crossmatch(Table(positions), 3, repeats="raise")
 
 
 def test_crossmatch_keeps_columns_of_every_kind(ds: xr.Dataset) -> None:
@@ -330,8 +354,16 @@ def test_crossmatch_refuses_what_cannot_match(ds: xr.Dataset) -> None:
         UsageError, match="none of the 1 rows of the table is within 2 arcsec of a subject"
     ):
         ds.gz3d.crossmatch(far, 2)
-    with pytest.raises(UsageError, match="has no column ra; name the columns.*: objra, objdec"):
-        ds.gz3d.crossmatch(pd.DataFrame({"objra": [1.0], "objdec": [2.0]}), 2)
+    with pytest.raises(
+        UsageError, match="has no columns ra and dec nor objra and objdec nor .*: name, cenra$"
+    ):
+        ds.gz3d.crossmatch(pd.DataFrame({"name": ["a"], "cenra": [1.0]}), 2)
+    with pytest.raises(
+        UsageError, match="has no columns RA and DEJ2000; name those with .*: ra, dec"
+    ):
+        ds.gz3d.crossmatch(far, 2, ra="RA", dec="DEJ2000")
+    with pytest.raises(UsageError, match="repeats is 'some', expected one of all, first, raise"):
+        ds.gz3d.crossmatch(far, 2, repeats="some")
     with pytest.raises(UsageError, match="column ra of the table is in kg"):
         ds.gz3d.crossmatch(Table({"ra": [1.0] * units.kg, "dec": [2.0]}), 2)
     with pytest.raises(UsageError, match="column ra of the table is <U1"):
