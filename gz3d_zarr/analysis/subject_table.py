@@ -146,7 +146,9 @@ def _make_column(name: str, values: NDArray[Any], attrs: Mapping[Any, Any]) -> A
     """A column of astropy: masked where unknown, with unit and description."""
     if name == "status":
         labels = {value: status_label(int(value)) for value in np.unique(values)}
-        return _describe(np.array([labels[v] for v in values], np.str_), str(attrs["long_name"]))
+        return _describe(
+            np.array([labels[v] for v in values], np.str_), str(attrs.get("long_name", ""))
+        )
     meaning = _meaning(name, attrs)
     values, unknown = _find_unknown(name, values)
     return _describe(values, meaning, unknown, attrs.get("units"))

@@ -83,6 +83,22 @@ def export_marks_file(store: str, dest: str, as_json: bool, **options: Any) -> N
     _export(export_marks, store, dest, as_json, options)
 
 
+@export.command("table")
+@click.argument("store")
+@click.argument("dest")
+@_export_options
+@handle_errors
+def export_table_file(store: str, dest: str, as_json: bool, **options: Any) -> None:
+    """Write the table of the subjects into the file DEST.
+
+    Its ending is the format: .parquet, .fits, .csv, .ecsv or .vot. It has one row per subject,
+    also of those whose status is not ok, and the text columns of the catalogue.
+    """
+    from gz3d_zarr.export.table import export_table
+
+    _export(export_table, store, dest, as_json, options)
+
+
 def _export(
     function: Command, store: str, dest: str, as_json: bool, options: dict[str, Any]
 ) -> None:

@@ -75,6 +75,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "gz3d-zarr export marks gz3d.zarr bars.parquet --class bar",
         "gz3d-zarr export marks gz3d.zarr marks.parquet --ids my_galaxies.txt",
     ),
+    "table": (
+        "gz3d-zarr export table gz3d.zarr subjects.parquet",
+        "gz3d-zarr export table gz3d.zarr sample.fits --table drpall.fits",
+        "gz3d-zarr export table gz3d.zarr spirals.csv --min-vote-fraction 0.5",
+    ),
     "plot": (
         "gz3d-zarr plot gz3d.zarr 1-150042 -o galaxy.png",
         "gz3d-zarr plot gz3d.zarr 1-150042 14760036 -o sheet.pdf",

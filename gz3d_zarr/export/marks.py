@@ -6,12 +6,9 @@ binary (WKB), described by the key ``geo`` of the file's metadata.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import struct
-import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +20,13 @@ from numpy.typing import NDArray
 from gz3d_zarr.datamodel.annotations import CLASS_MARKS, MarkTable, parse_shapes
 from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.datamodel.wcs import image_wcs
-from gz3d_zarr.errors import StoreError, UsageError, error_message, missing_extra_error, plural
+from gz3d_zarr.errors import UsageError, missing_extra_error, plural
 from gz3d_zarr.export.annotations import read_marks
+from gz3d_zarr.export.one_file import open_file, partial_file
 from gz3d_zarr.export.runner import ExportReport
 from gz3d_zarr.export.subset import Selection, select_rows
-from gz3d_zarr.locations import PARTIAL_SUFFIX, absolute, is_url
+from gz3d_zarr.locations import is_url
 from gz3d_zarr.progress import Progress, ProgressOption, choose_progress
-from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -142,9 +139,11 @@ def export_marks(
     shared = check_type("storage_options", storage_options, dict, is_shown=False) or {}
     selection = select_rows(store, rows, storage_options=shared if is_url(str(store)) else None)
     options = {**(shared if is_url(str(dest)) else {}), **(destination_options or {})}
-    folder, name = _open_destination(dest, options, selection, overwrite=overwrite)
+    folder, name = open_file(
+        dest, options, selection.store.url, "marks.parquet", overwrite=overwrite
+    )
     start = time.monotonic()
-    with _partial_file(folder, name) as path, choose_progress(progress) as report:
+    with partial_file(folder, name) as path, choose_progress(progress) as report:
         wanted = [cls for cls in CLASS_MARKS if not classes or cls in classes]
         batches = _read_batches(selection, wanted)
         marks, unreadable = _write(path, batches, selection, report)
@@ -159,53 +158,6 @@ def export_marks(
         marks,
         unreadable,
     )
-
-
-def _open_destination(
-    dest: str | Path, options: Mapping[str, Any], selection: Selection, *, overwrite: bool
-) -> tuple[ObjectStore, str]:
-    """The folder of the file and its name, after checks that the file can be written."""
-    url, _, name = absolute(str(dest).removeprefix("file://")).rpartition("/")
-    if not name:
-        raise UsageError(f"{dest} is a folder, expected the name of a file, such as marks.parquet")
-    folder = open_object_store(url or "/", options)
-    target = f"{folder.url.rstrip('/')}/{name}"
-    if f"{target}/".startswith(f"{selection.store.url}/"):
-        raise StoreError(f"{target} is inside the store {selection.store.url}; choose another name")
-    if folder.is_local and Path(target).is_dir():
-        raise StoreError(f"{target} is a folder, expected the name of a file")
-    if folder.is_writable() is False:
-        raise StoreError(f"{folder.url} cannot be written to")
-    exists = Path(target).exists() if folder.is_local else name in folder.list_sizes()
-    if exists and not overwrite:
-        raise StoreError(
-            f"{target} already exists; choose another name, or replace it with --overwrite "
-            "(overwrite=True)"
-        )
-    return folder, name
-
-
-@contextlib.contextmanager
-def _partial_file(folder: ObjectStore, name: str) -> Iterator[Path]:
-    """Yield a temporary file; at the end, rename it, or upload it whole."""
-    if not folder.is_local:
-        with tempfile.TemporaryDirectory(prefix="gz3d-") as temporary:
-            partial = Path(temporary, "marks.parquet")
-            yield partial
-            folder.put(name, partial.read_bytes())
-        return
-    partial = Path(folder.url, f".{name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
-    try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(partial.with_name(name))
-    except OSError as error:
-        raise StoreError(
-            f"{folder.url}/{name} cannot be written: {error_message(error)}"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

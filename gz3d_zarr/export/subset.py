@@ -70,7 +70,7 @@ class RowRules:
         if self.ids is not None:
             found.append(("has one of the ids", find_ids(dataset, self.ids)))
         if self.cone is not None:
-            inside = _positions(dataset, select_cone(dataset, *self.cone))
+            inside = find_positions(dataset, select_cone(dataset, *self.cone))
             found.append(("is in the cone", inside))
         if self.min_vote_fraction is not None:
             words = f"has a vote fraction of at least {self.min_vote_fraction}"
@@ -175,7 +175,7 @@ def select_rows(
     missing = [name for name in VARIABLES if name not in dataset.variables]
     if missing:
         raise StoreError(f"{opened.url} lacks {', '.join(missing)}: another program changed it")
-    wanted = _positions(dataset, rows)
+    wanted = find_positions(dataset, rows)
     if not len(wanted):
         raise UsageError("no subject is selected")
     small = ["subject", *(name for name in VARIABLES if name not in BIG_ARRAYS)]
@@ -243,7 +243,7 @@ def _find_in_table(dataset: xr.Dataset, path: str | Path) -> NDArray[np.int64]:
     return np.unique(matches.subject_rows)
 
 
-def _positions(dataset: xr.Dataset, rows: Rows) -> NDArray[np.int64]:
+def find_positions(dataset: xr.Dataset, rows: Rows) -> NDArray[np.int64]:
     """Ascending positions along ``subject``, without repeats."""
     import xarray as xr
 
