@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.indexing import compute_variables, with_subject_dim
 from gz3d_zarr.analysis.store_groups import find_texts
-from gz3d_zarr.analysis.table_columns import list_names
+from gz3d_zarr.analysis.table_columns import PIXEL_DIMS, list_names
 from gz3d_zarr.analysis.validation import status_label, validate_dataset
 from gz3d_zarr.datamodel.sentinels import SENTINELS
 from gz3d_zarr.datamodel.variables import CATALOGUE_TEXT, UNKNOWN, VARIABLES
@@ -23,7 +23,6 @@ from gz3d_zarr.errors import UsageError, quote
 if TYPE_CHECKING:
     from astropy.table import QTable
 
-_PIXELS = frozenset({"y", "x"})
 _SAME = frozenset({"object_id"})
 """Coordinates that repeat ``subject``."""
 _FLAGS: Mapping[str, str] = {"observed": "observed by MaNGA: 0 no, 1 yes"}
@@ -84,7 +83,7 @@ def _find_cells(rows: xr.Dataset) -> dict[str, _Cell]:
     for name in ordered:
         variable = rows.variables.get(name)
         dims = () if variable is None else variable.dims
-        if "subject" not in dims or name in _SAME or _PIXELS & set(dims):
+        if "subject" not in dims or name in _SAME or PIXEL_DIMS & set(dims):
             continue
         others = [str(dim) for dim in dims if dim != "subject"]
         for position in itertools.product(*(range(rows.sizes[dim]) for dim in others)):

@@ -145,7 +145,13 @@ def match_subjects(dataset: xr.Dataset, table: Any, on: str = MANGA_ID) -> Match
     """
     check_key(on)
     validate_dataset(dataset)
-    columns, left_out = read_columns(table)
+    return match_columns(dataset, *read_columns(table), on)
+
+
+def match_columns(
+    dataset: xr.Dataset, columns: Mapping[str, Column], left_out: Mapping[str, str], on: str
+) -> Matches:
+    """Match a table that `read_columns` has read, as `match_subjects` documents."""
     name, column = find_key(columns, on, left_out)
     wanted = read_ids(column, on, f"column {name} of the table")
     own = _subject_ids(with_subject_dim(dataset), on)

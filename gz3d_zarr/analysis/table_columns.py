@@ -18,6 +18,7 @@ MAX_EXACT_INTEGER = 2**53
 """float64 represents all integers up to this one."""
 MAX_NAMED = 30
 """Names of columns that a message lists."""
+PIXEL_DIMS = frozenset({"y", "x"})
 _KINDS = "biufcUTMm"
 """Kinds of NumPy types that can be joined: numbers, text and times."""
 
@@ -80,7 +81,8 @@ def read_columns(table: Any) -> tuple[dict[str, Column], dict[str, str]]:
     Parameters
     ----------
     table : astropy.table.Table, pandas.DataFrame, numpy records or xarray.Dataset
-        Of a Dataset, the variables along its first dimension, or along the only one.
+        Of a frame, also the levels of its index that have names. Of a Dataset, the variables along
+        ``subject``, or else along its first dimension, but for those with pixels.
 
     Returns
     -------
@@ -97,6 +99,9 @@ def read_columns(table: Any) -> tuple[dict[str, Column], dict[str, str]]:
         pairs: Iterable[tuple[str, Any]] = ((name, table[name]) for name in table.colnames)
         return _sort_out((name, column, _read_column(column)) for name, column in pairs)
     if hasattr(table, "iloc") and hasattr(table, "columns"):
+        named = [name for name in table.index.names if name is not None]
+        if named and not {*named} & {*table.columns}:
+            table = table.reset_index(named)
         names = [str(name) for name in table.columns]
         repeated = [name for name, number in Counter(names).items() if number > 1]
         if repeated:
@@ -108,8 +113,7 @@ def read_columns(table: Any) -> tuple[dict[str, Column], dict[str, str]]:
         return _sort_out((name, column, _read_series(column)) for name, column in series)
     if isinstance(table, xr.Dataset):
         return _sort_out(
-            (name, array, _make_column(array.values, None, _known_attrs(array.attrs)))
-            for name, array in _table_variables(table).items()
+            (name, array, _read_variable(array)) for name, array in _table_variables(table).items()
         )
     if isinstance(table, np.ndarray) and table.dtype.names:  # astropy.io.fits gives such records
         from astropy.table import Table  # slow to import
@@ -165,7 +169,7 @@ def _read_column(column: Any) -> Column | None:
     """A column of an astropy table; None if it is not an array of numbers or text."""
     if not (hasattr(column, "dtype") and hasattr(column, "unit")):
         return None
-    attrs = {"units": str(column.unit)} if column.unit else {}
+    attrs = {"units": str(column.unit)} if str(column.unit or "") else {}
     if getattr(column.info, "description", None):
         attrs["long_name"] = str(column.info.description)
     values = np.asarray(getattr(column, "unmasked", column))
@@ -181,6 +185,13 @@ def _read_series(series: Any) -> Column | None:
         values = series.to_numpy(dtype=series.dtype.numpy_dtype, na_value=0)
         return _make_column(values, mask, {})
     return _make_column(series.astype(object).to_numpy(), mask, {})
+
+
+def _read_variable(variable: xr.Variable) -> Column | None:
+    """A variable of a Dataset; None if it has pixels, which are not read."""
+    if PIXEL_DIMS & set(variable.dims):
+        return None
+    return _make_column(variable.values, None, _known_attrs(variable.attrs))
 
 
 def _make_column(values: NDArray[Any], mask: Any, attrs: dict[str, Any]) -> Column | None:
@@ -221,6 +232,8 @@ def _typed(cells: Sequence[Any]) -> NDArray[Any] | None:
 
 def _kind(given: Any) -> str:
     """What a column that cannot be joined is; of objects, their types."""
+    if isinstance(given, xr.Variable) and PIXEL_DIMS & set(given.dims):
+        return "pixels"
     if getattr(getattr(given, "dtype", None), "kind", "") != "O":
         return type(given).__name__
     kinds = dict.fromkeys(type(cell).__name__ for cell in np.ravel(np.asarray(given)))

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.indexing import isel_subjects, with_subject_dim
-from gz3d_zarr.analysis.survey_table import Matches, match_subjects, read_survey_table
+from gz3d_zarr.analysis.survey_table import Matches, check_key, match_columns, read_survey_table
 from gz3d_zarr.analysis.table_columns import Column, quote_some, read_columns
 from gz3d_zarr.analysis.validation import validate_dataset
 from gz3d_zarr.datamodel.option_fields import check_type
@@ -31,13 +31,14 @@ def join(
     """Subjects with the rows of a table that have their ids, as `GZ3DAccessor.join` documents."""
     if how not in HOW:
         raise UsageError(f"how is {quote(how)}, expected one of {', '.join(HOW)}")
+    check_key(on)
     check_options(repeats, prefix)
     validate_dataset(dataset)
     dataset = with_subject_dim(dataset)
     if isinstance(table, str | Path):
         table = read_survey_table(table)
     columns, left_out = read_columns(table)
-    matches = match_subjects(dataset, table, on)
+    matches = match_columns(dataset, columns, left_out, on)
     # In the order of the store, in which pixels are read fastest; then of the table.
     order = np.argsort(matches.subject_rows, kind="stable")
     subjects, rows = matches.subject_rows[order], matches.table_rows[order]

@@ -21,6 +21,7 @@ import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
 from gz3d_zarr.analysis.survey_table import match_subjects, read_survey_table
 from gz3d_zarr.analysis.table_columns import read_columns
+from gz3d_zarr.backends.pixel_source import PixelSource
 
 
 @pytest.fixture
@@ -146,6 +147,7 @@ def test_ids_match_as_people_expect(ds: xr.Dataset) -> None:
         assert found.unmatched.tolist() == [1, 2]
         assert found.examples == ("9-9",)
         assert found.table_rows.dtype == found.subject_rows.dtype == np.int64
+    assert match_subjects(ds, frame.set_index("MangaId")).subject_rows.tolist() == [3, 0]
     own = ds.isel(subject=[5, 2, 2])
     assert match_subjects(ds, own).subject_rows.tolist() == [5, 2, 2]
     for ids in (
@@ -162,6 +164,16 @@ def test_ids_match_as_people_expect(ds: xr.Dataset) -> None:
         found = match_subjects(ds, frame, "zooniverse_subject_id")
         assert (found.table_rows.tolist(), found.subject_rows.tolist()) == ([0], [2])
         assert found.unmatched.tolist() == [1]
+
+
+def test_pixels_of_a_dataset_are_no_columns(
+    ds: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PixelSource, "read_rows", None)
+    columns, left_out = read_columns(ds)
+    assert left_out == {"image": "pixels", "segmentation": "pixels"}
+    assert columns["vote_fraction"].values.shape == (18, 4)
+    assert columns["ra"].attrs["units"] == "deg"
 
 
 def test_repeats_on_both_sides_give_all_pairs(ds: xr.Dataset) -> None:
