@@ -26,7 +26,7 @@ class SkyMethods:
         self._dataset = dataset
 
     def wcs(self, subject: str | int | None = None) -> WCS:
-        """Rebuild the WCS of a subject's image and masks.
+        """Rebuild the WCS of a subject's image and masks, or of its spaxels.
 
         Parameters
         ----------
@@ -37,7 +37,8 @@ class SkyMethods:
         -------
         astropy.wcs.WCS
             Two axes, equal to the WCS in the header of the subject's file. It describes images as
-            they are stored, with row 0 at the top; a later flip of `y` or `x` is not detected.
+            they are stored, with row 0 at the top; a later flip of `y` or `x` is not detected. Of
+            what `sky`, `reproject` and `to_spaxels` gave, it is the WCS of the pixels there.
 
         Raises
         ------
@@ -46,7 +47,7 @@ class SkyMethods:
         """
         from gz3d_zarr.analysis import sky_grids
 
-        return sky_grids.subject_wcs(self._one(subject))
+        return sky_grids.pixel_wcs(self._one(subject))
 
     def sky(self, subject: str | int | None = None) -> xr.Dataset:
         """Add the sky position of every pixel of a subject.
@@ -88,8 +89,10 @@ class SkyMethods:
         ----------
         subject : str or int, optional
             See `GZ3DAccessor`.
-        target : astropy.wcs.WCS or astropy.io.fits.Header
-            The grid. For a cube, its two celestial axes are used.
+        target : WCS, Header, HDU, HDUList, str or Path
+            The grid: an ``astropy.wcs.WCS``, an ``astropy.io.fits`` header, an HDU or HDUs, or the
+            path of a FITS file such as MaNGA's MAPS or CUBE, of which only headers are read. For a
+            cube, its two celestial axes are used; of several HDUs, the first image of the sky.
         shape : tuple of int, optional
             Rows and columns; by default those of the target.
         method : {'exact', 'interp', 'adaptive'}
@@ -109,16 +112,22 @@ class SkyMethods:
         ------
         UsageError
             ``reproject`` is not installed (extra ``sky``); the target has no shape or is not a WCS
-            of the sky; or `method` has another value.
+            of the sky, or is a file of MaNGA of another galaxy; or `method` has another value.
         """
         from gz3d_zarr.analysis import sky_grids
 
         return sky_grids.reprojected(self._one(subject), target, shape, method)
 
     def to_spaxels(
-        self, subject: str | int | None = None, ifu_size: int | None = None
+        self,
+        subject: str | int | None = None,
+        ifu_size: int | None = None,
+        target: Any = None,
+        shape: tuple[int, int] | None = None,
+        *,
+        method: Literal["exact", "marvin"] = "exact",
     ) -> xr.Dataset:
-        """Average a subject's counts on the grid of MaNGA cubes and maps.
+        """Average counts on the grid of MaNGA cubes and maps, for one subject or for many.
 
         A spaxel has the mean of the counts over its area of 0.5 x 0.5 arcsec. This is the number
         of volunteers who marked it, with fractions at edges; a sum would depend on the size of the
@@ -127,36 +136,91 @@ class SkyMethods:
         Parameters
         ----------
         subject : str or int, optional
-            See `GZ3DAccessor`.
+            See `GZ3DAccessor`; by default all subjects of the Dataset, on one grid.
         ifu_size : {7, 19, 37, 61, 91, 127}, optional
             Number of fibers in the bundle; by default ``ifu_design_size``, although the
             observation may have used another bundle. The grid has 24, 34, 44, 54, 64 or 74 spaxels
-            along each side.
+            along each side, about the position of the subject. Subjects with bundles of several
+            sizes need it, or `to_spaxels_by_size`.
+        target : WCS, Header, HDU, HDUList, str or Path, optional
+            Instead of this grid, that of the subject's MAPS or CUBE file, as for `reproject`: the
+            bundle may not be centered on the galaxy.
+        shape : tuple of int, optional
+            Rows and columns of a target that has none.
+        method : {'exact', 'marvin'}
+            'marvin' gives what Marvin's ``galaxyzoo3d`` gives, see Notes; it needs scipy (extra
+            ``sky``).
 
         Returns
         -------
         xarray.Dataset
-            ``segmentation`` float64 (class, y, x), a dask array, with row 0 at the bottom (south)
-            as in the cubes, and lazy coordinates ``ra`` and ``dec``. The position of the subject is
-            the center of spaxel (n/2, n/2), counted from 0; in the cubes, CRPIX is n/2 + 1.
-            ``image`` and other variables with pixels, such as an assigned mask, are left out.
+            ``segmentation`` float64 ([subject], class, y, x), a dask array, with row 0 at the
+            bottom (south) as in the cubes. `wcs` gives the WCS of each subject's spaxels. Without a
+            target, the position of the subject is the center of spaxel (n/2, n/2), counted from 0,
+            as in the cubes, where CRPIX is n/2 + 1. A single subject has lazy coordinates ``ra``
+            and ``dec`` as from `sky`; for subjects of a sample, `sky` adds them. ``image`` and
+            other variables with pixels, such as an assigned mask, are left out. NaN where a target
+            is outside the image.
 
         Raises
         ------
         UsageError
-            MaNGA has no bundle of that size.
+            MaNGA has no bundle of that size, or the subjects have several sizes; the target is not
+            a plain (TAN) grid, or does not have the position of the subject: it is of another
+            galaxy.
+
+        Warns
+        -----
+        LeftOutWarning
+            Counts subjects of a sample whose status is not ok. They are left out.
 
         Notes
         -----
-        Marvin's ``galaxyzoo3d`` samples a cubic spline at the center of each spaxel and sets values
-        below 0.5 to 0. It uses pixel 262.5, counted from 0, as the position, and places it between
-        spaxels; here it is pixel 261.5, at the center of a spaxel. Marvin's grid is therefore
-        0.35 arcsec west and 0.15 arcsec north of this one. If a cube is not centered on `ra` and
-        `dec`, use `reproject` with the WCS of the cube.
+        Marvin samples a cubic spline at one point of each spaxel and sets values below 0.5 to 0. It
+        takes pixel 262.5, counted from 0, as the position of the subject, and places it between
+        spaxels; it is pixel 261.5, and the center of a spaxel of the cube. Marvin's masks are
+        therefore of points 0.35 arcsec west and 0.15 arcsec north of the spaxels of the cube, to
+        which it assigns them. ``method="marvin"`` repeats this, for comparisons with published
+        numbers; of a target, it uses only the size, as Marvin does.
         """
-        from gz3d_zarr.analysis import sky_grids
+        from gz3d_zarr.analysis import spaxels
 
-        return sky_grids.spaxels(self._one(subject), ifu_size)
+        rows = self._dataset if subject is None else self._one(subject)
+        return spaxels.spaxels(rows, ifu_size, target, shape, method)
+
+    def to_spaxels_by_size(
+        self, *, method: Literal["exact", "marvin"] = "exact"
+    ) -> dict[int, xr.Dataset]:
+        """Average the counts of all subjects, on one grid for each size of a bundle.
+
+        Parameters
+        ----------
+        method
+            As for `to_spaxels`.
+
+        Returns
+        -------
+        dict of int to xarray.Dataset
+            Number of fibers, ascending, to the result of `to_spaxels` for these subjects.
+
+        Raises
+        ------
+        UsageError
+            The size of a subject's bundle is unknown.
+
+        Warns
+        -----
+        LeftOutWarning
+            As for `to_spaxels`.
+
+        Examples
+        --------
+        >>> for fibers, sample in ds.gz3d.to_spaxels_by_size().items():
+        ...     sample["segmentation"].shape  # (subjects, 4, n, n)
+        """
+        from gz3d_zarr.analysis import spaxels
+
+        return spaxels.spaxels_by_size(self._dataset, method)
 
     def plot(
         self,

@@ -97,3 +97,10 @@ def chunk_values(array: xr.DataArray, chunks: Mapping[str, int | tuple[int, ...]
     """
     cut: xr.DataArray = array.copy(data=array.variable.chunk(chunks).data)
     return cut
+
+
+def chunk_like(counts: xr.DataArray, values: xr.DataArray) -> xr.DataArray:
+    """Values per subject in the chunks of the counts: dask itself needs more tasks per shard."""
+    if values.chunks is not None or "subject" not in values.dims:
+        return values
+    return chunk_values(values, {"subject": counts.variable.chunksizes["subject"]})

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.indexing import (
     as_shard_chunks,
-    chunk_values,
+    chunk_like,
     compute_variables,
     isel_subjects,
     with_subject_dim,
@@ -50,7 +50,7 @@ def no_class_mask(dataset: xr.Dataset, threshold: float) -> xr.DataArray:
     free = xr.apply_ufunc(
         _free,
         counts,
-        _chunk_like(counts, dataset["status"] == Status.OK),
+        chunk_like(counts, dataset["status"] == Status.OK),
         input_core_dims=[["class", "y", "x"], []],
         output_core_dims=[["y", "x"]],
         kwargs={"level": _level(counts, threshold)},
@@ -84,7 +84,7 @@ def marked_fraction(
         fraction = xr.apply_ufunc(
             functions[of],
             counts,
-            _chunk_like(counts, asked),
+            chunk_like(counts, asked),
             input_core_dims=[["y", "x"], []],
             output_core_dims=[["y", "x"]],
             dask="parallelized",
@@ -118,7 +118,7 @@ def class_area(
         area = xr.apply_ufunc(
             _area,
             counts,
-            _chunk_like(counts, pixel),
+            chunk_like(counts, pixel),
             input_core_dims=[["y", "x"], []],
             kwargs={"level": _level(counts, threshold)},
             dask="parallelized",
@@ -132,13 +132,6 @@ def class_area(
 def class_positions(dataset: xr.Dataset, cls: str | None) -> list[int]:
     """Positions along ``class`` of one class, or of all."""
     return list(range(dataset.sizes["class"])) if cls is None else [check_class(dataset, cls)]
-
-
-def _chunk_like(counts: xr.DataArray, values: xr.DataArray) -> xr.DataArray:
-    """Values per subject in the chunks of the counts: dask itself needs more tasks per shard."""
-    if values.chunks is not None or "subject" not in values.dims:
-        return values
-    return chunk_values(values, {"subject": counts.variable.chunksizes["subject"]})
 
 
 def class_counts(dataset: xr.Dataset, cls: str | None) -> xr.DataArray:

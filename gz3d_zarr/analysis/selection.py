@@ -75,6 +75,8 @@ def one_subject(dataset: xr.Dataset, subject: str | int | None) -> xr.Dataset:
         The id is unknown, or several rows match.
     """
     validate_dataset(dataset)
+    if subject is None and not dataset["subject"].dims:
+        return dataset  # with the index of its pixels' positions
     rows = with_subject_dim(dataset) if subject is None else select_any(dataset, [subject])
     if rows.sizes["subject"] == 1:
         return rows.isel(subject=0)

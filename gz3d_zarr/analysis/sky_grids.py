@@ -1,14 +1,13 @@
-"""Sky positions of a subject's pixels, and its image and masks on other grids.
+"""Sky positions of a subject's pixels, and its image and masks reprojected to other grids.
 
 The WCS of image and masks is rebuilt from `ra`, `dec` and `scale` and the constants of the
 published files: a gnomonic projection (TAN) at pixel 262.5, counted from 1, with north up, east to
-the left and row 0 at the top. Bundles and spaxels are those of MaNGA (Drory et al. 2015, AJ 149,
-77; Law et al. 2016, AJ 152, 83).
+the left and row 0 at the top. Bundles are those of MaNGA (Drory et al. 2015, AJ 149, 77).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,19 +15,17 @@ import xarray as xr
 from numpy.typing import NDArray
 from xarray.indexes import CoordinateTransform, CoordinateTransformIndex
 
-from gz3d_zarr.analysis.indexing import as_shard_chunks, compute_variables
+from gz3d_zarr.analysis.indexing import compute_variables
+from gz3d_zarr.analysis.sky_targets import find_grid
 from gz3d_zarr.analysis.validation import status_label, validate_dataset
 from gz3d_zarr.datamodel.subject import BUNDLE_ARCSEC, CRPIX, SIDE
-from gz3d_zarr.datamodel.wcs import image_wcs, tangent_wcs
-from gz3d_zarr.errors import StoreError, UsageError, missing_extra_error
+from gz3d_zarr.datamodel.wcs import grid_wcs, image_wcs
+from gz3d_zarr.errors import StoreError, UsageError, error_message, missing_extra_error
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
 
 
-SPAXEL_ARCSEC = 0.5
-SPAXEL_GRIDS: Mapping[int, int] = {7: 24, 19: 34, 37: 44, 61: 54, 91: 64, 127: 74}
-"""Fibers in a bundle, and spaxels along each side of its cubes."""
 METHODS = ("exact", "interp", "adaptive")
 WCS_VARIABLES = ("ra", "dec", "scale", "status")
 """Variables that `subject_wcs` reads."""
@@ -118,34 +115,75 @@ def load_variables(row: xr.Dataset, *names: str) -> xr.Dataset:
 def subject_wcs(row: xr.Dataset) -> WCS:
     """WCS of one row, as `GZ3DAccessor.wcs` documents."""
     require_scale(row, "ra", "dec")
-    if any(row[name].ndim for name in ("ra", "dec", "scale")):
-        raise StoreError(
-            "ra and dec of this Dataset are no longer those of its subject: use the Dataset "
-            "before sky, reproject or to_spaxels"
-        )
-    for dim in ("y", "x"):
-        if row.sizes.get(dim, SIDE) != SIDE:
-            raise UsageError(
-                f"the Dataset has only {row.sizes[dim]} of {SIDE} pixels along {dim}, and it is "
-                "unknown which: use the Dataset before pixels were selected"
-            )
+    _require_own_position(row)
+    require_image_pixels(row)
     row = load_variables(row, *WCS_VARIABLES)
     ra, dec, scale = (float(row[name].values) for name in ("ra", "dec", "scale"))
     if not np.isfinite([ra, dec, scale]).all():
         status = status_label(int(row["status"].values)) if "status" in row else "unknown"
         raise UsageError(
-            f"subject {_name(row)} has no WCS: its position or scale is unknown, since the status "
-            f"of its file is {status}"
+            f"subject {name_of(row)} has no WCS: its position or scale is unknown, since the "
+            f"status of its file is {status}"
         )
     return image_wcs(ra, dec, scale)
 
 
+def require_image_pixels(dataset: xr.Dataset) -> None:
+    """Check that the pixels are all those of the stored images."""
+    if "segmentation" in dataset.variables and "wcs_shape" in dataset["segmentation"].attrs:
+        raise UsageError(
+            "the pixels of this Dataset are spaxels: use the Dataset before to_spaxels"
+        )
+    for dim in ("y", "x"):
+        if dataset.sizes.get(dim, SIDE) != SIDE:
+            raise UsageError(
+                f"the Dataset has only {dataset.sizes[dim]} of {SIDE} pixels along {dim}, and it "
+                "is unknown which: use the Dataset before pixels were selected"
+            )
+
+
+def _require_own_position(row: xr.Dataset) -> None:
+    if any(row[name].ndim for name in ("ra", "dec", "scale") if name in row.variables):
+        raise StoreError(
+            "ra and dec of this Dataset are no longer those of its subject: use the Dataset "
+            "before sky, reproject or to_spaxels"
+        )
+
+
+def pixel_wcs(row: xr.Dataset) -> WCS:
+    """WCS of the pixels that one row has now, as `GZ3DAccessor.wcs` documents."""
+    index = row.xindexes.get("ra")
+    if isinstance(index, CoordinateTransformIndex) and isinstance(index.transform, SkyTransform):
+        return index.transform.wcs.deepcopy()
+    attrs = row["segmentation"].attrs if "segmentation" in row.variables else {}
+    if "wcs_shape" not in attrs:
+        return subject_wcs(row)
+    try:
+        crval: Any = attrs["wcs_crval"]
+        if isinstance(crval, str):
+            row = load_variables(row, "ra", "dec")
+            crval = [float(row[name].values) for name in ("ra", "dec")]
+        wcs = grid_wcs(attrs, crval)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(
+            "the attributes of segmentation no longer describe the grid of its spaxels "
+            f"({error_message(error)}): use the Dataset that to_spaxels gave"
+        ) from error
+    if wcs.array_shape != tuple(row.sizes.get(dim) for dim in ("y", "x")):
+        raise UsageError(
+            f"the Dataset no longer has all {wcs.array_shape[0]} x {wcs.array_shape[1]} spaxels of "
+            "its grid, and it is unknown which: use the Dataset before spaxels were selected"
+        )
+    return wcs
+
+
 def with_sky(row: xr.Dataset) -> xr.Dataset:
     """One row with the position of each pixel, as `GZ3DAccessor.sky` documents."""
-    return _on_sky(row, subject_wcs(row))
+    _require_own_position(row)
+    return on_sky(row, pixel_wcs(row))
 
 
-def _on_sky(row: xr.Dataset, wcs: WCS) -> xr.Dataset:
+def on_sky(row: xr.Dataset, wcs: WCS) -> xr.Dataset:
     """Lazy ``ra, dec`` of each pixel; the subject's own become ``subject_ra, subject_dec``."""
     index = CoordinateTransformIndex(SkyTransform(wcs, wcs.array_shape))
     named = row.rename({n: f"subject_{n}" for n in ("ra", "dec") if n in row.variables})
@@ -166,10 +204,13 @@ def reprojected(
         raise missing_extra_error("reprojecting", error, "sky") from error
     if method not in METHODS:
         raise UsageError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
-    _need_planes(row, "image", "segmentation")
-    wcs = _target(target, shape)
+    need_planes(row, "image", "segmentation")
+    grid = find_grid(target, shape)
     row = load_variables(row, *WCS_VARIABLES, "image", "segmentation")
-    source = subject_wcs(row)
+    source, wcs = subject_wcs(row), grid.wcs
+    if grid.is_manga:
+        ra, dec = source.wcs.crval.tolist()
+        grid.require_position(ra, dec, name_of(row))
     function = getattr(reproject, f"reproject_{method}")
 
     def onto(name: str) -> xr.Variable:
@@ -184,10 +225,11 @@ def reprojected(
         return xr.Variable(planes.dims, values, _grid_independent_attrs(planes))
 
     moved = {"image": onto("image").transpose("y", "x", ...), "segmentation": onto("segmentation")}
-    return _on_sky(row.drop_dims(["y", "x"]).drop_vars("scale").assign(moved), wcs)
+    return on_sky(row.drop_dims(["y", "x"]).drop_vars("scale").assign(moved), wcs)
 
 
-def _need_planes(row: xr.Dataset, *names: str) -> None:
+def need_planes(row: xr.Dataset, *names: str) -> None:
+    """Check that these variables have the dimensions y and x."""
     for name in names:
         lacks = [dim for dim in ("y", "x") if dim not in row[name].dims]
         if lacks:
@@ -195,94 +237,6 @@ def _need_planes(row: xr.Dataset, *names: str) -> None:
                 f"{name} has no dimension {' or '.join(lacks)}: use the Dataset before a selection "
                 "or a sum removed it"
             )
-
-
-def _target(target: Any, shape: tuple[int, int] | None) -> WCS:
-    """The WCS to reproject to, with its shape."""
-    from astropy.io.fits import Header
-    from astropy.wcs import WCS
-
-    if not isinstance(target, WCS | Header):
-        raise UsageError(
-            f"the target is {type(target).__name__}, expected an astropy WCS or FITS header"
-        )
-    wcs = WCS(target) if isinstance(target, Header) else target
-    if not wcs.has_celestial:
-        raise UsageError("the target WCS is not a WCS of the sky")
-    wcs = wcs.celestial  # a copy, with only the celestial axes of a cube
-    shape = wcs.array_shape if shape is None else shape
-    if shape is None:
-        raise UsageError("the target WCS has no shape: give shape=(rows, columns)")
-    if len(shape) != 2 or min(shape) < 1:
-        raise UsageError(f"shape is {shape!r}, expected (rows, columns)")
-    wcs.array_shape = shape
-    return wcs
-
-
-def spaxels(row: xr.Dataset, ifu_size: int | None) -> xr.Dataset:
-    """Counts of one row on MaNGA's grid, as `GZ3DAccessor.to_spaxels` documents."""
-    validate_dataset(row, "segmentation", "ifu_design_size")
-    _need_planes(row, "segmentation")
-    row = load_variables(row, *WCS_VARIABLES, "ifu_design_size")
-    if ifu_size is None:
-        ifu_size = int(row["ifu_design_size"].values)
-    side = SPAXEL_GRIDS.get(ifu_size)
-    if side is None:
-        raise UsageError(
-            f"there is no MaNGA bundle of {ifu_size} fibers, expected one of "
-            f"{', '.join(map(str, SPAXEL_GRIDS))}"
-        )
-    source = subject_wcs(row)
-    scale = abs(float(source.wcs.pc[0, 0]))
-    ra, dec = source.wcs.crval.tolist()
-    step = SPAXEL_ARCSEC / 3600
-    wcs = tangent_wcs(ra, dec, (-step, step), side / 2 + 1, (side, side))
-    # Both grids are parallel and tangent at the same point, so that the overlaps along x and along
-    # y are independent.
-    across = _shares(side, step / scale)
-    up = _shares(side, -step / scale)
-    averaged = xr.apply_ufunc(
-        _average,
-        as_shard_chunks(row["segmentation"]),
-        input_core_dims=[["y", "x"]],
-        output_core_dims=[["spaxel_y", "spaxel_x"]],
-        kwargs={"up": up, "across": across},
-        dask="parallelized",
-        output_dtypes=[np.float64],
-        dask_gufunc_kwargs={"output_sizes": {"spaxel_y": side, "spaxel_x": side}},
-    ).rename(spaxel_y="y", spaxel_x="x")
-    averaged.attrs = {
-        "long_name": "how many volunteers marked each spaxel, averaged over its area",
-        "units": "1",
-        "comment": "row 0 is at the bottom, as in MaNGA's cubes: north is up, east to the left",
-        "wcs_ctype": list(wcs.wcs.ctype),
-        "wcs_crpix": wcs.wcs.crpix.tolist(),
-        "wcs_cdelt": (np.diag(wcs.wcs.pc) * wcs.wcs.cdelt).tolist(),
-        "wcs_crval": wcs.wcs.crval.tolist(),
-    }
-    rest = row.drop_dims(["y", "x"]).drop_vars("channel", errors="ignore")
-    moved = rest.assign(segmentation=averaged).assign_coords(scale=((), step, row["scale"].attrs))
-    return _on_sky(moved, wcs)
-
-
-def _shares(side: int, step: float) -> FloatArray:
-    """Fraction of each spaxel that every pixel covers along one axis, shape (side, 525).
-
-    Rows add up to 1. The subject's position is pixel 261.5, counted from 0, and the center of
-    spaxel side / 2, as in the cubes. With a negative step, spaxels and pixels have opposite
-    directions.
-    """
-    edges = (np.arange(side + 1) - 0.5 - side / 2) * step + (CRPIX - 1)
-    low, high = np.minimum(edges[:-1], edges[1:]), np.maximum(edges[:-1], edges[1:])
-    pixel = np.arange(SIDE)
-    overlap = np.minimum(high[:, None], pixel + 0.5) - np.maximum(low[:, None], pixel - 0.5)
-    shares: FloatArray = np.clip(overlap, 0, None) / (high - low)[:, None]
-    return shares
-
-
-def _average(counts: NDArray[Any], up: FloatArray, across: FloatArray) -> FloatArray:
-    averaged: FloatArray = up @ counts.astype(float) @ across.T
-    return averaged
 
 
 def bundle_hexagon(row: xr.Dataset) -> FloatArray | None:
@@ -314,5 +268,6 @@ def _grid_independent_attrs(array: xr.DataArray) -> dict[str, Any]:
     return {str(k): v for k, v in out if k != "comment" and not str(k).startswith("wcs_")}
 
 
-def _name(row: xr.Dataset) -> str:
+def name_of(row: xr.Dataset) -> str:
+    """Both ids of one row, for messages."""
     return f"{row['subject'].values} ({row['zooniverse_subject_id'].values})"

@@ -87,6 +87,49 @@ def tangent_wcs(
     return wcs
 
 
+def grid_attrs(wcs: WCS) -> dict[str, Any]:
+    """Attributes that describe any linear WCS of the sky with two axes, for `grid_wcs`."""
+    return {
+        "wcs_ctype": list(wcs.wcs.ctype),
+        "wcs_crpix": wcs.wcs.crpix.tolist(),
+        "wcs_cd": wcs.pixel_scale_matrix.ravel().tolist(),
+        "wcs_cunit": list(CUNIT),
+        "wcs_crval": wcs.wcs.crval.tolist(),
+        "wcs_radesys": wcs.wcs.radesys or RADESYS,
+        "wcs_shape": list(wcs.array_shape),
+    }
+
+
+def grid_wcs(attrs: Mapping[Any, Any], crval: Sequence[float]) -> WCS:
+    """WCS of the attributes that `grid_attrs` gives.
+
+    Parameters
+    ----------
+    attrs : mapping
+        ``wcs_cd`` has the matrix row by row, in degrees per pixel; ``wcs_shape`` rows and columns.
+    crval : sequence of float
+        Position of the reference pixel, in degrees.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        Attributes are missing or have other values.
+    """
+    from astropy.wcs import WCS
+
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = [str(name) for name in attrs["wcs_ctype"]]
+    wcs.wcs.cunit = list(CUNIT)
+    wcs.wcs.crpix = attrs["wcs_crpix"]
+    wcs.wcs.crval = crval
+    wcs.wcs.radesys = str(attrs["wcs_radesys"])
+    wcs.wcs.pc = np.reshape(attrs["wcs_cd"], (2, 2))
+    rows, columns = (int(length) for length in attrs["wcs_shape"])
+    wcs.array_shape = (rows, columns)
+    wcs.wcs.set()
+    return wcs
+
+
 def read_scale(images: Sequence[HDU], ra: float, dec: float) -> float:
     """Degrees per pixel, after a check that the store can represent the WCS.
 

@@ -16,7 +16,8 @@ from files import opened, subject_files
 
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
-from gz3d_zarr.analysis.sky_grids import SPAXEL_GRIDS, bundle_hexagon
+from gz3d_zarr.analysis.sky_grids import bundle_hexagon
+from gz3d_zarr.analysis.spaxels import SPAXEL_GRIDS
 from gz3d_zarr.backends import source as source_backend
 from gz3d_zarr.sources.download import read_file
 
@@ -141,8 +142,11 @@ def test_sky_gives_each_pixel_its_position_lazily(ds: xr.Dataset) -> None:
     transform = pickle.loads(pickle.dumps(sky.xindexes["ra"])).transform
     assert transform.equals(sky.xindexes["ra"].transform)
     assert not transform.equals(ds.isel(subject=6).gz3d.sky().xindexes["ra"].transform)
+    assert_same_sky(sky.gz3d.wcs(), ds.gz3d.wcs(subject))
     with pytest.raises(StoreError, match="use the Dataset before sky"):
-        sky.gz3d.wcs()
+        part.gz3d.wcs()
+    with pytest.raises(StoreError, match="use the Dataset before sky"):
+        sky.gz3d.sky()
 
 
 @pytest.mark.parametrize(
@@ -264,7 +268,8 @@ def test_what_needs_the_scale_says_that_reproject_took_it(ds: xr.Dataset) -> Non
     moved = moves(ds.isel(subject=3))[0]
     assert moved.gz3d.mask("spiral").dims == ("y", "x")
     gz3d = moved.gz3d
-    for method in (gz3d.area, gz3d.wcs, gz3d.to_spaxels, gz3d.plot, gz3d.contact_sheet):
+    assert_same_sky(gz3d.wcs(), grid(ds.isel(subject=3), 20, 30))
+    for method in (gz3d.area, gz3d.to_spaxels, gz3d.plot, gz3d.contact_sheet):
         with pytest.raises(StoreError, match="no scale, since reproject.* before reproject"):
             method()
     with pytest.raises(StoreError, match="lacks scale; keep"):
@@ -325,8 +330,8 @@ def test_reprojecting_wrongly(ds: xr.Dataset, monkeypatch: pytest.MonkeyPatch) -
     bare = WCS(row.gz3d.wcs().to_header())
     with pytest.raises(UsageError, match="give shape"):
         row.gz3d.reproject(None, bare)
-    with pytest.raises(UsageError, match="expected an astropy WCS"):
-        row.gz3d.reproject(None, "header")
+    with pytest.raises(UsageError, match="the target is dict, expected an astropy WCS"):
+        row.gz3d.reproject(None, {})
     with pytest.raises(UsageError, match="not a WCS of the sky"):
         row.gz3d.reproject(None, WCS(naxis=2), (5, 5))
     with pytest.raises(UsageError, match=r"expected \(rows, columns\)"):
