@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from astropy.io import fits
 from astropy.table import Table
 
@@ -46,14 +47,27 @@ def cube_hdus(ra: float, dec: float, side: int) -> fits.HDUList:
     return fits.HDUList([primary("8623-12701", "1-1", ra, dec), flux])
 
 
-def write_drpall(path: Path, rows: Sequence[tuple[Any, ...]]) -> Path:
-    """Write plateifu, mangaid, ifura, ifudec, ifudesignsize, in columns as wide as DRPall's."""
-    names = ("plateifu", "mangaid", "ifura", "ifudec", "ifudesignsize")
-    table = Table(rows=list(rows), names=names)
-    table["plateifu"], table["mangaid"] = (
-        table["plateifu"].astype("S11"),
-        table["mangaid"].astype("S9"),
+def drpall_rows(ds: xr.Dataset, bundles: Sequence[int] = (127, 19, 61)) -> Table:
+    """A table of one plate-IFU for each subject, which bundles of these sizes observed.
+
+    The position has more digits than that of Galaxy Zoo: 3D.
+    """
+    fibers = [bundles[i % len(bundles)] for i in range(ds.sizes["subject"])]
+    return Table(
+        {
+            "plateifu": [f"{8000 + i}-{size}{1 + i % 5:02d}" for i, size in enumerate(fibers)],
+            "mangaid": [str(label) for label in ds["subject"].values],
+            "ifura": ds["ra"].values + 7e-6,
+            "ifudec": ds["dec"].values - 3e-6,
+            "ifudesignsize": fibers,
+        }
     )
-    empty = fits.PrimaryHDU()
-    fits.HDUList([empty, fits.table_to_hdu(table)]).writeto(path)
+
+
+def write_drpall(path: Path, table: Table) -> Path:
+    """Write a table as DRPall is: text padded in columns of fixed widths, after an empty HDU."""
+    padded = table.copy()
+    for name, width in (("plateifu", 11), ("mangaid", 9)):
+        padded[name] = np.char.ljust(np.array(table[name], str), width).astype("S")
+    fits.HDUList([fits.PrimaryHDU(), fits.table_to_hdu(padded)]).writeto(path)
     return path

@@ -34,11 +34,18 @@ def average_over_cells(planes: NDArray[Any], corners: FloatArray) -> FloatArray:
     ndarray of float64, shape (n, rows, columns)
         A cell that is partly outside is averaged over the part inside; NaN where it is outside.
     """
+    edges = corners + 0.5  # the left edge of the first pixel is 0
+    # Only the part of the image that the grid covers.
+    first = np.floor(edges.min(axis=(0, 1))).clip(0, None).astype(int)
+    last = np.ceil(edges.max(axis=(0, 1))).clip(first + 1, None).astype(int)
+    planes = planes[:, first[1] : last[1], first[0] : last[0]]
+    if not planes.size:
+        return np.full((len(planes), *(length - 1 for length in corners.shape[:2])), np.nan)
+    edges -= first
     # Along x, from the left edge; the last plane gives the area of each cell within the image.
     sums = np.zeros((len(planes) + 1, planes.shape[1], planes.shape[2] + 1))
     np.cumsum(planes, axis=2, dtype=np.float64, out=sums[:-1, :, 1:])
     sums[-1] = np.arange(planes.shape[2] + 1)
-    edges = corners + 0.5  # the left edge of the first pixel is 0
     along_x = _integrate(sums, edges[:, :-1], edges[:, 1:])
     along_y = _integrate(sums, edges[:-1], edges[1:])
     around = along_x[:, :-1] + along_y[:, :, 1:] - along_x[:, 1:] - along_y[:, :, :-1]

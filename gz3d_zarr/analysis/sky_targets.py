@@ -45,6 +45,14 @@ class Grid:
     name: str
     is_manga: bool
 
+    def has_position(self, ra: float, dec: float) -> bool:
+        """Whether a position, in degrees, is on the grid."""
+        from astropy.coordinates import SkyCoord
+
+        x, y = self.wcs.world_to_pixel(SkyCoord(ra, dec, unit="deg"))
+        rows, columns = self.wcs.array_shape
+        return bool(-0.5 <= x <= columns - 0.5 and -0.5 <= y <= rows - 0.5)
+
     def require_position(self, ra: float, dec: float, subject: str) -> None:
         """Check that a subject's position, in degrees, is on the grid.
 
@@ -53,12 +61,9 @@ class Grid:
         UsageError
             It is not: the grid is of another galaxy.
         """
-        from astropy.coordinates import SkyCoord
-
-        x, y = self.wcs.world_to_pixel(SkyCoord(ra, dec, unit="deg"))
-        rows, columns = self.wcs.array_shape
-        if -0.5 <= x <= columns - 0.5 and -0.5 <= y <= rows - 0.5:
+        if self.has_position(ra, dec):
             return
+        rows, columns = self.wcs.array_shape
         center = self.wcs.pixel_to_world((columns - 1) / 2, (rows - 1) / 2).icrs
         away = float(separation(center.ra.deg, center.dec.deg, ra, dec))
         angle = f"{away:.1f} arcsec" if away < 3600 else f"{away / 3600:.1f} deg"

@@ -70,6 +70,14 @@ def spaxel_wcs(ra: float, dec: float, side: int) -> WCS:
     return tangent_wcs(ra, dec, (-step, step), side / 2 + 1, (side, side))
 
 
+def check_method(method: str) -> None:
+    """UsageError if there is no such method, or what it needs is not installed."""
+    if method not in METHODS:
+        raise UsageError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
+    if method == "marvin":
+        load_splines()
+
+
 def grid_side(fibers: Any) -> int:
     """Spaxels along each side of the cubes of a bundle; UsageError if there is no such bundle."""
     side = SPAXEL_GRIDS.get(fibers)
@@ -89,8 +97,7 @@ def spaxels(
     method: str,
 ) -> xr.Dataset:
     """Counts of one row, or of many, as `GZ3DAccessor.to_spaxels` documents."""
-    if method not in METHODS:
-        raise UsageError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
+    check_method(method)
     if target is not None and ifu_size is not None:
         raise UsageError("give ifu_size or a target, not both: each has a grid of its own")
     if "subject" not in dataset.dims:
@@ -252,8 +259,6 @@ def _on_bundle(
     counts: xr.DataArray, scale: xr.DataArray | float, side: int, method: str
 ) -> xr.DataArray:
     """Counts on the grid of a bundle whose position is that of the subject."""
-    if method == "marvin":
-        load_splines()  # fail before any work
     if isinstance(scale, xr.DataArray):
         scale = chunk_like(counts, scale)
     options = {"side": side, "method": method}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -13,20 +14,50 @@ from gz3d_zarr.cli.options import (
     SectionGroup,
     all_of,
     class_option,
+    cone_option,
     destination_option,
+    ids_option,
     in_section,
     json_option,
+    min_vote_fraction_option,
     row_options,
     store_options,
     worker_options,
 )
 
-_export_options = all_of(
-    row_options,
+_file_options = all_of(
     store_options,
     destination_option,
     in_section("Other", "--overwrite", is_flag=True, help="Replace files of the same names."),
     json_option,
+)
+_export_options = all_of(row_options, _file_options)
+_spaxel_options = all_of(
+    in_section(
+        "Spaxels",
+        "--table",
+        metavar="FILE",
+        required=True,
+        help="Survey table with mangaid, plateifu, ifura and ifudec, such as DRPall: FITS, CSV, "
+        "ECSV, VOTable or Parquet.",
+    ),
+    in_section(
+        "Spaxels",
+        "--method",
+        type=click.Choice(["exact", "marvin"]),
+        default="exact",
+        show_default=True,
+        help="Average over the area of each spaxel, or sample as Marvin does, with its offset.",
+    ),
+    in_section(
+        "Spaxels",
+        "--threshold",
+        type=float,
+        metavar="N",
+        default=3,
+        show_default=True,
+        help="Masks are 1 where more than N volunteers marked a spaxel.",
+    ),
 )
 
 
@@ -97,6 +128,26 @@ def export_table_file(store: str, dest: str, as_json: bool, **options: Any) -> N
     from gz3d_zarr.export.table import export_table
 
     _export(export_table, store, dest, as_json, options)
+
+
+@export.command("spaxels")
+@click.argument("store")
+@click.argument("dest")
+@_spaxel_options
+@all_of(ids_option, cone_option, min_vote_fraction_option)
+@_file_options
+@worker_options
+@handle_errors
+def export_spaxel_files(store: str, dest: str, table: str, as_json: bool, **options: Any) -> None:
+    """Write masks on the grids of MaNGA's maps into the folder DEST.
+
+    There is one file DEST/manga-PLATE-IFU-gz3d.fits.gz for each plate-IFU of the table, with the
+    counts, fractions and masks of all classes and the WCS of its MAPS.
+    """
+    from gz3d_zarr.export.spaxels import export_spaxels
+
+    function = functools.partial(export_spaxels, table=table)
+    _export(function, store, dest, as_json, {**options, "table": None})
 
 
 def _export(

@@ -24,6 +24,7 @@ Command = Callable[..., Any]
 SECTIONS = (
     "Picture",
     "Page",
+    "Spaxels",
     "Selection",
     "Layout",
     "Source",
@@ -79,6 +80,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "gz3d-zarr export table gz3d.zarr subjects.parquet",
         "gz3d-zarr export table gz3d.zarr sample.fits --table drpall.fits",
         "gz3d-zarr export table gz3d.zarr spirals.csv --min-vote-fraction 0.5",
+    ),
+    "spaxels": (
+        "gz3d-zarr export spaxels gz3d.zarr spaxels --table drpall-v3_1_1.fits",
+        "gz3d-zarr export spaxels gz3d.zarr spaxels --table mine.csv --threshold 5",
+        "gz3d-zarr export spaxels gz3d.zarr spaxels --table mine.csv --method marvin",
     ),
     "plot": (
         "gz3d-zarr plot gz3d.zarr 1-150042 -o galaxy.png",

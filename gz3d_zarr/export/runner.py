@@ -23,10 +23,10 @@ from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 
 if TYPE_CHECKING:
     import numpy as np
-    import xarray as xr
     from distributed import Client
     from numpy.typing import NDArray
 
+    from gz3d_zarr.export.subset import Rows
     from gz3d_zarr.pipeline.plan import Resources
 
 
@@ -89,7 +89,7 @@ class ExportReport(TextReport):
 def open_source_and_destination(
     store: str | Path,
     dest: str | Path,
-    rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None,
+    rows: Rows,
     storage_options: Mapping[str, Any] | None,
     destination_options: Mapping[str, Any] | None,
     *,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from distributed import Client
+from manga_files import drpall_rows
 from stores import objects
 
 import gz3d_zarr
@@ -16,6 +17,7 @@ from gz3d_zarr import StoreError
 from gz3d_zarr.export.fits import export_fits
 from gz3d_zarr.export.marks import export_marks
 from gz3d_zarr.export.mmu import export_mmu
+from gz3d_zarr.export.spaxels import export_spaxels
 from gz3d_zarr.storage import local_store
 from gz3d_zarr.storage.build_record import LEASE_KEY
 
@@ -54,7 +56,12 @@ def run_mmu(store: Path, folder: Path, client: Client, **options: Any) -> Any:
     return export_mmu(store, folder, client, rows=range(6), **options)
 
 
-@pytest.mark.parametrize("export", [run_fits, run_mmu])
+def run_spaxels(store: Path, folder: Path, client: Client, **options: Any) -> Any:
+    table = drpall_rows(gz3d_zarr.open_store(store))
+    return export_spaxels(store, folder, table, client, rows=range(6), **options)
+
+
+@pytest.mark.parametrize("export", [run_fits, run_mmu, run_spaxels])
 def test_killed_export_leaves_whole_files_and_is_repeated(
     store: Path,
     client: Client,
