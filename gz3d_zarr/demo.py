@@ -9,7 +9,8 @@ from pathlib import Path
 
 from dask.utils import format_bytes
 
-from gz3d_zarr.analysis.plotting import plot_sheet
+from gz3d_zarr.analysis.picture_options import PictureOptions
+from gz3d_zarr.analysis.plot_sheet import plot_sheet
 from gz3d_zarr.backends.store import open_store
 from gz3d_zarr.errors import plural
 from gz3d_zarr.pipeline.build import build
@@ -59,7 +60,10 @@ def run_demo(
     start = time.monotonic()
     best.isel(subject=0)["image"].values  # noqa: B018 - to measure the read
     read = time.monotonic() - start
-    plot_sheet(best, title="Spirals with most votes in a simulated archive").savefig(picture)
+    figure = plot_sheet(
+        best, None, PictureOptions(), title="Spirals with most votes in a simulated archive"
+    )
+    figure.savefig(picture)
     stored = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
     source = sum(path.stat().st_size for path in archive.glob("*.fits.gz"))
     say(

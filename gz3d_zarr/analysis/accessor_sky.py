@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from gz3d_zarr.datamodel.subject import THRESHOLD
+from gz3d_zarr.analysis.picture_options import PictureOptions
+from gz3d_zarr.datamodel.option_fields import check_options
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -226,15 +227,13 @@ class SkyMethods:
         self,
         subject: str | int | None = None,
         ax: Axes | Sequence[Axes] | None = None,
-        *,
-        classes: str | Sequence[str] | None = None,
-        threshold: float = THRESHOLD,
-        hexagon: bool = True,
+        **options: Any,
     ) -> Figure:
         """Plot the image of a subject, next to the same image with the masks in color.
 
-        Rings show clusters of center and star marks, if the Dataset was opened from a store. The
-        legend says of which classes nobody was asked.
+        The figure has the width of a column of a journal, 3.5 or 7 inches. Rings show clusters of
+        center and star marks, if the Dataset was opened from a store or from files. The legend says
+        of which classes nobody was asked, and names both outlines of the bundle.
 
         Parameters
         ----------
@@ -243,13 +242,23 @@ class SkyMethods:
         ax : matplotlib Axes, or two of them, optional
             One: plot only the masks. Two, in an array of any shape: image and masks. By default a
             new figure with axes in sky coordinates.
-        classes : str or sequence of str, optional
-            Classes to show; by default all four.
-        threshold : float
-            Outline the pixels that more volunteers than this marked, for each class.
-        hexagon : bool
-            Draw the true outline of the bundle. The outline in the image itself is too small by a
-            third.
+        **options
+            Fields of `PictureOptions`:
+
+            classes : str or sequence of str, optional
+                Classes to show; by default all four.
+            threshold : float
+                Outline the pixels that have more marks than this, for each class. Default 3.
+            hexagon : bool
+                Draw the true outline of the bundle (default). The outline in the image itself is
+                too small by a third.
+            panels : {'both', 'image', 'masks'}, optional
+                The image, the image with the masks over it, or both (default).
+            spaxels : bool
+                Show the mean counts in the spaxels of MaNGA, as `to_spaxels` gives them, instead of
+                those in pixels.
+            dpi : float
+                Pixels of a new figure per inch, 20 to 1200. Default 200.
 
         Returns
         -------
@@ -263,9 +272,8 @@ class SkyMethods:
         """
         from gz3d_zarr.analysis import plotting
 
-        return plotting.plot_subject(
-            self._one(subject), ax, classes=classes, threshold=threshold, hexagon=hexagon
-        )
+        check_options(SkyMethods.plot, options, PictureOptions)
+        return plotting.plot_subject(self._one(subject), ax, PictureOptions(**options))
 
     def contact_sheet(
         self,
@@ -273,25 +281,26 @@ class SkyMethods:
         ax: Sequence[Axes] | None = None,
         *,
         columns: int | None = None,
-        classes: str | Sequence[str] | None = None,
-        threshold: float = THRESHOLD,
-        hexagon: bool = True,
         title: str | None = None,
+        **options: Any,
     ) -> Figure:
         """Plot small images of many subjects with the masks in color.
+
+        All are drawn as one image on one axes, which has inches as coordinates.
 
         Parameters
         ----------
         subjects : sequence of str or int, optional
             MaNGA and Zooniverse ids; by default all subjects of the Dataset. At most 200.
         ax : sequence of matplotlib Axes, optional
-            One for each subject; by default a new figure.
+            One for each subject; by default a new figure, 7 inches wide.
         columns : int, optional
-            Number of columns; by default about as many as rows.
-        classes, threshold, hexagon
-            As for `plot`.
+            Number of columns; by default about as many as rows, and at most 6. With more, the
+            figure is wider.
         title : str, optional
             Title of the figure.
+        **options
+            Fields of `PictureOptions`, as for `plot`; `panels` is 'masks' (default) or 'image'.
 
         Returns
         -------
@@ -308,13 +317,14 @@ class SkyMethods:
         LeftOutWarning
             Counts subjects whose status is not ok. They are left out.
         """
-        from gz3d_zarr.analysis import plotting, selection
+        from gz3d_zarr.analysis import plot_sheet, selection
 
+        check_options(SkyMethods.contact_sheet, options, PictureOptions)
         chosen = self._dataset
         if subjects is not None:
             chosen = selection.select_any(chosen, subjects)
-        style: Any = {"classes": classes, "threshold": threshold, "hexagon": hexagon}
-        return plotting.plot_sheet(chosen, ax, columns=columns, title=title, **style)
+        style = PictureOptions(**options)
+        return plot_sheet.plot_sheet(chosen, ax, style, columns=columns, title=title)
 
     def _one(self, subject: str | int | None) -> xr.Dataset:
         from gz3d_zarr.analysis import selection

@@ -16,12 +16,15 @@ CLASS_COLORS: Mapping[str, str] = {
     "bar": "#00a878",  # bluish green
 }
 CLASS_DASHES: Mapping[str, tuple[float, ...]] = {
-    "center": (5, 1, 1, 1),
+    "center": (),
     "star": (1, 1),
     "spiral": (),
     "bar": (4, 1.5),
 }
-"""Lengths of dashes and gaps in units of the line width; empty for a solid line."""
+"""Lengths of dashes and gaps in units of the line width; empty for a solid line.
+
+Centers and stars are rings and spirals and bars outlines, so that each class differs from the
+others in its line, or in its form."""
 BUNDLE_COLOR = "#ffffff"
 """Of the true outline of the bundle."""
 BURNT_COLOR = "#ff00ff"

@@ -253,6 +253,11 @@ def bundle_hexagon(row: xr.Dataset) -> FloatArray | None:
     """
     validate_dataset(row, "ifu_design_size", "scale")
     fibers, scale = (value.item() for value in compute_variables(row, "ifu_design_size", "scale"))
+    return bundle_corners(fibers, scale)
+
+
+def bundle_corners(fibers: int, scale: float) -> FloatArray | None:
+    """The corners of `bundle_hexagon`, from the size of the bundle and the degrees per pixel."""
     width = BUNDLE_ARCSEC.get(fibers)
     if width is None or not np.isfinite(scale):
         return None

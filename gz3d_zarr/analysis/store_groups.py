@@ -7,6 +7,7 @@ Dataset.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -35,6 +36,12 @@ class SubjectAnnotations(Protocol):
 
     def clusters(self, cls: str) -> tuple[FloatArray, NDArray[np.int64]]:
         """Clusters of a class, shape (n, 11); and how many of them each subject has."""
+
+    def part(self, rows: slice) -> SubjectAnnotations:
+        """Those of some of the subjects."""
+
+    def compute_with(self, dataset: xr.Dataset) -> xr.Dataset:
+        """Load a Dataset of the same subjects, and from files the annotations in one read."""
 
 
 def find_annotations(dataset: xr.Dataset) -> SubjectAnnotations:
@@ -135,6 +142,14 @@ class _StoreGroups:
                 "that it should: the store is damaged; gz3d-zarr verify says where"
             ) from error
 
+    def part(self, rows: slice) -> _StoreGroups:
+        chosen = copy(self)
+        chosen._rows = self._rows[rows]
+        return chosen
+
+    def compute_with(self, dataset: xr.Dataset) -> xr.Dataset:
+        return dataset.compute()
+
 
 class _FileAnnotations:
     """Subject files, each decoded when it is needed."""
@@ -160,6 +175,19 @@ class _FileAnnotations:
         none = np.empty((0, len(CLUSTER_COLUMNS)))
         tables = [none if a is None else a.clusters[cls] for a in self._compute()]
         return np.concatenate([none, *tables]), np.array([len(table) for table in tables], np.int64)
+
+    def part(self, rows: slice) -> _FileAnnotations:
+        chosen = copy(self)
+        chosen._annotations = self._annotations[rows]
+        chosen._computed = None if self._computed is None else self._computed[rows]
+        return chosen
+
+    def compute_with(self, dataset: xr.Dataset) -> xr.Dataset:
+        from dask.base import compute  # slow to import
+
+        loaded: xr.Dataset
+        loaded, self._computed = compute(dataset, self._annotations)
+        return loaded
 
     def _compute(self) -> NDArray[Any]:
         """All annotations, of which each file is read only once."""

@@ -1,7 +1,8 @@
 """Options of the command line, and help pages that show them in sections.
 
 Options that Python functions take too are fields of `SelectionOptions`, `LayoutOptions`,
-`FetchOptions` and `FailurePolicy`, which give their names, types, defaults and help.
+`FetchOptions`, `FailurePolicy` and `PictureOptions`, which give their names, types, defaults and
+help.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import click
 
+from gz3d_zarr.analysis.picture_options import PictureOptions
 from gz3d_zarr.datamodel.layout import LayoutOptions
 from gz3d_zarr.datamodel.option_fields import OptionSpec, option_specs
 from gz3d_zarr.datamodel.subject import CLASSES
@@ -89,7 +91,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "plot": (
         "gz3d-zarr plot gz3d.zarr 1-150042 -o galaxy.png",
         "gz3d-zarr plot gz3d.zarr 1-150042 14760036 -o sheet.pdf",
-        "gz3d-zarr plot gz3d.zarr 1-150042 -o galaxy.png --threshold 5",
+        "gz3d-zarr plot gz3d.zarr 1-150042 -o bar.pdf --panels masks --class bar",
     ),
     "view": (
         "gz3d-zarr view gz3d.zarr",
@@ -244,27 +246,37 @@ def declare_options(
     specs = option_specs(group)
     return all_of(
         *(
-            in_section(section, *_names(name, specs[name][0]), hidden=name in hidden, **kwargs)
+            in_section(section, *_names(name, *specs[name]), hidden=name in hidden, **kwargs)
             for name in names or specs
             for kwargs in [_click_arguments(*specs[name])]
         )
     )
 
 
-def _names(name: str, spec: OptionSpec) -> tuple[str, str]:
-    flag = name.removesuffix("s") if spec.type is dict else name
-    return f"--{flag.replace('_', '-')}", name
+def _names(name: str, spec: OptionSpec, default: Any) -> tuple[str, str]:
+    flag = spec.flag or (name.removesuffix("s") if spec.type is dict else name)
+    flag = flag.replace("_", "-")
+    return f"--{flag}/--no-{flag}" if default is True else f"--{flag}", name
 
 
 def _click_arguments(spec: OptionSpec, default: Any) -> dict[str, Any]:
     shared = {"help": spec.help, "metavar": spec.metavar or None}
     if spec.type is bool:
-        return {"help": spec.help, "is_flag": True}
+        return {"help": spec.help, "is_flag": True, "default": default}
     if spec.type is dict:
         return {**shared, "multiple": True, "callback": nest}
     kind: Any = RegularFile("r") if spec.type is list else spec.type
     kind = click.Choice(spec.choices) if spec.choices else kind
+    if spec.type is tuple:
+        return {**shared, "type": kind, "multiple": True, "callback": _none_if_empty}
     return {**shared, "type": kind, "default": default, "show_default": default is not None}
+
+
+def _none_if_empty(
+    _: click.Context, __: click.Parameter, names: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    """Option was not given: as its default in Python."""
+    return names or None
 
 
 selection_options = declare_options(
@@ -387,14 +399,6 @@ picture_options = all_of(
         required=True,
         help="Image file: .png, .pdf, .svg or .jpg.",
     ),
-    in_section(
-        "Picture",
-        "--threshold",
-        type=float,
-        metavar="N",
-        default=3,
-        show_default=True,
-        help="Outline pixels that more than N volunteers marked.",
-    ),
+    declare_options(PictureOptions, "Picture"),
 )
 json_option = in_section("Other", "--json", "as_json", is_flag=True, help="Print JSON.")

@@ -24,6 +24,7 @@ _EXPECTED: Mapping[type, str] = {
     str: "text",
     dict: "a mapping with names as keys",
     list: "a list",
+    tuple: "a name or several",
     FunctionType: "a function",
 }
 
@@ -37,17 +38,21 @@ class OptionSpec:
     help : str
         One sentence or two.
     type : type
-        Of one value. A mapping is given as KEY=VALUE pairs, a list as a file.
+        Of one value. A mapping is given as KEY=VALUE pairs, a list as a file, a tuple of names by
+        repeating the option.
     metavar : str
         Placeholder of the value in help pages.
     choices : tuple of str
         All values, where they are few.
+    flag : str
+        Name on the command line, where it is another one.
     """
 
     help: str
     type: type = str
     metavar: str = ""
     choices: tuple[str, ...] = ()
+    flag: str = ""
 
 
 def option(
@@ -57,10 +62,11 @@ def option(
     metavar: str = "",
     *,
     choices: tuple[str, ...] = (),
+    flag: str = "",
     repr: bool = True,  # noqa: A002 - the name that dataclasses have
 ) -> Any:
     """Declare a field of a group of options."""
-    spec = OptionSpec(help, type, metavar, choices)
+    spec = OptionSpec(help, type, metavar, choices, flag)
     return field(default=default, repr=repr, metadata={"option": spec})
 
 
@@ -77,7 +83,8 @@ def check_type(name: str, value: Any, kind: type, *, is_shown: bool = True) -> A
     name : str
     value : object
     kind : type
-        As in `OptionSpec`; a str may be given as a path, a list as any iterable but text.
+        As in `OptionSpec`; a str may be given as a path, a list as any iterable but text, a tuple
+        as one name or any iterable of them.
     is_shown : bool
         False where the value may be a secret, which no message repeats.
 
@@ -103,6 +110,12 @@ def check_type(name: str, value: Any, kind: type, *, is_shown: bool = True) -> A
         return value
     if kind is list and isinstance(value, Iterable) and not isinstance(value, str | bytes):
         return value
+    if kind is tuple and isinstance(value, str):
+        return (value,)
+    if kind is tuple and isinstance(value, Iterable) and not isinstance(value, bytes | Mapping):
+        names = tuple(value)
+        if all(isinstance(name, str) for name in names):
+            return names
     shown = f"{value!r:.60}" if is_shown else f"a value of type {type(value).__name__}"
     raise UsageError(f"{name} is {shown}, expected {_EXPECTED[kind]}")
 

@@ -15,6 +15,7 @@ from gz3d_zarr.analysis.palette import (
     CLASS_DASHES,
     EDGE_COLOR,
 )
+from gz3d_zarr.datamodel.annotations import POINT_CLASSES
 from gz3d_zarr.datamodel.subject import CLASSES
 
 VISION = {
@@ -67,10 +68,10 @@ def distance(first: str, second: str, vision: str) -> float:
     return float(np.linalg.norm(see(first, vision) - see(second, vision)))
 
 
-def test_each_class_has_a_color_and_a_line_style_of_its_own() -> None:
+def test_each_class_has_a_color_and_a_line_or_form_of_its_own() -> None:
     assert list(CLASS_COLORS) == list(CLASSES)
     assert list(CLASS_DASHES) == list(CLASSES)
-    assert len(set(CLASS_DASHES.values())) == len(CLASSES)
+    assert len({(CLASS_DASHES[name], name in POINT_CLASSES) for name in CLASSES}) == len(CLASSES)
 
 
 @pytest.mark.parametrize("vision", VISION)
