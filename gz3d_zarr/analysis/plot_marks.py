@@ -23,6 +23,8 @@ TEXT_POINTS = 7.0
 """Size of most text: that of the captions of journals is 8 to 9."""
 SMALL_POINTS = 6.0
 _HANDLE_POINTS, _RING_POINTS = 1.4, 1.0
+_TEXT_BOX: Mapping[str, Any] = {"facecolor": EDGE_COLOR, "alpha": 0.4, "lw": 0, "pad": 0.5}
+"""Behind white text, for bright parts of an image; a dark edge would thin small letters out."""
 _LENGTHS_ARCSEC = (1, 2, 5, 10, 15, 20, 30, 60)
 """Of scale bars."""
 _BAR_FRACTION = 0.25
@@ -91,7 +93,7 @@ def draw_scale_bars(axes: Axes, bars: Sequence[tuple[Line, int]], points: float)
             va="bottom",
             color="white",
             fontsize=points,
-            path_effects=_dark_edge(0.3),
+            bbox=dict(_TEXT_BOX),
         )
 
 
@@ -115,7 +117,7 @@ def draw_arrows(axes: Axes, side: float, points: float) -> None:
             ha="center",
             va="center",
             arrowprops=arrow,
-            path_effects=_dark_edge(0.3),
+            bbox=dict(_TEXT_BOX),
         )
 
 

@@ -258,8 +258,8 @@ def test_classes_that_nobody_was_asked_about_are_named(ds: xr.Dataset) -> None:
 
 def test_notebooks_show_a_plot(ds: xr.Dataset) -> None:
     rows = ds.isel(subject=[0, 1])
-    pickled = pickle.loads(pickle.dumps(rows.gz3d.contact_sheet()))
-    for figure in (rows.isel(subject=0).gz3d.plot(), pickled):
+    pickled = pickle.loads(pickle.dumps(rows.gz3d.contact_sheet(dpi=50)))
+    for figure in (rows.isel(subject=0).gz3d.plot(dpi=50), pickled):
         assert figure._repr_png_().startswith(b"\x89PNG")
 
 
@@ -474,13 +474,13 @@ def run(*args: object) -> Result:
 
 def test_the_command_saves_a_plot_or_a_contact_sheet(store: Path, tmp_path: Path) -> None:
     one, many = tmp_path / "one.png", tmp_path / "many.png"
-    result = run(store, 14000007, "-o", one)
+    result = run(store, 14000007, "-o", one, "--dpi", "50")
     assert result.exit_code == 0, result.output
     assert (result.stdout, result.stderr) == (f"{one}\n", "")
     wide = imread(one)
     assert wide.shape[1] > 1.5 * wide.shape[0]
     ids = gz3d_zarr.open_store(store)["subject"].values[:4]
-    result = run(store, *ids, "-o", many, "--threshold", "5")
+    result = run(store, *ids, "-o", many, "--threshold", "5", "--dpi", "50")
     assert result.exit_code == 0, result.output
     assert imread(many).std() > 0.05
 
