@@ -65,6 +65,7 @@ async function show(address) {
 function offer(text) {
   find("start").hidden = false;
   find("start-text").textContent = text;
+  document.documentElement.dataset.start = "yes";
 }
 
 /** @param {unknown} error */
