@@ -17,7 +17,8 @@ from pages import STATIC, wait_for
 
 ROOT = "gz3d.zarr/zarr.json"
 SHARD = "gz3d.zarr/image/c/0/0/0/0"
-DAMAGED = "the store is damaged, or it was replaced"
+DAMAGED = "the store is damaged, or was replaced"
+FLIPPED = f"has a wrong checksum: {DAMAGED}|cannot be unpacked: {DAMAGED}"
 HOSTILE = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>"
 
 
@@ -88,14 +89,18 @@ LIST = {
     "bomb that lies": (
         "gz3d.zarr/status/c/0",
         lambda data: bomb(32_768, 20_000),
-        "A chunk cannot be unpacked|The checksum of a chunk is wrong",
+        "Chunk 0 of status cannot be unpacked|Chunk 0 of status has a wrong checksum",
     ),
-    "not zstd": ("gz3d.zarr/ra/c/0", lambda data: bytes(100), "A chunk is not a zstd frame"),
+    "not zstd": ("gz3d.zarr/ra/c/0", lambda data: bytes(100), "Chunk 0 of ra is not a zstd frame"),
     "lost column": ("gz3d.zarr/dec/c/0", lambda data: None, "dec/c/0 is missing in the store"),
 }
 GALAXY = {
-    "flipped byte": (SHARD, flipped, f"The checksum of a chunk is wrong: {DAMAGED}|A chunk cannot"),
-    "truncated": (SHARD, lambda data: data[:-600], "The checksum of the index of a shard is wrong"),
+    "flipped byte": (SHARD, flipped, FLIPPED),
+    "truncated": (
+        SHARD,
+        lambda data: data[:-600],
+        "Chunk 0/0/0/0 of image is in a shard whose index has a wrong checksum",
+    ),
     "almost empty": (SHARD, lambda data: data[:30], "is shorter than it must be"),
     "lost": (SHARD, lambda data: None, "image/c/0/0/0/0 is missing in the store"),
     "wrong type": (
@@ -163,9 +168,9 @@ def test_a_damaged_thumbnail_and_marks_are_told(site: Site, open_page: Any) -> N
     site.edits["gz3d.zarr/marks/annotations/c/0"] = flipped
     page = open_page(site, "#row=0&paths=1")
     wait_for(page, "grid")
-    check_sentence(page.inner_text("#grid-note"), f"{DAMAGED}|A chunk cannot")
+    check_sentence(page.inner_text("#grid-note"), FLIPPED)
     wait_for(page, 'marks="0"')
-    check_sentence(page.inner_text("#layer-note"), f"{DAMAGED}|A chunk cannot")
+    check_sentence(page.inner_text("#layer-note"), FLIPPED)
 
 
 def test_a_server_without_ranges_is_refused(site: Site, open_page: Any) -> None:

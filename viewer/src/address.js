@@ -23,7 +23,7 @@ export function readAddress(text, page) {
   try {
     url = new URL(text.trim(), page);
   } catch {
-    throw new PageError(`${shorten(text)} is not an address, expected one such as https://host/gz3d.zarr`);
+    throw new PageError(`${shorten(text)} is not an address, expected one such as https://host/gz3d.zarr.`);
   }
   if (url.protocol === "s3:" || url.protocol === "gs:") {
     throw new PageError(`A browser cannot read ${shorten(text)}: give the https:// address of the bucket, or run gz3d-zarr view.`);

@@ -8,12 +8,10 @@ import { decompress } from "fzstd";
 import { registry } from "zarrita";
 
 import { crc32c } from "./crc32c.js";
-import { PageError } from "./errors.js";
+import { ChunkError } from "./errors.js";
 import { ITEM_BYTES, MOST_TEXT } from "./schema.js";
 import { decodeTexts } from "./texts.js";
 import { xxh64 } from "./xxh64.js";
-
-const DAMAGED = "the store is damaged, or it was replaced: reload the page, or run gz3d-zarr verify on the store.";
 
 /** @typedef {{dataType: string, shape: number[]}} ChunkMeta */
 
@@ -49,7 +47,7 @@ class CheckedZstd {
     const size = frameSize(data);
     if (this.bytes === null ? size > MOST_TEXT : size !== this.bytes) {
       const expected = this.bytes === null ? `at most ${MOST_TEXT}` : this.bytes;
-      throw new PageError(`A chunk says that it unpacks to ${size} bytes, expected ${expected}: ${DAMAGED}`);
+      throw new ChunkError(`says that it unpacks to ${size} bytes, expected ${expected}`);
     }
     // fzstd writes no byte beyond a buffer that is given: a frame that unpacks to more is cut.
     const out = new Uint8Array(size);
@@ -57,11 +55,11 @@ class CheckedZstd {
     try {
       decoded = decompress(data, out);
     } catch (cause) {
-      throw new PageError(`A chunk cannot be unpacked: ${DAMAGED}`, { cause });
+      throw new ChunkError("cannot be unpacked", { cause });
     }
     const stored = new DataView(data.buffer, data.byteOffset).getUint32(data.length - 4, true);
     if (decoded !== out || Number(xxh64(out) & 0xffffffffn) !== stored) {
-      throw new PageError(`The checksum of a chunk is wrong: ${DAMAGED}`);
+      throw new ChunkError("has a wrong checksum");
     }
     return out;
   }
@@ -74,16 +72,14 @@ class CheckedZstd {
 function frameSize(data) {
   const view = new DataView(data.buffer, data.byteOffset, data.length);
   if (data.length < 18 || view.getUint32(0, true) !== 0xfd2fb528) {
-    throw new PageError(`A chunk is not a zstd frame: ${DAMAGED}`);
+    throw new ChunkError("is not a zstd frame");
   }
   const flags = data[4];
   const isSingle = (flags >> 5) & 1;
   const sizeFlag = flags >> 6;
   const hasDictionary = flags & 3;
   if (!(flags & 4) || hasDictionary || (!isSingle && !sizeFlag)) {
-    throw new PageError(
-      "A chunk is a zstd frame without a checksum or size, which gz3d-zarr never writes: another program changed the store.",
-    );
+    throw new ChunkError("is a zstd frame without a checksum or size, which gz3d-zarr never writes");
   }
   const at = 6 - isSingle;
   if (sizeFlag === 0) return data[at];
@@ -108,7 +104,7 @@ class CheckedCrc32c {
     const content = data.subarray(0, -4);
     const stored = new DataView(data.buffer, data.byteOffset, data.length).getUint32(content.length, true);
     if (crc32c(content) !== stored) {
-      throw new PageError(`The checksum of the index of a shard is wrong: ${DAMAGED}`);
+      throw new ChunkError("is in a shard whose index has a wrong checksum");
     }
     return content;
   }

@@ -5,6 +5,9 @@ const MOST_QUOTED = 200;
 /** An error whose message is a sentence for the person at the page. */
 export class PageError extends Error {}
 
+/** What is wrong with a chunk, as the end of a sentence; the store says which chunk it is. */
+export class ChunkError extends Error {}
+
 /**
  * Foreign text for a message, the middle of a long one cut out.
  * @param {unknown} value
@@ -22,9 +25,22 @@ export function shorten(value) {
  * @param {string} what The object that was read, such as "the picture of row 5".
  */
 export function sentence(error, what) {
-  for (let cause = error; cause instanceof Error; cause = cause.cause) {
-    if (cause instanceof PageError) return cause.message;
-  }
+  const known = findCause(error, PageError);
+  if (known) return known.message;
   const words = error instanceof Error ? error.message : error;
   return `${what} cannot be read (${shorten(words)}): the store is damaged, or another program wrote it; gz3d-zarr verify says which objects are.`;
+}
+
+/**
+ * The first error of a class among an error and its causes.
+ * @template {Error} T
+ * @param {unknown} error
+ * @param {new (...args: any[]) => T} kind
+ * @returns {T | null}
+ */
+export function findCause(error, kind) {
+  for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    if (cause instanceof kind) return cause;
+  }
+  return null;
 }

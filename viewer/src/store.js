@@ -3,7 +3,7 @@
 import * as zarr from "zarrita";
 
 import { registerCodecs } from "./codecs.js";
-import { PageError } from "./errors.js";
+import { ChunkError, findCause, PageError } from "./errors.js";
 import { RecentBytes, Recent } from "./recent.js";
 import { RemoteStore } from "./remote.js";
 import { ARRAYS, checkArray, checkRoot, CLASSES, SIDE, THUMBNAIL_SIDE } from "./schema.js";
@@ -71,6 +71,25 @@ export class Store {
   }
 
   /**
+   * One chunk, decoded.
+   * @param {string} name
+   * @param {number[]} place
+   * @returns {Promise<{data: any, stride: number[]}>}
+   */
+  async #chunk(name, place) {
+    try {
+      return await this.#array(name).getChunk(place);
+    } catch (error) {
+      const wrong = findCause(error, ChunkError);
+      if (!wrong) throw error;
+      throw new PageError(
+        `Chunk ${place.join("/")} of ${name} ${wrong.message}: the store is damaged, or was replaced; reload the page, or run gz3d-zarr verify on the store.`,
+        { cause: error },
+      );
+    }
+  }
+
+  /**
    * A small array, whole.
    * @param {string} name
    * @returns {Promise<any>} A typed array, of numbers also for int64; or an array of strings.
@@ -84,7 +103,7 @@ export class Store {
       /** @type {any[]} */
       const parts = await Promise.all(
         Array.from({ length: number }, async (_, i) => {
-          const { data } = /** @type {any} */ (await array.getChunk(width > 1 ? [i, 0] : [i]));
+          const { data } = await this.#chunk(name, width > 1 ? [i, 0] : [i]);
           return data.slice(0, Math.min(step, rows - i * step) * width);
         }),
       );
@@ -105,7 +124,7 @@ export class Store {
   async picture(row, name = "image") {
     const array = this.#array(name);
     const inner = array.chunks[0];
-    const chunk = /** @type {any} */ (await array.getChunk([Math.floor(row / inner), 0, 0, 0]));
+    const chunk = await this.#chunk(name, [Math.floor(row / inner), 0, 0, 0]);
     const side = name === "image" ? SIDE : THUMBNAIL_SIDE;
     return toImage(chunk, row % inner, side);
   }
@@ -120,7 +139,7 @@ export class Store {
     const inner = array.chunks[0];
     const chunk = Math.floor(row / inner);
     const data = await this.#chunks.get(`segmentation ${chunk}`, async () => {
-      return (await array.getChunk([chunk, 0, 0, 0])).data;
+      return (await this.#chunk("segmentation", [chunk, 0, 0, 0])).data;
     });
     const start = (row % inner) * MASK_BYTES;
     return CLASSES.map((_, i) => data.subarray(start + i * SIDE * SIDE, start + (i + 1) * SIDE * SIDE));
@@ -134,7 +153,7 @@ export class Store {
   async marks(row) {
     const array = this.#array("marks/annotations");
     const chunk = Math.floor(row / array.chunks[0]);
-    const data = await this.#chunks.get(`marks ${chunk}`, async () => (await array.getChunk([chunk])).data);
+    const data = await this.#chunks.get(`marks ${chunk}`, async () => (await this.#chunk("marks/annotations", [chunk])).data);
     return data[row % array.chunks[0]];
   }
 
@@ -173,7 +192,7 @@ export class Store {
     const last = Math.floor((start + number - 1) / step);
     const parts = await Promise.all(
       Array.from({ length: last - first + 1 }, (_, i) =>
-        once(this.#columns, `${name} ${first + i}`, async () => (await array.getChunk([first + i])).data),
+        once(this.#columns, `${name} ${first + i}`, async () => (await this.#chunk(name, [first + i])).data),
       ),
     );
     return Array.from({ length: number }, (_, i) => {

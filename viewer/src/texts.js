@@ -1,6 +1,6 @@
 /** Texts of the codec vlen-utf8: their number, then the length and bytes of each. */
 
-import { PageError } from "./errors.js";
+import { ChunkError } from "./errors.js";
 
 /**
  * @param {Uint8Array} bytes
@@ -12,13 +12,13 @@ export function decodeTexts(bytes, expected) {
   const decoder = new TextDecoder();
   const count = bytes.length < 4 ? -1 : view.getUint32(0, true);
   if (count !== expected) {
-    throw new PageError(`A chunk of texts has ${count} of them, expected ${expected}: the store is damaged.`);
+    throw new ChunkError(`has ${count} texts, expected ${expected}`);
   }
   const texts = new Array(count);
   let at = 4;
   for (let i = 0; i < count; i++) {
     const end = at + 4 <= bytes.length ? at + 4 + view.getUint32(at, true) : Infinity;
-    if (end > bytes.length) throw new PageError("A chunk of texts is cut short: the store is damaged.");
+    if (end > bytes.length) throw new ChunkError("has texts that are cut short");
     texts[i] = end - at < 40 ? shortText(bytes, at + 4, end) : undefined;
     texts[i] ??= decoder.decode(bytes.subarray(at + 4, end));
     at = end;
