@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.masks import check_class
 from gz3d_zarr.analysis.plot_rings import Ring, read_rings
-from gz3d_zarr.analysis.sky_grids import SPAXEL_ARCSEC, bundle_corners, spaxels
+from gz3d_zarr.analysis.sky_grids import bundle_corners
+from gz3d_zarr.analysis.spaxels import SPAXEL_ARCSEC, spaxels
 from gz3d_zarr.analysis.store_groups import SubjectAnnotations, find_annotations
 from gz3d_zarr.datamodel.annotations import POINT_CLASSES
 from gz3d_zarr.datamodel.subject import CRPIX
@@ -125,7 +126,7 @@ def _make_picture(
     image = row["image"].transpose("y", "x", "channel").values
     counts: dict[str, NDArray[Any]] = {}
     if status == Status.OK:
-        planes = _planes(spaxels(row, None) if by_spaxel else row)
+        planes = _planes(spaxels(row, None, None, None, "exact") if by_spaxel else row)
         planes = _spread(planes, scale, image.shape[:2]) if by_spaxel else planes
         counts = {name: planes[check_class(row, name)] for name in classes}
     return Picture(
