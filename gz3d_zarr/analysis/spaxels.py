@@ -35,7 +35,7 @@ from gz3d_zarr.analysis.sky_targets import Grid, find_grid, is_plain
 from gz3d_zarr.analysis.validation import keep_ok, validate_dataset
 from gz3d_zarr.datamodel.subject import CRPIX, SIDE
 from gz3d_zarr.datamodel.wcs import grid_attrs, grid_wcs, tangent_wcs
-from gz3d_zarr.errors import UsageError, error_message, missing_extra_error
+from gz3d_zarr.errors import UsageError, error_message, missing_extra_error, shorten
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -80,10 +80,11 @@ def check_method(method: str) -> None:
 
 def grid_side(fibers: Any) -> int:
     """Spaxels along each side of the cubes of a bundle; UsageError if there is no such bundle."""
-    side = SPAXEL_GRIDS.get(fibers)
+    is_number = isinstance(fibers, int | float | np.integer | np.floating)
+    side = SPAXEL_GRIDS.get(fibers) if is_number else None
     if side is None:
         raise UsageError(
-            f"there is no MaNGA bundle of {fibers} fibers, expected one of "
+            f"there is no MaNGA bundle of {shorten(fibers)} fibers, expected one of "
             f"{', '.join(map(str, SPAXEL_GRIDS))}"
         )
     return side

@@ -142,6 +142,11 @@ def test_spaxels_are_made_of_pixels_only(ds: xr.Dataset) -> None:
             spaxels.gz3d.to_spaxels(ifu_size=37)
     with pytest.raises(UsageError, match="only 100 of 525 pixels along y"):
         ds.isel(y=slice(100)).gz3d.to_spaxels(ifu_size=37)
+    for size in ("x", [7], 20, -1, np.nan):
+        with pytest.raises(UsageError, match="there is no MaNGA bundle of .* fibers, expected one"):
+            row.gz3d.to_spaxels(ifu_size=size)
+    with pytest.raises(UsageError, match="^there is no subject$"):
+        ds.isel(subject=slice(0)).gz3d.to_spaxels()
     with pytest.raises(UsageError, match="method is 'spline', expected one of exact, marvin"):
         row.gz3d.to_spaxels(method="spline")
 
