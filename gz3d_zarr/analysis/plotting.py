@@ -92,7 +92,7 @@ def plot_subject(
         )
     else:
         figure, panels = cast("Figure", given[0].figure), given
-        bars = [panels[-1].inset_axes((1.03 + 0.13 * i, 0, 0.03, 1)) for i in range(len(shown))]
+        bars = [panels[-1].inset_axes((1.05 + 0.14 * i, 0, 0.03, 1)) for i in range(len(shown))]
         legend["borderaxespad"] = _BELOW_AXES
         panels[-1].legend(loc="upper left", bbox_to_anchor=(0, 0), ncols=2, **legend)
     for panel, kind in zip(panels, kinds, strict=True):
@@ -189,7 +189,7 @@ def _draw_bar(axes: Axes, name: str, highest: float, *, is_flat: bool) -> None:
     scale = ScalarMappable(Normalize(0, color_limit(highest)), colors)
     figure = cast("Figure", axes.figure)
     bar = figure.colorbar(scale, cax=axes, orientation="horizontal" if is_flat else "vertical")
-    bar.ax.set_title(name, fontsize=TEXT_POINTS, pad=2)
+    bar.ax.set_title(name, fontsize=TEXT_POINTS, pad=2 if is_flat else 6)
     bar.ax.tick_params(labelsize=SMALL_POINTS, length=2, pad=1.5)
     bar.outline.set_linewidth(0.5)
     limit = int(color_limit(highest))
