@@ -29,8 +29,8 @@ from soak_model import Fault, Kind, Step
 import gz3d_zarr
 from gz3d_zarr import GZ3DError, StoreError
 from gz3d_zarr.errors import Status
+from gz3d_zarr.locations import PARTIAL_SUFFIX
 from gz3d_zarr.storage.build_record import BUILDING_SUFFIX, REPLACED_SUFFIX
-from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX
 
 RULES = model.Rules(
     keeps_good=True,

@@ -25,6 +25,7 @@ PARTIAL_SUFFIX = ".partial"
 """Ending of a local file that is still being written; never a name in a store."""
 SYNCED_SUFFIX = ".json"
 """Of build records, receipts, leases and metadata: small, and they say what the rest means."""
+_PARTIAL_KEY = re.compile(rf"(.*/)?\.([^/]+)\.\w+{re.escape(PARTIAL_SUFFIX)}", re.DOTALL)
 S3_SCHEMES = ("s3://", "s3a://")
 FIRST_ANSWER_SECONDS = 18
 """How long a server may take for its first answer; s3fs would wait for six minutes.
@@ -227,6 +228,12 @@ def file_size(path: str) -> int | None:
     except (OSError, ValueError):  # also a name that is too long, or has a NUL
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def whole_key(key: str) -> str | None:
+    """Key of the file that a partial file, which a killed writer left, was to be; else None."""
+    found = _PARTIAL_KEY.fullmatch(key)
+    return None if found is None else f"{found[1] or ''}{found[2]}"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -13,6 +13,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,10 @@ from gz3d_zarr.backends.store_info import read_info
 from gz3d_zarr.cli import main
 from gz3d_zarr.datamodel import limits
 from gz3d_zarr.datamodel.ids import find_rows, parse_id
+from gz3d_zarr.datamodel.root_claims import find_excess
 from gz3d_zarr.errors import MAX_QUOTED, error_message, quote, shorten
+from gz3d_zarr.pipeline.document_checks import check_documents
+from gz3d_zarr.sources import http
 from gz3d_zarr.sources.catalogue import read_catalogue, read_sha1_list
 from gz3d_zarr.sources.download import read_file
 from gz3d_zarr.sources.ids_table import read_plate_ifus
@@ -272,6 +276,25 @@ def test_pack_with_members_without_number_is_refused(
     with pytest.raises(StoreError, match="the small arrays of memory cannot be read: ") as caught:
         packs.read_packs(pack, {"small_arrays_sha256": sha256})
     assert "NoneType" not in str(caught.value)
+
+
+def test_messages_repeat_little_of_what_was_read(caplog: pytest.LogCaptureFixture) -> None:
+    long = "n" * 5000
+    assert len(find_excess({"attributes": {"subjects": 10**4000}})) < 300
+    wanted = json.dumps({"consolidated_metadata": {"metadata": {}}}).encode()
+    added = json.dumps({long: {long: 1}, "consolidated_metadata": {"metadata": {}}}).encode()
+    published = SimpleNamespace(attributes={long: long}, is_root=lambda _: True)
+    checks = check_documents({"zarr.json": added}, {"zarr.json": wanted}, published)  # type: ignore[arg-type]
+    wrong = [check for check in checks if not check.passed]
+    assert len(wrong) == 2
+    assert max(len(check.target + check.detail) for check in wrong) < 500
+    with caplog.at_level("INFO", "gz3d_zarr.sources.http"):
+        state: Any = SimpleNamespace(
+            outcome=SimpleNamespace(exception=lambda: ValueError(long)),
+            next_action=SimpleNamespace(sleep=3.0),
+        )
+        http._log_wait(f"http://host/{long}", state)
+    assert len(caplog.messages[0]) < 450
 
 
 def test_arrays_that_a_person_added_are_not_bounded(store: Path, tmp_path: Path) -> None:

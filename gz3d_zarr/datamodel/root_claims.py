@@ -15,6 +15,7 @@ from gz3d_zarr.datamodel.limits import (
     MAX_SUBJECTS,
 )
 from gz3d_zarr.datamodel.variables import LABELS, VARIABLES
+from gz3d_zarr.errors import shorten
 
 TEXT_BYTES = 16
 """Of a value of a data type without a fixed size, in memory."""
@@ -32,7 +33,7 @@ def find_excess(root: Mapping[str, Any]) -> str:
     attrs = root.get("attributes")
     subjects = attrs.get("subjects", 0) if isinstance(attrs, Mapping) else 0
     if isinstance(subjects, int | float) and not 0 <= subjects <= MAX_SUBJECTS:
-        return f"{subjects} subjects, expected at most {MAX_SUBJECTS}"
+        return f"{shorten(subjects)} subjects, expected at most {MAX_SUBJECTS}"
     consolidated = root.get("consolidated_metadata")
     members = consolidated.get("metadata") if isinstance(consolidated, Mapping) else None
     total = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gz3d_zarr.errors import StoreError, UsageError, error_message
-from gz3d_zarr.locations import PARTIAL_SUFFIX, absolute
+from gz3d_zarr.locations import PARTIAL_SUFFIX, absolute, whole_key
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 
 
@@ -63,7 +63,10 @@ def open_file(
 
 @contextlib.contextmanager
 def partial_file(folder: ObjectStore, name: str) -> Iterator[Path]:
-    """Yield a temporary file; at the end, rename it, or upload it whole."""
+    """Yield a temporary file; at the end, rename it, or upload it whole.
+
+    What killed exports to the same name left is deleted then.
+    """
     if not folder.is_local:
         with tempfile.TemporaryDirectory(prefix="gz3d-") as temporary:
             partial = Path(temporary, "export")
@@ -71,10 +74,13 @@ def partial_file(folder: ObjectStore, name: str) -> Iterator[Path]:
             folder.put(name, partial.read_bytes())
         return
     partial = Path(folder.url, f".{name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    left = _find_partial(partial.parent, name)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(partial.with_name(name))
+        for path in left & _find_partial(partial.parent, name):
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(
             f"{folder.url}/{name} cannot be written: {error_message(error)}"
@@ -82,3 +88,8 @@ def partial_file(folder: ObjectStore, name: str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _find_partial(folder: Path, name: str) -> set[Path]:
+    found = folder.iterdir() if folder.is_dir() else ()
+    return {path for path in found if whole_key(path.name) == name}

@@ -16,7 +16,7 @@ from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.datamodel.text_report import TextReport
 from gz3d_zarr.errors import StoreError, plural
 from gz3d_zarr.export.subset import Selection, select_rows
-from gz3d_zarr.locations import is_url
+from gz3d_zarr.locations import is_url, whole_key
 from gz3d_zarr.pipeline.dask_tasks import run_tasks
 from gz3d_zarr.progress import Progress, ProgressOption, choose_progress
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
@@ -120,13 +120,30 @@ def open_source_and_destination(
     if destination.is_writable() is False:
         raise StoreError(f"{destination.url} cannot be written to")
     if not overwrite:
-        existing = len(destination.list_sizes())
+        existing = sum(whole_key(key) is None for key in destination.list_sizes())
         if existing:
             raise StoreError(
                 f"{destination.url} already has {plural(existing, 'file')}; choose an empty "
                 "folder, or replace files with the same names with --overwrite (overwrite=True)"
             )
     return selection, destination
+
+
+@contextlib.contextmanager
+def removing_leftovers(destination: ObjectStore) -> Iterator[None]:
+    """Delete the partial files that a killed export left, when the context ends without an error.
+
+    One of another export that is running now gets its name long before: it is not there any more.
+    """
+    left = _find_partial(destination)
+    yield
+    destination.delete(sorted(left & _find_partial(destination)))
+
+
+def _find_partial(destination: ObjectStore) -> set[str]:
+    if not destination.is_local:  # an object store shows whole objects only
+        return set()
+    return {key for key in destination.list_sizes() if whole_key(key) is not None}
 
 
 def read_subjects(
@@ -192,7 +209,10 @@ class Runner(Generic[T]):
 
         with use_client(client, scheduler) as running:
             resources: Resources = find_resources(running, workers)
-            with use_workers(running, resources, len(tasks)) as worker:
+            with (
+                removing_leftovers(self.destination),
+                use_workers(running, resources, len(tasks)) as worker,
+            ):
                 start = time.monotonic()
                 done = self._run(worker, tasks)
                 seconds = time.monotonic() - start

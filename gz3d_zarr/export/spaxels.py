@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +35,7 @@ from gz3d_zarr.export.runner import (
     open_source_and_destination,
 )
 from gz3d_zarr.export.subset import Selection
-from gz3d_zarr.progress import Progress
+from gz3d_zarr.progress import ProgressOption
 from gz3d_zarr.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def export_spaxels(
     scheduler: str | None = None,
     workers: int | None = None,
     overwrite: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: ProgressOption = None,
     storage_options: Mapping[str, Any] | None = None,
     destination_options: Mapping[str, Any] | None = None,
 ) -> SpaxelReport:
@@ -152,7 +152,7 @@ def export_spaxels(
         As for `build`.
     overwrite : bool
         Replace files with the same names.
-    progress : callable, optional
+    progress : callable or bool, optional
         Called with a `Progress` after every task, which has at most as many subjects as a shard.
     storage_options : mapping, optional
         Options for fsspec, for those of `store` and `dest` that are URLs.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from gz3d_zarr.export.one_file import open_file, partial_file
 from gz3d_zarr.export.runner import ExportReport
 from gz3d_zarr.export.subset import find_positions
 from gz3d_zarr.locations import is_url
-from gz3d_zarr.progress import Progress
+from gz3d_zarr.progress import Progress, ProgressOption, choose_progress
 from gz3d_zarr.storage.object_store import open_object_store
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def export_table(
     rows: Rows = None,
     columns: str | Sequence[str] | None = None,
     overwrite: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: ProgressOption = None,
     storage_options: Mapping[str, Any] | None = None,
     destination_options: Mapping[str, Any] | None = None,
 ) -> TableReport:
@@ -87,7 +87,7 @@ def export_table(
         As for ``ds.gz3d.table``.
     overwrite : bool
         Replace an existing file.
-    progress : callable, optional
+    progress : callable or bool, optional
         Called with a `Progress` at the start and at the end.
     storage_options : mapping, optional
         Options for fsspec, for those of `store` and `dest` that are URLs.
@@ -126,15 +126,14 @@ def export_table(
             raise UsageError("no subject is selected")
         chosen = isel_subjects(dataset, positions)
     folder, name = open_file(dest, options, url, "subjects.parquet", overwrite=overwrite)
-    report = progress or (lambda _: None)
     start = time.monotonic()
     number = chosen.sizes.get("subject", 1)
-    report(Progress(0, number, 0, 0))
-    table = subject_table(chosen, columns)
-    with partial_file(folder, name) as path:
+    with choose_progress(progress) as report, partial_file(folder, name) as path:
+        report(Progress(0, number, 0, 0))
+        table = subject_table(chosen, columns)
         _write(table, path, form, f"{folder.url}/{name}")
         size = path.stat().st_size
-    report(Progress(number, number, number, 0))
+        report(Progress(number, number, number, 0))
     seconds = time.monotonic() - start
     return TableReport(f"{folder.url}/{name}", len(table), 1, 0, size, seconds, len(table.colnames))
 

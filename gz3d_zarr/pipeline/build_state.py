@@ -29,6 +29,7 @@ from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.datamodel.schema import SCHEMA, check_root_attrs
 from gz3d_zarr.datamodel.variables import CATALOGUE_TEXT, LABELS, VARIABLES
 from gz3d_zarr.errors import StoreError, UsageError
+from gz3d_zarr.locations import whole_key
 from gz3d_zarr.storage.build_record import (
     RECORD_KEY,
     ROOT_KEY,
@@ -37,7 +38,7 @@ from gz3d_zarr.storage.build_record import (
     read_attrs,
     root_excess,
 )
-from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
+from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.published_receipts import is_published_key, read_published_receipts
 
 
@@ -265,7 +266,6 @@ _ARRAYS = (
 _OUR_KEY = re.compile(
     rf"(?:{'|'.join((*GROUPS, *_ARRAYS))})/zarr\.json|(?:{'|'.join(_ARRAYS)})/c(?:/\d+)*"
 )
-_PARTIAL_KEY = re.compile(rf"(.*/)?\.([^/]+)\.\w+{re.escape(PARTIAL_SUFFIX)}")
 
 
 def is_ours(key: str) -> bool:
@@ -273,13 +273,13 @@ def is_ours(key: str) -> bool:
 
     Other files in the folders of a store are a person's, and stay.
     """
-    partial = _PARTIAL_KEY.fullmatch(key)
-    whole = key if partial is None else f"{partial[1] or ''}{partial[2]}"
+    partial = whole_key(key)
+    whole = partial or key
     return (
         key.startswith(WORK_PREFIX)
-        or is_published_key(key)
+        or is_published_key(whole)
         or _OUR_KEY.fullmatch(whole) is not None
-        or (whole == ROOT_KEY and partial is not None)
+        or partial == ROOT_KEY
     )
 
 

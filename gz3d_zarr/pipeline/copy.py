@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from gz3d_zarr.datamodel.receipts import StoredObject
 from gz3d_zarr.datamodel.schema import RECEIPTS_ATTR, SCHEMA
 from gz3d_zarr.datamodel.text_report import TextReport
 from gz3d_zarr.errors import StoreError, UsageError, plural
+from gz3d_zarr.locations import whole_key
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
 from gz3d_zarr.pipeline.publish import publish_root
 from gz3d_zarr.pipeline.replace import hold_target
@@ -33,7 +34,7 @@ from gz3d_zarr.storage.build_record import (
     put_record,
     read_attrs,
 )
-from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore, open_object_store
+from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.published_receipts import (
     PublishedReceipts,
     published_key,
@@ -364,14 +365,6 @@ def _check_all_exist(target: ObjectStore, sizes: Mapping[str, int]) -> dict[str,
     return found
 
 
-def _is_leftover(key: str, written: Collection[str]) -> bool:
-    """Whether it is what a killed writer of one of these objects left (see `ObjectStore`)."""
-    folder, slash, name = key.rpartition("/")
-    if not (name.startswith(".") and name.endswith(PARTIAL_SUFFIX)):
-        return False
-    return f"{folder}{slash}{name[1:].rsplit('.', 2)[0]}" in written
-
-
 def _publish(
     source: ObjectStore, target: ObjectStore, sizes: Mapping[str, int], root: bytes, build_id: str
 ) -> None:
@@ -383,7 +376,7 @@ def _publish(
         )
     check_owner(target, build_id)
     written = {*sizes, ROOT_KEY, RECORD_KEY}
-    target.delete(sorted(key for key in found if _is_leftover(key, written)))
+    target.delete(sorted(key for key in found if whole_key(key) in written))
     publish_root(target, root, [*sizes], build_id)
     target.delete([RECORD_KEY])
     target.prune((WORK_PREFIX,))

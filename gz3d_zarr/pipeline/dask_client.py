@@ -8,6 +8,7 @@ import os
 import queue
 import re
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from distributed.system import MEMORY_LIMIT
 
 from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.errors import BuildError, UsageError, error_message, plural
+from gz3d_zarr.locations import read_regular
 from gz3d_zarr.pipeline.plan import Resources
 
 Answer = TypeVar("Answer")
@@ -294,10 +296,29 @@ def start_local(resources: Resources) -> Iterator[Client]:
                 )
         except (RuntimeError, OSError, TimeoutError) as error:
             raise BuildError(
-                f"local workers cannot be started: {error}. (A script must call build under "
-                "if __name__ == '__main__':)"
+                f"local workers cannot be started: {error_message(error).rstrip('.')}. "
+                f"{_advise_start(error)}"
             ) from error
         yield stack.enter_context(Client(cluster, set_as_default=False))
+
+
+def _advise_start(error: Exception) -> str:
+    """What to do where a worker ended while it was starting, which has one of two causes."""
+    if "bootstrapping" in str(error) or _lacks_guard():
+        return "A script must call build under if __name__ == '__main__':"
+    return (
+        "A process ended before it was ready: it was killed, or memory is short. Use fewer workers "
+        "(--workers), or free memory, and try again"
+    )
+
+
+def _lacks_guard() -> bool:
+    """Whether the main program is a script that each worker would run again, from its text."""
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    try:
+        return path is not None and b"__name__" not in read_regular(path)
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

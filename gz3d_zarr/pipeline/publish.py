@@ -19,7 +19,7 @@ from gz3d_zarr.datamodel.schema import (
 )
 from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import Status, StoreError, plural
-from gz3d_zarr.locations import public_name
+from gz3d_zarr.locations import public_name, whole_key
 from gz3d_zarr.pipeline.build_state import (
     OUR_PREFIXES,
     inspect_target,
@@ -45,7 +45,7 @@ from gz3d_zarr.storage.build_record import (
     read_attrs,
 )
 from gz3d_zarr.storage.lease import hold_lease
-from gz3d_zarr.storage.object_store import PARTIAL_SUFFIX, ObjectStore
+from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.packs import pack_digests, pack_key
 from gz3d_zarr.storage.published_receipts import (
     BLANK_SHA256,
@@ -117,7 +117,7 @@ def reconcile_objects(store: ObjectStore, receipts: Sequence[Receipt], build_id:
             f"{store.url} lacks {len(lost)} of {len(stored)} objects that workers have written "
             f"(first {lost[0]}): workers and client must reach the same store under this name"
         )
-    partial = {key for key in found if key.endswith(PARTIAL_SUFFIX) and is_ours(key)}
+    partial = {key for key in found if whole_key(key) is not None and is_ours(key)}
     strange = {key for key in found if is_shard(key) and key not in stored}
     store.delete(sorted(partial | strange))
 
@@ -299,7 +299,8 @@ def clean_up(store: ObjectStore, attrs: Mapping[str, Any]) -> None:
         store.delete([RECORD_KEY])
         store.delete(sorted(key for key in left if not key.startswith(LEASE_KEY)))
         store.prune((WORK_PREFIX,))
-    published = {key for key in store.list_sizes(PUBLISHED_PREFIX) if is_published_key(key)}
+    found = store.list_sizes(PUBLISHED_PREFIX)
+    published = {key for key in found if is_published_key(whole_key(key) or key)}
     kept = {published_key(str(attrs[RECEIPTS_ATTR]))}
     kept |= {pack_key(sha256) for sha256 in pack_digests(attrs).values()}
     store.delete(sorted(published - kept))

@@ -249,7 +249,7 @@ def _log_wait(url: str, state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome is not None else None
     seconds = state.next_action.sleep if state.next_action is not None else 0.0
     if seconds >= MIN_REPORTED_WAIT:
-        logger.info("%s: %s; trying again in %.0f s", url, error, seconds)
+        logger.info("%s: %s; trying again in %.0f s", shorten(url), shorten(error), seconds)
 
 
 def _wait(state: tenacity.RetryCallState) -> float:

@@ -74,10 +74,15 @@ class Lease:
         return _parse(self._store.get(LEASE_KEY)).get("build_id") == self.build_id
 
     def renew_until(self, ended: threading.Event) -> None:
-        """Renew the lease at intervals, as long as nobody else holds it."""
+        """Renew the lease at intervals, as long as nobody else holds it.
+
+        One that somebody has deleted is taken again, so that no other builder begins.
+        """
         while not ended.wait(RENEW_SECONDS):
             # A full disk or a lost network stops the build itself, with its own message.
             with self._lock, contextlib.suppress(GZ3DError):
+                if self._store.get(LEASE_KEY) is None:
+                    self._store.put_if_absent(LEASE_KEY, self._content())
                 if not self.is_ours():
                     return
                 self.put()

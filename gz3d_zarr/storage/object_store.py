@@ -8,20 +8,13 @@ from typing import Any
 
 from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.errors import UsageError
-from gz3d_zarr.locations import (
-    PARTIAL_SUFFIX,
-    S3_SCHEMES,
-    absolute,
-    holds_secret,
-    is_http,
-    is_url,
-)
+from gz3d_zarr.locations import S3_SCHEMES, absolute, holds_secret, is_http, is_url
 from gz3d_zarr.storage.base_store import ObjectStore
 from gz3d_zarr.storage.fsspec_store import FsspecStore
 from gz3d_zarr.storage.local_store import LocalStore
 from gz3d_zarr.storage.obstore_store import ObstoreStore
 
-__all__ = ["PARTIAL_SUFFIX", "ObjectStore", "open_object_store"]
+__all__ = ["ObjectStore", "open_object_store"]
 
 S3_DEFAULTS: Mapping[str, Any] = {"max_concurrency": 1, "use_listings_cache": False}
 """With more, s3fs asks for an object's size before every GET; a cached listing goes stale."""

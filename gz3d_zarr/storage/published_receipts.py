@@ -38,9 +38,7 @@ from gz3d_zarr.storage.shards import find_receipt_fault
 PUBLISHED_PREFIX = "receipts/"
 BLANK_SHA256 = "0" * 64
 """In a root, for the digest of receipts that do not exist yet."""
-_PUBLISHED_KEY = re.compile(
-    rf"{PUBLISHED_PREFIX}\.?[0-9a-f]{{64}}\.(json\.gz|zip)(\.\w+\.partial)?"
-)
+_PUBLISHED_KEY = re.compile(rf"{PUBLISHED_PREFIX}[0-9a-f]{{64}}\.(json\.gz|zip)")
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def published_key(sha256: str) -> str:
 
 
 def is_published_key(key: str) -> bool:
-    """Whether a key is that of published receipts or of a pack, or of a partial file of them."""
+    """Whether a key is that of published receipts or of a pack."""
     return _PUBLISHED_KEY.fullmatch(key) is not None
 
 

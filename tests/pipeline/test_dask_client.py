@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import dask
@@ -301,3 +302,40 @@ def test_scheduler_that_goes_away_is_named(simulated: Path, tmp_path: Path) -> N
             process.stdout.close()
     with pytest.raises(gz3d_zarr.IncompleteStoreError):
         gz3d_zarr.open_store(tmp_path / "g.zarr")
+
+
+GUARDED = "import gz3d_zarr\nif __name__ == '__main__':\n    gz3d_zarr.build('a', 'b')\n"
+BARE = "import gz3d_zarr\ngz3d_zarr.build('a', 'b')\n"
+ADVICE = r"started: it cannot\. A script must call build under if __name__ == '__main__':$"
+OTHER = r"A process ended before it was ready: it was killed, .* Use fewer workers \(--workers\)"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "expected"),
+    [
+        (BARE, "it cannot.", ADVICE),
+        (GUARDED, "it cannot.", OTHER),
+        (None, "it cannot.", OTHER),  # a notebook, or python -c
+        (GUARDED, "a process before its bootstrapping\nphase", "A script must call build under"),
+    ],
+)
+def test_advice_where_workers_do_not_start_fits_the_script(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str | None,
+    reason: str,
+    expected: str,
+) -> None:
+    def fail(**_: Any) -> None:
+        raise RuntimeError(reason)
+
+    main = ModuleType("__main__")
+    if text is not None:
+        main.__file__ = str(tmp_path / "script.py")
+        Path(main.__file__).write_text(text)
+    monkeypatch.setattr(dask_client, "LocalCluster", fail)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    resources = dask_client.local_resources(1)
+    with pytest.raises(BuildError, match=expected) as caught, dask_client.start_local(resources):
+        pass
+    assert "\n" not in str(caught.value)

@@ -28,7 +28,7 @@ from object_stores import (
 from gz3d_zarr import StoreError, locations
 from gz3d_zarr.storage import base_store, lease
 from gz3d_zarr.storage.build_record import LEASE_KEY, WORK_PREFIX
-from gz3d_zarr.storage.lease import hold_lease
+from gz3d_zarr.storage.lease import check_free, hold_lease
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 
 RACES = 20
@@ -141,15 +141,29 @@ def test_lease_of_a_builder_elsewhere_holds_while_it_is_renewed(
 def test_lease_is_renewed_until_somebody_else_has_it(
     local: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.2)  # our put takes less
     with hold_lease(local):
         first = local.get(LEASE_KEY)
         while local.get(LEASE_KEY) == first:
             time.sleep(0.01)
         local.put(LEASE_KEY, b'{"build_id": "a successor"}')  # this builder was suspended
-        time.sleep(0.1)
+        time.sleep(0.3)
         assert json.loads(local.get(LEASE_KEY) or b"") == {"build_id": "a successor"}
     assert local.get(LEASE_KEY) is not None
+
+
+def test_lease_that_somebody_deleted_is_taken_again(
+    local: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)
+    with hold_lease(local) as mine:
+        local.delete([LEASE_KEY])
+        while local.get(LEASE_KEY) is None:
+            time.sleep(0.01)
+        assert mine.is_ours()
+        with pytest.raises(StoreError, match="is being built by process"):
+            check_free(local)
+    assert local.get(LEASE_KEY) is None
 
 
 def test_two_that_come_at_once_do_not_both_hold_the_lease(
