@@ -103,6 +103,8 @@ def add_store(folder: Path, store: Path) -> None:
             ],
             "objra": dataset.ra.values,
             "objdec": dataset.dec.values,
+            "ifura": dataset.ra.values,
+            "ifudec": dataset.dec.values,
             "ifudesignsize": dataset.ifu_design_size.values,
         }
     )
