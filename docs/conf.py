@@ -27,6 +27,7 @@ templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"gz3d_zarr {version}"
 html_static_path = ["_static"]
+html_css_files = ["style.css"]
 nb_execution_mode = "off"  # tutorials are kept with their outputs; tests run them
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

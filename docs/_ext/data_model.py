@@ -75,15 +75,16 @@ class DataModelDirective(SphinxDirective):
             rows += [(f"`{n}`", type(v).__name__) for n, v in sorted(model[""].items())]
         else:
             prefix = "" if group == "root" else f"{group}/"
-            rows = [("array", "type", "dimensions", "unit", "from", "meaning")]
+            rows = [("array", "type (dimensions), unit", "from", "meaning")]
             for name, found in sorted(model.items()):
                 folder, _, last = name.rpartition("/")
                 if not name or folder != prefix.rstrip("/"):
                     continue
                 dtype, dims, attrs, _, _ = found
                 shape = ", ".join(SIZES.get(dim, dim) for dim in dims)
-                unit = str(attrs.get("units", ""))
-                rows.append((f"`{last}`", dtype, shape, unit, ORIGINS[name], describe(attrs, name)))
+                unit = f", {attrs['units']}" if "units" in attrs else ""
+                kind = f"{dtype} ({shape}){unit}"
+                rows.append((f"`{last}`", kind, ORIGINS[name], describe(attrs, name)))
         cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
         lines = ["| " + " | ".join(row) + " |" for row in cells]
         lines.insert(1, "|" + " --- |" * len(cells[0]))
