@@ -2,7 +2,7 @@
 
 import { find, grouped, input } from "./dom.js";
 import { PageError, sentence } from "./errors.js";
-import { bindFilters, needDetails, showFilters } from "./filters.js";
+import { bindFilters, neededBy, showFilters } from "./filters.js";
 import { GalaxyView } from "./galaxy.js";
 import { Grid, PAGE } from "./grid.js";
 import { bindLayers, bindPointer, showFacts, showLayers, titleOf } from "./panel.js";
@@ -12,11 +12,15 @@ import { isPlateIfu, parseQuery } from "./search.js";
 import { SkyMap } from "./skymap.js";
 
 const ROOT = document.documentElement;
+/** Milliseconds without a change of the filters until thumbnails are read. */
+const GRID_DELAY = 120;
 
 export class Browser {
   /** @type {Int32Array} */
   #rows = new Int32Array();
   #isDue = false;
+  /** @type {number | undefined} */
+  #timer = undefined;
 
   /**
    * @param {import("./store.js").Store} store
@@ -48,29 +52,24 @@ export class Browser {
     find("address").textContent = this.store.address.url;
     showFilters(state.filters);
     showLayers(state, this.view);
-    const { filters } = state;
-    const isFree = !needDetails(filters) && !filters.cone && !filters.manga && !filters.status && state.page === 0;
+    const needed = neededBy(state.filters);
+    const { manga, status } = state.filters;
+    const isFree = !needed.length && !manga && !status && state.page === 0 && state.id === null;
     const guess = state.row ?? (isFree ? 0 : null);
-    // The picture is read beside the list; whether the row is the right one is known with the list.
+    // The picture is read beside the names; whether the row is the right one is known later.
     const first = guess !== null && guess < sample.length ? this.view.show(guess) : null;
-    try {
-      await sample.loadList();
-      if (needDetails(filters)) await sample.loadDetails();
-    } catch (error) {
-      this.#fail(error, "The list of galaxies");
-      return;
-    }
-    this.#rows = sample.select(filters);
-    ROOT.dataset.listed = String(this.#rows.length);
+    await this.#load("names", "The list of galaxies");
+    if (state.row === null && state.id !== null) needed.push("places");
+    for (const step of needed) await this.#load(step, "The list of galaxies");
+    this.#select();
+    if (first) this.view.refresh();
+    else await this.#settle();
+    this.#describe();
+    await this.view.drawn;
+    await this.#load("places", "The list of galaxies");
     await this.#settle();
-    await first;
     this.#refresh();
-    try {
-      await sample.loadDetails();
-    } catch (error) {
-      this.#fail(error, "The votes");
-      return;
-    }
+    await this.#load("details", "The votes");
     /** @type {HTMLFieldSetElement} */ (find("filters")).disabled = false;
     this.view.update();
     this.view.drawLines();
@@ -78,12 +77,28 @@ export class Browser {
     ROOT.dataset.ready = "yes";
   }
 
+  /** @param {"names" | "places" | "details"} step @param {string} what */
+  async #load(step, what) {
+    try {
+      await this.sample.load(step);
+    } catch (error) {
+      this.#fail(error, what);
+      throw error;
+    }
+  }
+
+  /** Find the rows that pass. */
+  #select() {
+    this.#rows = this.sample.select(this.state.filters);
+    ROOT.dataset.listed = String(this.#rows.length);
+  }
+
   /** Show the row of the state, which may be known by its Zooniverse id only. */
   async #settle() {
     const { state, sample, view } = this;
     const ids = sample.zooniverse_subject_id;
     let row = state.row;
-    if (state.id !== null && (row === null || ids[row] !== state.id)) {
+    if (state.id !== null && sample.has.places && (row === null || ids[row] !== state.id)) {
       row = sample.rowOfZooniverse(state.id);
       if (row < 0) this.#say(`The store has no subject with the Zooniverse id ${state.id}, which this link names.`);
     }
@@ -91,20 +106,16 @@ export class Browser {
       if (row !== null && row >= sample.length) this.#say(`The store has no row ${row}, which this link names: it has ${sample.length}.`);
       row = this.#rows[state.page * PAGE] ?? this.#rows[0] ?? 0;
     }
-    [state.row, state.id] = [row, ids[row]];
-    if (view.row === row) {
-      view.update();
-      view.drawMasks();
-      this.#describe();
-    } else {
-      await view.show(row);
-    }
+    state.row = row;
+    if (sample.has.places) state.id = ids[row];
+    if (view.row !== row) await view.show(row);
   }
 
   /** Show another galaxy. @param {number} row */
   choose(row) {
     if (row < 0 || row === this.view.row) return;
-    [this.state.row, this.state.id] = [row, this.sample.zooniverse_subject_id[row]];
+    this.state.row = row;
+    this.state.id = this.sample.has.places ? this.sample.zooniverse_subject_id[row] : null;
     const index = this.#rows.indexOf(row);
     const page = index < 0 ? this.state.page : Math.floor(index / PAGE);
     const isOther = page !== this.state.page;
@@ -164,17 +175,20 @@ export class Browser {
 
   #filtersChanged() {
     showFilters(this.state.filters);
+    delete ROOT.dataset.grid;
     // A slider moves faster than the screen.
     if (this.#isDue) return;
     this.#isDue = true;
     requestAnimationFrame(() => {
       this.#isDue = false;
-      this.#rows = this.sample.select(this.state.filters);
-      ROOT.dataset.listed = String(this.#rows.length);
+      this.#select();
       const index = this.#rows.indexOf(this.view.row);
       this.state.page = Math.max(Math.floor(index / PAGE), 0);
       this.#save(false);
-      this.#refresh();
+      this.map.draw();
+      this.grid.announce(this.#rows, this.state.page);
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.#showGrid(), GRID_DELAY);
     });
   }
 
@@ -191,7 +205,7 @@ export class Browser {
     if (what === "masks") this.view.drawMasks();
     else this.view.drawLines();
     this.view.loadMarks();
-    if (this.sample.hasList) showFacts(this.view, this.source);
+    showFacts(this.view, this.source);
   }
 
   #describe() {
@@ -212,9 +226,8 @@ export class Browser {
     const { filters, ...rest } = parseState(location.hash);
     Object.assign(this.state, rest);
     Object.assign(this.state.filters, filters);
-    if (!this.sample.hasList) return;
-    this.#rows = this.sample.select(filters);
-    ROOT.dataset.listed = String(this.#rows.length);
+    if (!this.sample.has.names) return;
+    this.#select();
     this.view.drawMasks();
     this.#refresh();
     await this.#settle();
@@ -226,7 +239,7 @@ export class Browser {
   /** @param {string} text */
   search(text) {
     this.#say("");
-    if (!text.trim() || !this.sample.hasList) return;
+    if (!text.trim() || !this.sample.has.places) return;
     try {
       this.#search(text);
     } catch (error) {
@@ -316,7 +329,7 @@ export class Browser {
       PageDown: () => this.#turnPage(1),
       "/": () => input("query").focus(),
     };
-    if (!Object.hasOwn(actions, event.key) || !this.sample.hasList) return;
+    if (!Object.hasOwn(actions, event.key) || !this.sample.has.names) return;
     event.preventDefault();
     actions[event.key]();
   }
@@ -326,7 +339,7 @@ export class Browser {
     if (!view.image) return this.#say("There is no picture to download.");
     const classes = state.classes.join(", ");
     const masks = classes ? `; ${classes}: more than ${state.threshold}` : "";
-    const id = sample.hasList ? sample.zooniverse_subject_id[view.row] : view.row;
+    const id = sample.has.places ? sample.zooniverse_subject_id[view.row] : view.row;
     const blob = await view.toPNG(`${titleOf(sample, view.row)} (${id})${masks}`);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);

@@ -56,7 +56,15 @@ export function showFilters(filters) {
   find("active").textContent = words.join("; ");
 }
 
-/** Whether a filter needs more than ids, positions and status. @param {Filters} filters */
-export function needDetails({ spiral, bar, bundle, observed, asked, marks }) {
-  return Boolean(spiral || bar || bundle || observed || asked || marks);
+/**
+ * What must be known of the list before these filters can be used.
+ * @param {Filters} filters
+ * @returns {("places" | "details")[]}
+ */
+export function neededBy({ spiral, bar, bundle, observed, asked, marks, cone }) {
+  /** @type {("places" | "details")[]} */
+  const steps = [];
+  if (cone) steps.push("places");
+  if (spiral || bar || bundle || observed || asked || marks) steps.push("details");
+  return steps;
 }

@@ -14,6 +14,8 @@ export class GalaxyView {
   /** @type {ImageData | null} */ image = null;
   /** @type {import("./layers.js").Scene} */
   scene = emptyScene();
+  /** Settled when the row is drawn, or another one is asked for. */
+  drawn = Promise.resolve();
   /** What the person should know about the layers. */
   note = "";
   #notice = "";
@@ -36,7 +38,13 @@ export class GalaxyView {
    * Show a row; what comes late for another row is dropped.
    * @param {number} row
    */
-  async show(row) {
+  show(row) {
+    this.drawn = this.#show(row);
+    return this.drawn;
+  }
+
+  /** @param {number} row */
+  async #show(row) {
     this.row = row;
     this.image = null;
     this.scene = emptyScene();
@@ -56,15 +64,21 @@ export class GalaxyView {
     document.documentElement.dataset.galaxy = String(row);
     performance.mark("galaxy");
     this.changed();
-    await this.loadMarks();
+    this.loadMarks();
+  }
+
+  /** Show again what is drawn already, after more of the list has come. */
+  refresh() {
+    this.update();
+    if (document.documentElement.dataset.galaxy === String(this.row)) this.#draw();
   }
 
   /** Take over what the list says about the row, when it has come. */
   update() {
     const { sample, row, scene } = this;
-    scene.scale = sample.hasList ? sample.scale[row] : NaN;
-    scene.fibers = sample.hasDetails ? sample.ifu_design_size[row] : -1;
-    if (sample.hasList && sample.status[row] !== 0) {
+    scene.scale = sample.has.names ? sample.scale[row] : NaN;
+    scene.fibers = sample.has.details ? sample.ifu_design_size[row] : -1;
+    if (sample.has.names && sample.status[row] !== 0) {
       this.image = scene.masks = null;
       this.#tellWhy(row, STATUS[sample.status[row]] ?? "unknown");
     }

@@ -31,6 +31,21 @@ export class Grid {
   }
 
   /**
+   * Say how many rows pass, before their thumbnails are shown.
+   * @param {Int32Array} rows
+   * @param {number} page
+   */
+  announce(rows, page) {
+    delete document.documentElement.dataset.grid;
+    const pages = Grid.pages(rows.length);
+    find("pager").textContent = rows.length
+      ? `${plural(rows.length, "galaxy", "galaxies")}, page ${grouped(page + 1)} of ${grouped(pages)}`
+      : "No galaxy passes these filters.";
+    /** @type {HTMLButtonElement} */ (find("page-back")).disabled = page === 0;
+    /** @type {HTMLButtonElement} */ (find("page-on")).disabled = page >= pages - 1;
+  }
+
+  /**
    * Show a page.
    * @param {Int32Array} rows That pass.
    * @param {number} page
@@ -38,15 +53,9 @@ export class Grid {
    */
   async show(rows, page, current) {
     const turn = ++this.#turn;
+    this.announce(rows, page);
     this.rows = rows.subarray(page * PAGE, (page + 1) * PAGE);
-    const pages = Grid.pages(rows.length);
-    find("pager").textContent = rows.length
-      ? `${plural(rows.length, "galaxy", "galaxies")}, page ${grouped(page + 1)} of ${grouped(pages)}`
-      : "No galaxy passes these filters.";
-    /** @type {HTMLButtonElement} */ (find("page-back")).disabled = page === 0;
-    /** @type {HTMLButtonElement} */ (find("page-on")).disabled = page >= pages - 1;
     find("grid-note").textContent = "";
-    delete document.documentElement.dataset.grid;
     const pictures = [...this.rows].map((row) => this.#add(row));
     find("grid").replaceChildren(...pictures.map(({ item }) => item));
     this.mark(current);
@@ -86,8 +95,9 @@ export class Grid {
 
 /** @param {import("./sample.js").Sample} sample @param {number} row */
 function describe(sample, row) {
-  const words = [`MaNGA ${sample.subject[row]}, Zooniverse ${sample.zooniverse_subject_id[row]}`];
-  if (sample.hasDetails) {
+  const words = [`MaNGA ${sample.subject[row]}`];
+  if (sample.has.places) words.push(`Zooniverse ${sample.zooniverse_subject_id[row]}`);
+  if (sample.has.details) {
     for (const cls of /** @type {("spiral" | "bar")[]} */ (["spiral", "bar"])) {
       const part = sample.fraction(cls, row);
       if (part >= 0) words.push(`${cls} ${Math.round(100 * part)} %`);

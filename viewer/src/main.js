@@ -58,7 +58,8 @@ async function show(address) {
   const store = await Store.open(address);
   find("start").hidden = true;
   find("page").hidden = false;
-  await new Browser(store, meta("gz3d-source") || address.url).start();
+  // What fails from here on is told where it is shown.
+  await new Browser(store, meta("gz3d-source") || address.url).start().catch(console.warn);
 }
 
 /** Show the form for an address. @param {string} text */

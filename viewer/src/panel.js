@@ -93,7 +93,7 @@ function area({ pixels, arcsec2 }) {
 }
 
 /** Title of a subject. @param {import("./sample.js").Sample} sample @param {number} row */
-export const titleOf = (sample, row) => (sample.hasList ? `MaNGA ${sample.subject[row]}` : `Row ${row}`);
+export const titleOf = (sample, row) => (sample.has.names ? `MaNGA ${sample.subject[row]}` : `Row ${row}`);
 
 /**
  * Facts, links and the Python line.
@@ -103,14 +103,14 @@ export const titleOf = (sample, row) => (sample.hasList ? `MaNGA ${sample.subjec
 export function showFacts(view, source) {
   const { sample, row } = view;
   find("name").textContent = titleOf(sample, row);
-  if (!sample.hasList) return;
+  if (!sample.has.places) return;
   const [ra, dec, id] = [sample.ra[row], sample.dec[row], sample.zooniverse_subject_id[row]];
   /** @type {[string, string][]} */
   const facts = [
     ["Zooniverse id", String(id)],
     ["RA, Dec", Number.isFinite(ra) ? `${ra.toFixed(5)}°, ${dec.toFixed(5)}°` : "unknown"],
   ];
-  if (sample.hasDetails) facts.push(...votes(sample, row), ["MaNGA bundle", `${sample.ifu_design_size[row]} fibers; ${["not observed", "observed"][sample.observed[row]] ?? "unknown whether observed"}`]);
+  if (sample.has.details) facts.push(...votes(sample, row), ["MaNGA bundle", `${sample.ifu_design_size[row]} fibers; ${["not observed", "observed"][sample.observed[row]] ?? "unknown whether observed"}`]);
   facts.push(["Row", `${row} of ${sample.length} (counted from 0)`]);
   find("facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
   const links = outsideLinks(ra, dec, sample.subject[row]).map(([text, href]) =>
@@ -162,7 +162,7 @@ export function bindPointer(current) {
   const tell = (x, y) => {
     const { scene, sample, row } = current();
     const words = [`x ${x}, y ${y}`];
-    if (scene.scale > 0) {
+    if (scene.scale > 0 && sample.has.places) {
       const { ra, dec } = pixelToSky(x, y, { ra: sample.ra[row], dec: sample.dec[row], scale: scene.scale });
       words.push(`RA ${ra.toFixed(5)}°, Dec ${dec.toFixed(5)}°`);
     }

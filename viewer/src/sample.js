@@ -4,17 +4,21 @@ import { PageError } from "./errors.js";
 import { distance } from "./wcs.js";
 
 export const STATUS = ["ok", "missing", "unreachable", "corrupt", "invalid"];
-const LIST = ["subject", "zooniverse_subject_id", "ra", "dec", "scale", "status"];
-const DETAILS = [
-  "total_classifications",
-  "spiral_votes",
-  "bar_votes",
-  "ifu_design_size",
-  "observed",
-  "saturated",
-  "classifications",
-  "classifications_drawn",
-];
+/** The columns, in the order in which they are needed: 15 KB, 560 KB and 200 KB of the survey. */
+const STEPS = {
+  names: ["subject", "scale", "status"],
+  places: ["zooniverse_subject_id", "ra", "dec"],
+  details: [
+    "total_classifications",
+    "spiral_votes",
+    "bar_votes",
+    "ifu_design_size",
+    "observed",
+    "saturated",
+    "classifications",
+    "classifications_drawn",
+  ],
+};
 /** Columns of classes. */
 const [CENTER, STAR, SPIRAL, BAR] = [0, 1, 2, 3];
 /** @type {Record<string, number>} */
@@ -53,8 +57,8 @@ export class Sample {
   /** @type {Uint8Array} */ saturated = new Uint8Array();
   /** @type {Int16Array} */ classifications = new Int16Array();
   /** @type {Int16Array} */ classifications_drawn = new Int16Array();
-  hasList = false;
-  hasDetails = false;
+  /** What has come. */
+  has = { names: false, places: false, details: false };
 
   /** @param {import("./store.js").Store} store */
   constructor(store) {
@@ -62,25 +66,17 @@ export class Sample {
     this.length = store.subjects;
   }
 
-  /** Ids, positions and status. */
-  async loadList() {
-    await this.#load(LIST);
-    this.hasList = true;
-  }
-
-  /** What else the filters and the facts of a galaxy need. */
-  async loadDetails() {
-    await this.#load(DETAILS);
-    this.hasDetails = true;
-  }
-
-  /** @param {string[]} names */
-  async #load(names) {
+  /**
+   * Load the columns of a step; those that are here are not asked for again.
+   * @param {keyof typeof STEPS} step
+   */
+  async load(step) {
     await Promise.all(
-      names.map(async (name) => {
+      STEPS[step].map(async (name) => {
         /** @type {any} */ (this)[name] = await this.store.column(name);
       }),
     );
+    this.has[step] = true;
   }
 
   /**
@@ -129,7 +125,7 @@ export class Sample {
   #tests({ spiral, bar, bundle, observed, asked, marks, status, cone, manga }) {
     /** @type {((row: number) => boolean)[]} */
     const tests = [];
-    const details = this.hasDetails;
+    const { details, places } = this.has;
     // Cross-multiplied, so that 29 of 50 votes are 58 %.
     const enough = (/** @type {Int32Array} */ votes, /** @type {number} */ percent) => (/** @type {number} */ row) =>
       this.total_classifications[row] > 0 && votes[row] >= 0 && votes[row] * 100 >= percent * this.total_classifications[row];
@@ -155,7 +151,7 @@ export class Sample {
       const flag = STATUS.indexOf(status);
       tests.push((row) => this.status[row] === flag);
     }
-    if (cone) {
+    if (places && cone) {
       const [ra, dec, radius] = cone;
       tests.push((row) => Math.abs(this.dec[row] - dec) <= radius && distance(ra, dec, this.ra[row], this.dec[row]) <= radius);
     }

@@ -71,15 +71,15 @@ export class SkyMap {
 
   /** Draw everything. */
   draw() {
-    const element = canvas("dots");
-    const ratio = fitCanvas(element);
-    if (!element.width || !this.sample.hasList) return;
-    const context = context2d(element);
+    const [dots, lines] = [canvas("dots"), canvas("graticule")];
+    const ratio = fitCanvas(dots);
+    fitCanvas(lines);
+    if (!dots.width || !this.sample.has.places) return;
     const style = getComputedStyle(document.documentElement);
-    const { at, scale } = this.#frame(element);
-    context.clearRect(0, 0, element.width, element.height);
-    this.#drawGrid(context, at, ratio, style);
-    this.#drawDots(context, element, scale, ratio, style);
+    const { at, scale } = this.#frame(lines);
+    context2d(lines).clearRect(0, 0, lines.width, lines.height);
+    this.#drawGrid(context2d(lines), at, ratio, style);
+    this.#drawDots(dots, scale, ratio, style);
     this.drawCursor();
   }
 
@@ -110,8 +110,8 @@ export class SkyMap {
     }
   }
 
-  /** @param {CanvasRenderingContext2D} context @param {HTMLCanvasElement} element @param {number} scale @param {number} ratio @param {CSSStyleDeclaration} style */
-  #drawDots(context, element, scale, ratio, style) {
+  /** @param {HTMLCanvasElement} element @param {number} scale @param {number} ratio @param {CSSStyleDeclaration} style */
+  #drawDots(element, scale, ratio, style) {
     const { sample } = this;
     if (!this.#places) {
       this.#places = new Float32Array(2 * sample.length);
@@ -121,7 +121,7 @@ export class SkyMap {
     }
     const places = this.#places;
     const { width, height } = element;
-    const image = context.getImageData(0, 0, width, height);
+    const image = new ImageData(width, height); // 30,000 calls of fillRect take ten times as long
     const words = new Uint32Array(image.data.buffer);
     const size = Math.round((sample.length > 3000 ? 1.3 : 4) * ratio);
     /** @param {number} row @param {number} color */
@@ -140,14 +140,14 @@ export class SkyMap {
     }
     const color = word(style.getPropertyValue("--dot"));
     for (const row of rows) put(row, color);
-    context.putImageData(image, 0, 0);
+    context2d(element).putImageData(image, 0, 0);
   }
 
   /** Draw the mark of the shown galaxy, the circle and the cursor. */
   drawCursor() {
     const element = canvas("cursor");
     const ratio = fitCanvas(element);
-    if (!element.width || !this.sample.hasList) return;
+    if (!element.width || !this.sample.has.places) return;
     const context = context2d(element);
     const { at } = this.#frame(element);
     const style = getComputedStyle(document.documentElement);
