@@ -11,22 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from distributed import Client
 from page_server import Site, serve
-from pages import SOURCES, STATIC, wait_for
+from pages import FLAGS, SOURCES, STATIC, wait_for
 
 import gz3d_zarr
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-FLAGS = (
-    "--no-sandbox",  # CI runs as root
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-quic",
-    "--disable-sync",
-)
 Opener = Callable[..., Any]
 
 

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 STATIC = Path(gz3d_zarr.__file__).parent / "viewer" / "static"
 SOURCES = Path(__file__).parents[2] / "viewer" / "src"
+FLAGS = (
+    "--no-sandbox",  # CI runs as root
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-quic",
+    "--disable-sync",
+)
 READ = """selector => {
     const canvas = document.querySelector(selector);
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);

@@ -75,6 +75,7 @@ export class Browser {
     this.view.drawLines();
     this.#describe();
     ROOT.dataset.ready = "yes";
+    performance.mark("ready");
   }
 
   /** @param {"names" | "places" | "details"} step @param {string} what */
