@@ -35,6 +35,7 @@ class Site:
 
     folders: Mapping[str, Path]
     edits: dict[str, Callable[[bytes], bytes | None]] = field(default_factory=dict)
+    redirects: dict[str, str] = field(default_factory=dict)
     ranges: bool = True
     cors: bool = False
     delay: float = 0.0
@@ -64,6 +65,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         time.sleep(self.site.delay)
+        other = self.site.redirects.get(path.lstrip("/"))
+        if other is not None:
+            self._answer(302, b"", path, {"Location": other})
+            return
         data = self.site.read(path)
         if data is None:
             self._answer(404, b"", path, {})

@@ -12,14 +12,14 @@ const MOST_BYTES = 80_000;
 const BUNDLED = ["fzstd", "zarrita", "@zarrita/storage", "numcodecs"];
 
 await mkdir(OUT, { recursive: true });
-const UNUSED = /^numcodecs\/|^\.\/codecs\/(bitround|cast_value|crc32c|gzip|json2|scale_offset|shuffle|vlen-utf8|zlib)\.js$/;
-/** The wasm codecs of numcodecs need a CSP with unsafe-eval; the others would be dead weight. */
+const UNUSED = /^numcodecs\/|^\.\/codecs\/(bitround|cast_value|crc32c|gzip|json2|scale_offset|shuffle|vlen-utf8|zlib)\.js$|^\.\.?\/typedarray\.js$/;
+/** The wasm codecs of numcodecs need a CSP with unsafe-eval; the rest would be dead weight. */
 const withoutUnused = {
-  name: "without-unused-codecs",
+  name: "without-unused",
   setup(/** @type {import("esbuild").PluginBuild} */ { onResolve }) {
-    const path = new URL("src/unused_codec.js", import.meta.url).pathname;
+    const path = new URL("src/unused.js", import.meta.url).pathname;
     onResolve({ filter: UNUSED }, ({ importer }) =>
-      importer.endsWith("zarrita/dist/src/codecs.js") ? { path } : undefined,
+      importer.includes("zarrita/dist/src/") ? { path } : undefined,
     );
   },
 };

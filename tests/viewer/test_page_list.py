@@ -56,9 +56,9 @@ def test_filters_select_the_rows_that_python_selects(
         "#observed=yes": ds["observed"].values == 1,
         "#observed=unknown": ds["observed"].values == -1,
         "#asked=spiral": asked[:, 2] > 0,
-        "#asked=none": (asked[:, 2] <= 0) & (asked[:, 3] <= 0),
+        "#asked=none": (asked[:, 2] == 0) & (asked[:, 3] == 0),
         "#marks=bar": drawn[:, 3] > 0,
-        "#marks=none": (drawn <= 0).all(1),
+        "#marks=none": (drawn == 0).all(1),
         "#status=ok": status == 0,
         "#status=failed": status != 0,
         f"#bundle={bundle[0]}": bundle == bundle[0],
@@ -272,3 +272,5 @@ def test_page_fits_a_phone(site: Site, open_page: Any) -> None:
             page.evaluate(back)
             == {"dark": "rgb(16, 19, 26)", "light": "rgb(246, 247, 250)"}[scheme]
         )
+    page.locator("#grid button").last.click()
+    assert page.locator("#stage").bounding_box()["y"] < 300

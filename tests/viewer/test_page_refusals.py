@@ -222,6 +222,23 @@ def test_being_offline_is_told(site: Site, open_page: Any) -> None:
     assert not page.is_visible("#notice")
 
 
+def test_a_replaced_store_and_a_redirect_are_told(site: Site, store: Path, open_page: Any) -> None:
+    page = open_page(site)
+    site.edits[ROOT] = lambda data: data.replace(b'"generation": "', b'"generation": "0', 1)
+    page.keyboard.press("ArrowRight")
+    wait_for(page, 'galaxy="1"')
+    assert page.inner_text("#message") == ""  # it was opened less than a minute ago
+    page.evaluate("() => { const late = Date.now() + 61000; Date.now = () => late; }")
+    page.keyboard.press("ArrowRight")
+    wait_for(page, "failed")
+    check_sentence(page.inner_text("#message"), "The store was replaced since this page was opened")
+    with serve(Site({"gz3d.zarr": store}, cors=True)) as other:
+        site.redirects[ROOT] = f"{other.url}/{ROOT}"
+        page = open_page(site, wait="failed")
+        expected = f"redirects to 127.0.0.1:{other.port}: open the store at that address"
+        check_sentence(page.inner_text("#trouble"), expected)
+
+
 ADDRESSES = {
     "javascript:window.hacked=1": "is not an https:// address",
     "data:text/html,x": "is not an https:// address",

@@ -14,11 +14,14 @@ import { SkyMap } from "./skymap.js";
 const ROOT = document.documentElement;
 /** Milliseconds without a change of the filters until thumbnails are read. */
 const GRID_DELAY = 120;
+/** Milliseconds until it is asked again whether the store is still the same. */
+const TRUST = 60_000;
 
 export class Browser {
   /** @type {Int32Array} */
   #rows = new Int32Array();
   #isDue = false;
+  #checked = Date.now();
   /** @type {number | undefined} */
   #timer = undefined;
 
@@ -32,7 +35,11 @@ export class Browser {
     this.state = parseState(location.hash);
     this.sample = new Sample(store);
     this.view = new GalaxyView(store, this.sample, this.state, () => this.#describe());
-    this.grid = new Grid(store, this.sample, (row) => this.choose(row));
+    this.grid = new Grid(store, this.sample, (row) => {
+      this.choose(row);
+      // On a phone the picture is above the list.
+      if (find("stage").getBoundingClientRect().bottom < 0) find("galaxy").scrollIntoView();
+    });
     this.map = new SkyMap(this.sample, this.state, {
       choose: (ra, dec) => this.#chooseNear(ra, dec, this.#rows),
       select: (cone) => this.#filterBy({ cone }),
@@ -127,8 +134,20 @@ export class Browser {
     this.grid.mark(row);
   }
 
+  /** Say it if the store was replaced, so that its pictures are not those of this list. */
+  async #checkStore() {
+    if (Date.now() - this.#checked < TRUST) return;
+    this.#checked = Date.now();
+    // Where the answer is an error, that of the picture is told.
+    if (await this.store.isReplaced().catch(() => false)) {
+      this.#say("The store was replaced since this page was opened: reload the page.");
+      ROOT.dataset.failed = "yes";
+    }
+  }
+
   /** @param {number} row */
   #showGalaxy(row) {
+    this.#checkStore();
     const done = this.view.show(row);
     this.view.update();
     showFacts(this.view, this.source);

@@ -57,7 +57,7 @@ function isWanted(address) {
 async function show(address) {
   const store = await Store.open(address);
   find("start").hidden = true;
-  find("page").hidden = false;
+  find("page").hidden = find("search").hidden = false;
   // What fails from here on is told where it is shown.
   await new Browser(store, meta("gz3d-source") || address.url).start().catch(console.warn);
 }
@@ -72,7 +72,7 @@ function offer(text) {
 /** @param {unknown} error */
 function fail(error) {
   if (!(error instanceof PageError)) console.error(error);
-  find("page").hidden = true;
+  find("page").hidden = find("search").hidden = true;
   offer("");
   find("trouble").textContent = sentence(error, "The store");
   document.documentElement.dataset.failed = "yes";

@@ -73,7 +73,8 @@ export function showLayers(state, view) {
     input(`show-${cls}`).checked = state.classes.includes(cls);
     const found = view.measure(cls);
     most = Math.max(most, found?.most ?? 0);
-    find(`area-${cls}`).textContent = found ? area(found) : "";
+    const isUnasked = view.sample.has.details && view.sample.asked(cls, view.row) === 0;
+    find(`area-${cls}`).textContent = isUnasked ? "not asked" : found ? area(found) : "";
   }
   const threshold = input("threshold");
   threshold.max = String(Math.max(most - 1, state.threshold));

@@ -138,11 +138,14 @@ export class Sample {
     }
     if (details && asked) {
       const [s, b] = { spiral: [true, null], bar: [null, true], both: [true, true], none: [false, false] }[asked] ?? [];
-      if (s !== null) tests.push((row) => this.asked("spiral", row) > 0 === s);
-      if (b !== null) tests.push((row) => this.asked("bar", row) > 0 === b);
+      // -1, unknown, is neither.
+      const is = (/** @type {string} */ cls, /** @type {boolean} */ wanted) => (/** @type {number} */ row) =>
+        wanted ? this.asked(cls, row) > 0 : this.asked(cls, row) === 0;
+      if (typeof s === "boolean") tests.push(is("spiral", s));
+      if (typeof b === "boolean") tests.push(is("bar", b));
     }
     if (details && marks === "none") {
-      tests.push((row) => Object.keys(CLASS_INDEX).every((cls) => this.drawn(cls, row) <= 0));
+      tests.push((row) => Object.keys(CLASS_INDEX).every((cls) => this.drawn(cls, row) === 0));
     } else if (details && marks) {
       tests.push((row) => this.drawn(marks, row) > 0);
     }

@@ -33,6 +33,7 @@ export class Store {
    */
   constructor(address, root, remote) {
     this.address = address;
+    this.remote = remote;
     this.subjects = root.subjects;
     this.attributes = root.attributes;
     this.documents = root.documents;
@@ -57,6 +58,16 @@ export class Store {
       throw new PageError(`zarr.json at ${address.url} is not JSON: this is not a Zarr 3 store.`, { cause });
     }
     return new Store(address, checkRoot(address.url, root), remote);
+  }
+
+  /**
+   * Whether another store has taken the place of this one. A build writes the generation first, so
+   * that a few bytes of the root are enough.
+   */
+  async isReplaced() {
+    const bytes = await this.remote.getRange("/zarr.json", { offset: 0, length: 128 });
+    const found = /"generation": *"([^"]*)"/.exec(new TextDecoder().decode(bytes));
+    return found?.[1] !== this.attributes.generation;
   }
 
   /** @param {string} name @returns {zarr.Array<any, any>} */

@@ -1,6 +1,6 @@
 /**
- * In place of the codecs that no store of gz3d_zarr uses, or that codecs.js replaces: zarrita says of
- * one that is undefined that it does not know it.
+ * In place of the codecs and types that no store of gz3d_zarr uses, or that codecs.js replaces:
+ * zarrita says of a codec that is undefined that it does not know it.
  */
 
 export default undefined;
@@ -13,3 +13,6 @@ export const ScaleOffsetCodec = undefined;
 export const ShuffleCodec = undefined;
 export const VLenUTF8 = undefined;
 export const ZlibCodec = undefined;
+export class BoolArray {}
+export class ByteStringArray {}
+export class UnicodeStringArray {}
