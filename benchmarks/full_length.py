@@ -161,7 +161,7 @@ def make_full_length_store(
         notes=("made up for measurements: pixels repeat, ids, positions and votes are random",),
         generation=f"full-length-{seed}",
     )
-    publish(store, records, receipts, layout, provenance, "full-length")
+    publish(store, records, receipts, layout, provenance, "full-length", store)
 
 
 def link_shard(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import dask.array as da
@@ -34,7 +34,7 @@ from gz3d_zarr.analysis.indexing import (
     compute_variables,
     with_subject_dim,
 )
-from gz3d_zarr.analysis.reductions import add_annuli, add_masks
+from gz3d_zarr.analysis.reductions import add_annuli, add_fractions, add_masks
 from gz3d_zarr.analysis.validation import find_ok, validate_dataset
 from gz3d_zarr.datamodel.subject import SIDE, THRESHOLD
 from gz3d_zarr.errors import LeftOutWarning, UsageError, plural
@@ -45,13 +45,19 @@ STEP = 0.5
 MAX_RADIUS = 26.0
 """Default outer radius of profiles in arcsec: the distance to the edges of an image."""
 MAX_BINS = 1000
+_MEANS: Mapping[str, str] = {
+    "subjects": "fraction of subjects marked by more than {:g} volunteers",
+    "counts": "mean count of volunteers",
+    "fractions": "mean fraction of the volunteers who were asked",
+}
+"""What `mean_mask` may average, and the name of the result."""
 
 
 def mean_mask(
     dataset: xr.Dataset,
     cls: str | None = "spiral",
     *,
-    of: Literal["subjects", "counts"] = "subjects",
+    of: Literal["subjects", "counts", "fractions"] = "subjects",
     threshold: float = THRESHOLD,
 ) -> xr.DataArray:
     """Average the masks of a sample, pixel by pixel, with north up as in the images.
@@ -64,11 +70,12 @@ def mean_mask(
         those subjects.
     cls : {'center', 'star', 'spiral', 'bar'}, optional
         None: all, along the dimension ``class``.
-    of : {'subjects', 'counts'}
+    of : {'subjects', 'counts', 'fractions'}
         'subjects': the fraction of subjects where more than `threshold` volunteers marked the
-        pixel. 'counts': the mean of the counts.
+        pixel. 'counts': the mean of the counts. 'fractions': the mean of ``ds.gz3d.fraction``,
+        many times faster than by that.
     threshold : float
-        0 to 254, as for ``ds.gz3d.mask``; not used for 'counts'.
+        0 to 254, as for ``ds.gz3d.mask``; used for 'subjects' only.
 
     Returns
     -------
@@ -91,23 +98,28 @@ def mean_mask(
     LeftOutWarning
         Counts subjects whose status is not ok, or of which nobody was asked. They are left out.
     """
-    if of not in ("subjects", "counts"):
-        raise UsageError(f"of is {of!r}, expected subjects or counts")
+    if of not in _MEANS:
+        raise UsageError(f"of is {of!r}, expected subjects, counts or fractions")
     whole = np.uint8(masks.whole_threshold(threshold))
     rows, planes = _planes(dataset, cls)
-    known = _volunteers(rows, cls, "the mean mask") > 0
-    subjects = known.sum(axis=0)
-    level = whole if of == "subjects" else None
-    total = add_masks(dataset, planes, known, masks.class_positions(rows, cls), level)
-    marked = f"fraction of subjects marked by more than {threshold:g} volunteers"
-    meaning = marked if of == "subjects" else "mean count of volunteers"
+    volunteers = _volunteers(rows, cls, "the mean mask")
+    known = volunteers > 0
+    subjects, classes = known.sum(axis=0), masks.class_positions(rows, cls)
+    if of == "fractions":
+        total = add_fractions(dataset, planes, np.where(known, volunteers, 0), classes)
+    else:
+        total = add_masks(dataset, planes, known, classes, whole if of == "subjects" else None)
     return _result(
         planes[0],
         ("class", "y", "x"),
         total / np.where(subjects, subjects, np.nan)[:, None, None],
         cls,
         "mean_mask",
-        {"long_name": meaning, "units": "1", "subjects": int(known.any(axis=1).sum())},
+        {
+            "long_name": _MEANS[of].format(threshold),
+            "units": "1",
+            "subjects": int(known.any(axis=1).sum()),
+        },
         subjects,
     )
 

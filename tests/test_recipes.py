@@ -118,6 +118,10 @@ def test_mean_mask_is_the_share_of_subjects(
     assert every["asked_subjects"].values.tolist() == asked.sum(axis=0).tolist()
     for i in range(4):
         np.testing.assert_allclose(every[i], counts[asked[:, i], i].mean(axis=0))
+    fractions = ds.gz3d.fraction("spiral").isel(subject=asked[:, 2]).mean("subject")
+    found = mean_mask(ds, of="fractions")
+    np.testing.assert_allclose(found, fractions, rtol=1e-5)
+    assert found.max() > 0.2
 
 
 def test_subjects_that_were_not_asked_are_left_out_and_counted(
@@ -274,7 +278,10 @@ def test_nothing_to_do_and_wrong_arguments_are_refused(ds: xr.Dataset, flawed: P
             recipe(ds.drop_vars("status"))
     cut = ds.isel(x=slice(100))
     cases: list[tuple[str, Callable[[], Any]]] = [
-        ("of is 'votes', expected subjects or counts", lambda: mean_mask(ds, of="votes")),  # type: ignore[arg-type]
+        (
+            "of is 'votes', expected subjects, counts or fractions",
+            lambda: mean_mask(ds, of="votes"),
+        ),  # type: ignore[arg-type]
         ("threshold is 300, expected", lambda: mean_mask(ds, threshold=300)),
         ("threshold is 300, expected", lambda: arms_against_bars(ds, threshold=300)),
         ("no class 'arms'", lambda: mean_mask(ds, "arms")),

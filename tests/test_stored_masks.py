@@ -39,6 +39,8 @@ EXACT: dict[str, Reduce] = {
 }
 CLOSE: dict[str, Reduce] = {
     "profile": radial_profile,
+    "mean fraction": partial(mean_mask, of="fractions"),
+    "mean fraction, all": partial(mean_mask, cls=None, of="fractions"),
     "profile, bar": partial(radial_profile, cls="bar", edges=[0.3, 1, 7, 40]),
 }
 CHANGES: dict[str, Callable[[xr.Dataset], xr.Dataset]] = {

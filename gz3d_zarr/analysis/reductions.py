@@ -40,6 +40,19 @@ def add_masks(
     return sum_stored(sum_stored_masks, stored, known, shape, classes=classes, level=level)
 
 
+def add_fractions(
+    dataset: xr.Dataset, planes: xr.DataArray, volunteers: FloatArray, classes: Sequence[int]
+) -> da.Array:
+    """Sum of the counts divided by `volunteers` (subject, class), where these are above 0.
+
+    `planes` as for `add_masks`.
+    """
+    stored, shape = find_stored_masks(dataset), planes.shape[1:]
+    if stored is None:
+        return sum_blocks(sum_fractions, planes, volunteers, shape)
+    return sum_stored(sum_stored_fractions, stored, volunteers, shape, classes=classes)
+
+
 def add_annuli(
     dataset: xr.Dataset,
     planes: xr.DataArray,
@@ -214,6 +227,27 @@ def sum_stored_masks(
     return total[None].astype(np.float64)
 
 
+def sum_fractions(counts: NDArray[Any], volunteers: FloatArray) -> FloatArray:
+    """Sum of counts / volunteers, where these are above 0 (row, class): (1, class, y, x)."""
+    total = np.zeros(counts.shape[1:])
+    for i, j in np.argwhere(volunteers > 0):
+        total[j] += counts[i, j] / volunteers[i, j]
+    return total[None]
+
+
+def sum_stored_fractions(
+    rows: NDArray[np.intp], volunteers: FloatArray, *, reader: MaskReader, classes: Sequence[int]
+) -> FloatArray:
+    """Do as `sum_fractions` for rows of a store and some classes."""
+    total = np.zeros((len(classes), SIDE, SIDE))
+    for i, masks in reader.read(rows):
+        for j in np.flatnonzero(volunteers[i] > 0).tolist():
+            counts = masks[classes[j]]
+            box = _find_marked(counts)
+            total[j][box] += counts[box] / volunteers[i, j]
+    return total[None]
+
+
 def count_marked(
     rows: NDArray[np.intp], *, reader: MaskReader, classes: Sequence[int], level: np.uint8
 ) -> FloatArray:
@@ -274,14 +308,19 @@ def sum_stored_annuli(
 def _sum_in_annuli(
     counts: NDArray[np.uint8], annulus: NDArray[np.uint16], number: int
 ) -> FloatArray:
-    """Sum of the counts in each annulus; most rows and columns of a mask are all 0."""
-    y = np.flatnonzero(np.maximum.reduce(counts, axis=1))
-    if not len(y):
-        return np.zeros(number - 2)
-    x = np.flatnonzero(np.maximum.reduce(counts, axis=0))
-    box = slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
+    """Sum of the counts in each annulus."""
+    box = _find_marked(counts)
     sums: Any = np.bincount(annulus[box].ravel(), counts[box].ravel(), number)
     return np.asarray(sums[1:-1], np.float64)
+
+
+def _find_marked(counts: NDArray[np.uint8]) -> tuple[slice, slice]:
+    """Rows and columns of a mask that are not all 0; most are."""
+    y = np.flatnonzero(np.maximum.reduce(counts, axis=1))
+    if not len(y):
+        return slice(0), slice(0)
+    x = np.flatnonzero(np.maximum.reduce(counts, axis=0))
+    return slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
 
 
 @functools.lru_cache(maxsize=MAX_SCALES)

@@ -1,8 +1,8 @@
-"""Read the pixels of single subjects directly from the shards of a store.
+"""Read the pixels of chosen subjects directly from the shards of a store.
 
 zarr and xarray read the same chunks through an event loop and threads, in 4 to 5 ms per subject,
-although decoding takes only 1 ms. Exports and loaders, which read subjects one by one, use this
-module.
+although decoding takes only 1 ms; over a network they ask for each chunk, and for the index of its
+shard every time. Exports and loaders use this module, and selections of an opened store.
 
 The layout of a shard is that of the Zarr 3 codec ``sharding_indexed``
 (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/): chunks, then the offset
@@ -24,18 +24,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gz3d_zarr.backends.chunk_cache import ChunkCache
+from gz3d_zarr.backends.chunk_cache import ChunkCache, CroppedMasks
+from gz3d_zarr.backends.chunk_fetcher import ChunkFetcher, Chunks
 from gz3d_zarr.backends.generation import Generation
-from gz3d_zarr.backends.missing_chunks import refuse_missing_chunks
+from gz3d_zarr.backends.pixel_part import EVERYTHING, PixelPart
 from gz3d_zarr.backends.root import READ_ERRORS, open_root, read_member
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
-from gz3d_zarr.datamodel.subject import CLASSES, SIDE
 from gz3d_zarr.errors import StoreError, access_errors, error_message
-from gz3d_zarr.locations import is_url, open_regular
+from gz3d_zarr.locations import open_regular
 from gz3d_zarr.storage.shards import (
     ABSENT_CHUNK,
     Sharding,
-    cut_chunk,
     decode_chunk,
     index_size,
     parse_sharding,
@@ -45,41 +44,10 @@ from gz3d_zarr.storage.shards import (
 )
 from gz3d_zarr.storage.zstd_frames import HEADER_BYTES, check_size
 
-
-@dataclass(frozen=True, slots=True)
-class PixelPart:
-    """What a reader returns of each subject; by default, everything.
-
-    Attributes
-    ----------
-    classes : tuple of int
-        Positions of the masks along ``class``, in the order wanted.
-    side : int
-        Pixels along each side of a square about the center.
-    """
-
-    classes: tuple[int, ...] = tuple(range(len(CLASSES)))
-    side: int = SIDE
-
-    @property
-    def start(self) -> int:
-        """First row and column of the square."""
-        return (SIDE - self.side) // 2
-
-    def cut(self, name: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Cut this part out of the pixels of one or more subjects."""
-        window = slice(self.start, self.start + self.side)
-        if name == "image":
-            return pixels[..., window, window, :]
-        cropped = pixels[..., window, window]
-        if self.classes == tuple(range(len(CLASSES))):
-            return cropped
-        return cropped[..., list(self.classes), :, :]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one subject's pixels."""
-        sides = self.side, self.side
-        return (*sides, 3) if name == "image" else (len(self.classes), *sides)
+Fetched = Mapping[str, Chunks]
+"""Stored chunks of some subjects, by array."""
+MAX_CHUNKS = 64
+"""Chunks that are fetched together; of pictures, 22 MB."""
 
 
 @dataclass
@@ -87,9 +55,11 @@ class _ProcessState:
     """State of one process; a forked process starts with an empty one."""
 
     pid: int
+    fetcher: ChunkFetcher
     indices: dict[tuple[str, int], tuple[tuple[int, ...], NDArray[np.uint64]]] = field(
         default_factory=dict
     )
+    """Of local shards; the fetcher has the others."""
     arrays: dict[str, Any] = field(default_factory=dict)
     cache: ChunkCache = field(default_factory=ChunkCache)
 
@@ -103,15 +73,23 @@ class ChunkReader:
         Of a complete store; what is read is of that generation, or an error is raised.
     part : PixelPart
         Only this part of the pixels of each subject is kept and returned.
+    shardings : mapping, optional
+        Layout of each array, as the root has it, or None where it is another one; by default it is
+        read from the array's own metadata.
     """
 
-    def __init__(self, generation: Generation, part: PixelPart = PixelPart()) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        part: PixelPart = EVERYTHING,
+        shardings: Mapping[str, Sharding | None] | None = None,
+    ) -> None:
         self._generation, self._store, self._part = generation, generation.store, part
-        self._state = _ProcessState(-1)
-        self._shardings: dict[str, Sharding | None] = {}  # the same for ever in one generation
+        self._shardings = dict(shardings or {})  # the same for ever in one generation
+        self._state = self._new_state(-1)
 
-    def __reduce__(self) -> tuple[type[ChunkReader], tuple[Generation, PixelPart]]:
-        return ChunkReader, (self._generation, self._part)
+    def __reduce__(self) -> tuple[type[ChunkReader], tuple[Any, ...]]:
+        return ChunkReader, (self._generation, self._part, self._shardings)
 
     @contextlib.contextmanager
     def checked(self) -> Iterator[None]:
@@ -126,33 +104,42 @@ class ChunkReader:
             with self._generation.unchanged():
                 yield
         except StoreError:
-            self._state = _ProcessState(-1)  # it may hold what is of another generation
+            self._state = self._new_state(-1)  # it may hold what is of another generation
             raise
 
-    def fetch(self, shard: int, names: Iterable[str] = tuple(BIG_ARRAYS)) -> dict[str, bytes]:
-        """Fetch a whole shard of each big array in `names`, with one request each.
+    def fetch(self, rows: NDArray[np.integer[Any]], names: Iterable[str] = BIG_ARRAYS) -> Fetched:
+        """Fetch stored chunks of rows of one shard, for `read` with any of them.
 
-        Returns
-        -------
-        dict
-            Stored bytes by array, for `read` with each row of the shard. Arrays with another layout
-            are not included.
+        Where at least half of the shard is wanted, one request reads all of it. Otherwise the
+        chunks are read, near ones together; none of a local shard, from which single chunks are
+        read as fast.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+        names : iterable of str
+            Arrays; those with another layout are left out.
 
         Raises
         ------
         StoreError
             A shard is missing or cannot be read.
         """
-        shards: dict[str, bytes] = {}
+        found: dict[str, Chunks] = {}
+        fetcher = self._current_state().fetcher
         with self.checked():
             for name in names:
                 sharding = self._sharding(name)
-                if sharding is not None:
-                    data = self._store.get(shard_key(name, shard), sharding.max_bytes(name))
-                    if data is None:
-                        raise self._missing(name, shard)
-                    shards[name] = data
-        return shards
+                if sharding is None:
+                    continue
+                with self._our_errors(name, int(rows[0]), sharding):
+                    if 2 * len(rows) >= sharding.size:
+                        shard = int(rows[0]) // sharding.size
+                        found[name] = fetcher.fetch_shard(name, sharding, shard)
+                    elif not self._store.is_local:
+                        numbers = np.unique(rows // sharding.chunk).tolist()
+                        found[name] = fetcher.fetch(name, sharding, numbers)
+        return found
 
     def require_rows(self, name: str, start: int, stop: int) -> None:
         """Check local shards before another program decodes rows of them.
@@ -195,17 +182,13 @@ class ChunkReader:
                     check_size(os.pread(file.fileno(), HEADER_BYTES, offset), expected)
 
     def read_subject(
-        self, row: int, shards: Mapping[str, bytes] | None = None
+        self, row: int, fetched: Fetched | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Decode one subject's image and masks; parameters and errors as for `read`."""
-        if shards and len(shards) == len(BIG_ARRAYS):  # checked when they were fetched
-            return self.decode("image", row, shards), self.decode("segmentation", row, shards)
-        with self.checked():
-            return self.decode("image", row, shards), self.decode("segmentation", row, shards)
+        pixels = self.read_arrays(("image", "segmentation"), row, fetched)
+        return pixels["image"], pixels["segmentation"]
 
-    def read(
-        self, name: str, row: int, shards: Mapping[str, bytes] | None = None
-    ) -> NDArray[np.uint8]:
+    def read(self, name: str, row: int, fetched: Fetched | None = None) -> NDArray[np.uint8]:
         """Decode one subject's pixels.
 
         Parameters
@@ -213,8 +196,9 @@ class ChunkReader:
         name : {'image', 'segmentation'}
         row : int
             Position along ``subject``.
-        shards : mapping, optional
-            Result of `fetch` for the shard of the row; without it, only one chunk is read.
+        fetched : mapping, optional
+            Result of `fetch` for some rows of its shard; without it, or for another row, only one
+            chunk is read.
 
         Returns
         -------
@@ -228,21 +212,75 @@ class ChunkReader:
             The chunk cannot be read, or its checksum is wrong; or the store was replaced or changed
             after it was opened.
         """
-        if shards and name in shards:  # checked when they were fetched
-            return self.decode(name, row, shards)
-        with self.checked():
-            return self.decode(name, row, shards)
+        return self.read_arrays((name,), row, fetched)[name]
 
-    def decode(
-        self, name: str, row: int, shards: Mapping[str, bytes] | None = None
-    ) -> NDArray[np.uint8]:
+    def read_arrays(
+        self, names: Iterable[str], row: int, fetched: Fetched | None = None
+    ) -> dict[str, NDArray[np.uint8]]:
+        """Do as `read` for several arrays."""
+        names = tuple(names)
+        with self.reading(names, row, fetched):
+            return {name: self.decode(name, row, fetched) for name in names}
+
+    @contextlib.contextmanager
+    def reading(
+        self, names: Iterable[str], row: int, fetched: Fetched | None = None
+    ) -> Iterator[None]:
+        """Do as `checked`, unless these arrays of a row were checked when they were fetched."""
+        is_fetched = all(self._find_fetched(name, row, fetched) is not None for name in names)
+        with contextlib.nullcontext() if is_fetched else self.checked():
+            yield
+
+    def decode(self, name: str, row: int, fetched: Fetched | None = None) -> NDArray[np.uint8]:
         """Do as `read` without its check, within a context of `checked`."""
         sharding = self._sharding(name)
-        whole = (shards or {}).get(name)
-        try:
-            if sharding is None or (whole is None and is_url(self._store.url)):
+        with self._our_errors(name, row, sharding):
+            if sharding is None:
                 return self._by_zarr(name, row)
-            return self._read_chunk(name, sharding, row, whole)
+            return self._read_chunk(name, sharding, row, self._find_fetched(name, row, fetched))
+
+    def decode_marked(self, row: int, fetched: Fetched | None = None) -> CroppedMasks:
+        """Do as `decode` for masks, without the zeros around what is marked."""
+        name = "segmentation"
+        sharding = self._sharding(name)
+        if sharding is None or sharding.chunk == 1:
+            return CroppedMasks.crop(self.decode(name, row, fetched))
+        with self._our_errors(name, row, sharding):
+            return self._read_marked(name, sharding, row, self._find_fetched(name, row, fetched))
+
+    def decode_rows(
+        self, name: str, rows: NDArray[np.intp]
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Decode rows of an array with our layout, each chunk once, within a context of `checked`.
+
+        Yields
+        ------
+        position, pixels : int, ndarray of uint8
+            Position in `rows`, and its pixels, in the order of the store.
+        """
+        sharding = self._sharding(name)
+        if sharding is None:
+            raise TypeError(f"{name} has another layout")
+        numbers = rows // sharding.chunk
+        order = np.argsort(numbers, kind="stable")
+        chunks, starts = np.unique(numbers[order], return_index=True)
+        members = np.split(order, starts[1:])
+        for first in range(0, len(chunks), MAX_CHUNKS):
+            wanted = chunks[first : first + MAX_CHUNKS].tolist()
+            with self._our_errors(name, int(rows[members[first][0]]), sharding):
+                stored = self._current_state().fetcher.fetch(name, sharding, wanted)
+            for number, positions in zip(wanted, members[first:], strict=False):
+                with self._our_errors(name, int(rows[positions[0]]), sharding):
+                    block = self._decode_block(name, sharding, number, stored[number])
+                for position in positions.tolist():
+                    pixels = block[rows[position] % sharding.chunk]
+                    yield position, self._part.cut(name, pixels)
+
+    @contextlib.contextmanager
+    def _our_errors(self, name: str, row: int, sharding: Sharding | None) -> Iterator[None]:
+        """Raise StoreError, which names the row, in place of what reading and decoding raise."""
+        try:
+            yield
         except FileNotFoundError as error:
             raise self._missing(name, row // (sharding.size if sharding else 1)) from error
         except access_errors(*READ_ERRORS) as error:
@@ -250,43 +288,65 @@ class ChunkReader:
                 f"{name} of row {row} in {self._store.url} cannot be read: {error_message(error)}"
             ) from error
 
-    def _read_chunk(
-        self, name: str, sharding: Sharding, row: int, whole: bytes | None
-    ) -> NDArray[np.uint8]:
-        """Decode a subject's chunk, from the whole shard or from a local file."""
-        shard, inside = divmod(row, sharding.size)
-        number, position = divmod(inside, sharding.chunk)
-        shape, cache = BIG_ARRAYS[name].shape, self._current_state().cache
-        # Only chunks of several subjects are worth keeping.
-        key = (name, shard, number) if sharding.chunk > 1 else None
-        if key is not None:
-            masks = cache.get(key, position, self._part.shape(name))
-            if masks is not None:
-                return masks
-        if whole is not None:
-            stored = cut_chunk(whole, read_index(whole, sharding.chunks)[number])
-            block = decode_chunk(stored, (sharding.chunk, *shape), compact=sharding.compact)
-        else:
-            block = self._from_file(name, sharding, shard, number)
-        if key is None:
-            return self._part.cut(name, block[position])
-        block = self._part.cut(name, block)
-        cache.put(key, block)
-        pixels: NDArray[np.uint8] = block[position].copy()  # lets the rest of the chunk go
-        return pixels
+    def _find_fetched(
+        self, name: str, row: int, fetched: Fetched | None
+    ) -> bytes | memoryview | None:
+        """Stored chunk of a row among those that were fetched."""
+        chunks = (fetched or {}).get(name)
+        if chunks is None:
+            return None
+        sharding = self._sharding(name)
+        return None if sharding is None else chunks.get(row // sharding.chunk)
 
-    def _from_file(
-        self, name: str, sharding: Sharding, shard: int, number: int
+    def _read_chunk(
+        self, name: str, sharding: Sharding, row: int, stored: bytes | memoryview | None
     ) -> NDArray[np.uint8]:
-        """Decode one chunk of a local shard; the index of the shard is kept as long as its file."""
+        """Decode a subject's chunk, or take it from those that were decoded before."""
+        if sharding.chunk > 1:
+            return self._read_marked(name, sharding, row, stored).restore(self._part.shape(name))
+        return self._part.cut(name, self._decode_block(name, sharding, row, stored)[0])
+
+    def _read_marked(
+        self, name: str, sharding: Sharding, row: int, stored: bytes | memoryview | None
+    ) -> CroppedMasks:
+        """A subject's masks; those of its chunk are kept."""
+        number, position = divmod(row, sharding.chunk)
+        cache = self._current_state().cache
+        marked = cache.get((name, number), position)
+        if marked is None:
+            block = self._decode_block(name, sharding, number, stored)
+            marked = cache.put((name, number), self._part.cut(name, block))[position]
+        return marked
+
+    def _decode_block(
+        self, name: str, sharding: Sharding, number: int, stored: bytes | memoryview | None
+    ) -> NDArray[np.uint8]:
+        """Decode one chunk, which is read unless it has been fetched: (subject, ...)."""
+        shape = (sharding.chunk, *BIG_ARRAYS[name].shape)
+        fetcher = self._current_state().fetcher
+        if stored is None:
+            if self._store.is_local:
+                stored = self._from_file(name, sharding, number)
+            else:
+                stored = fetcher.fetch(name, sharding, [number])[number]
+        try:
+            return decode_chunk(stored, shape, compact=sharding.compact)
+        except (RuntimeError, ValueError):
+            if self._store.is_local:
+                raise
+        # Its shard may have got more subjects since the index was read.
+        stored = fetcher.fetch(name, sharding, [number], is_fresh=True)[number]
+        return decode_chunk(stored, shape, compact=sharding.compact)
+
+    def _from_file(self, name: str, sharding: Sharding, number: int) -> bytes | memoryview:
+        """Read one chunk of a local shard; the index of the shard is kept as long as its file."""
+        shard, inside = divmod(number, sharding.chunks)
         with open_regular(Path(self._store.url, shard_key(name, shard))) as file:
             index = self._index_of(file, name, sharding, shard)
-            offset, size = (int(value) for value in index[number])
-            stored: bytes | memoryview = b""
-            if offset != ABSENT_CHUNK:
-                stored = whole_chunk(os.pread(file.fileno(), size, offset), size)
-        shape = (sharding.chunk, *BIG_ARRAYS[name].shape)
-        return decode_chunk(stored, shape, compact=sharding.compact)
+            offset, size = (int(value) for value in index[inside])
+            if offset == ABSENT_CHUNK:
+                return b""
+            return whole_chunk(os.pread(file.fileno(), size, offset), size)
 
     def _index_of(
         self, file: FileIO, name: str, sharding: Sharding, shard: int
@@ -305,8 +365,6 @@ class ChunkReader:
         arrays = self._current_state().arrays
         if name not in arrays:
             group = open_root(self._store, generation=self._generation.id).group
-            if self._sharding(name) is not None:  # a build writes every shard
-                group = refuse_missing_chunks(group, self._store.url)
             arrays[name] = group[name]
         pixels: NDArray[np.uint8] = self._part.cut(name, np.asarray(arrays[name][row]))
         return pixels
@@ -319,8 +377,11 @@ class ChunkReader:
 
     def _current_state(self) -> _ProcessState:
         if self._state.pid != os.getpid():
-            self._state = _ProcessState(os.getpid())
+            self._state = self._new_state(os.getpid())
         return self._state
+
+    def _new_state(self, pid: int) -> _ProcessState:
+        return _ProcessState(pid, ChunkFetcher(self._store))
 
     def _missing(self, name: str, shard: int) -> StoreError:
         return StoreError(

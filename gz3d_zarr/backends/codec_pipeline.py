@@ -20,7 +20,12 @@ from gz3d_zarr.backends.missing_chunks import CompleteStore
 from gz3d_zarr.backends.root import READ_ERRORS
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.storage.object_store import ObjectStore
-from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings, open_lock, parse_sharding
+from gz3d_zarr.storage.shards import (
+    Sharding,
+    ignore_zarr_spec_warnings,
+    open_lock,
+    parse_sharding,
+)
 
 ZARRS = "zarrs.ZarrsCodecPipeline"
 """Of the extra ``fast``; reads local files by itself."""
@@ -71,14 +76,24 @@ def describe_pipeline(array: Any) -> str:
     return f"{package} {importlib.metadata.version(package)}, {pipeline.__name__}"
 
 
-def has_all_shards(name: str, metadata: Any) -> bool:
-    """Whether an array has the layout of a build, which writes every shard."""
+def describe_decoder(store: ObjectStore, name: str, metadata: Any) -> str:
+    """What decodes a big array of a store: package, version and class.
+
+    Over a network, arrays with the layout of a build are not read by zarr.
+    """
+    if not store.is_local and find_sharding(name, metadata) is not None:
+        return f"numcodecs {importlib.metadata.version('numcodecs')}, ChunkReader of gz3d_zarr"
+    return describe_pipeline(open_array(store, name, metadata))
+
+
+def find_sharding(name: str, metadata: Any) -> Sharding | None:
+    """The layout of a big array if it is that of a build, which writes every shard; else None."""
     document = json.loads(json.dumps(metadata.to_dict()))  # lists, as it is stored
-    return name in BIG_ARRAYS and parse_sharding(document, name) is not None
+    return parse_sharding(document, name)
 
 
 def _zarr_store(store: ObjectStore, name: str, metadata: Any) -> Any:
     bare = store.zarr_store()
-    if store.is_local or not has_all_shards(name, metadata):
+    if store.is_local or name not in BIG_ARRAYS or find_sharding(name, metadata) is None:
         return bare
     return CompleteStore(bare, store.url)

@@ -1,4 +1,7 @@
-"""Rows of a big array: read by `ChunkReader` where they are few and local, otherwise by zarr."""
+"""Rows of a big array: by `ChunkReader`, but by zarr where they are many and local.
+
+zarr reads arrays with another layout too, such as those of a copy that another program wrote.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_reader import ChunkReader
-from gz3d_zarr.backends.codec_pipeline import has_all_shards, open_array
+from gz3d_zarr.backends.codec_pipeline import find_sharding, open_array
 from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.backends.root import READ_ERRORS
 from gz3d_zarr.errors import StoreError, access_errors, error_message
@@ -45,7 +48,7 @@ class PixelSource:
         self.name, self.shape, self.dtype = name, metadata.shape, np.dtype("uint8")
         self._metadata, self._reader, self._store = metadata, reader, generation.store
         self._opened: tuple[int, Any] = (-1, None)
-        self._is_built = has_all_shards(name, metadata)
+        self._is_built = find_sharding(name, metadata) is not None
         identity = generation.id or uuid.uuid4().hex  # without an id, it may have been replaced
         self.token: str = tokenize(self._store.url, name, identity, self.shape)
 
@@ -86,22 +89,31 @@ class PixelSource:
         StoreError
             They cannot be read, or the store was replaced or changed.
         """
-        if len(rows) == 1 and self._store.is_local:  # no copy
+        if len(rows) == 1 and (self._store.is_local or self._is_built):  # no copy
             return _outer(self._reader.read(self.name, int(rows[0])), rest)[np.newaxis]
-        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
         shape = _outer(np.empty(self.shape[1:], np.uint8), rest).shape
         pixels = np.empty((len(rows), *shape), np.uint8)
-        done = 0
         with self._reader.checked():
-            for run in runs:
-                into = pixels[done : done + len(run)]
-                done += len(run)
-                if len(run) >= MIN_RUN or not self._store.is_local:
-                    into[...] = self._read_run(int(run[0]), int(run[-1]) + 1, rest)
-                    continue
-                for row, plane in zip(run.tolist(), into, strict=True):
-                    plane[...] = _outer(self._reader.decode(self.name, row), rest)
+            if self._is_built and not self._store.is_local:
+                for position, plane in self._reader.decode_rows(self.name, rows):
+                    pixels[position] = _outer(plane, rest)
+            else:
+                self._read_runs(rows, rest, pixels)
         return pixels
+
+    def _read_runs(
+        self, rows: NDArray[np.intp], rest: tuple[Any, ...], pixels: NDArray[np.uint8]
+    ) -> None:
+        """Read consecutive rows together."""
+        done = 0
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else ():
+            into = pixels[done : done + len(run)]
+            done += len(run)
+            if len(run) >= MIN_RUN or not self._store.is_local:
+                into[...] = self._read_run(int(run[0]), int(run[-1]) + 1, rest)
+                continue
+            for row, plane in zip(run.tolist(), into, strict=True):
+                plane[...] = _outer(self._reader.decode(self.name, row), rest)
 
     def _read_run(self, start: int, stop: int, rest: tuple[Any, ...]) -> NDArray[np.uint8]:
         is_basic = all(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from xarray.backends import ZarrStore
 
 from gz3d_zarr.backends.assemble import assemble, text_array
 from gz3d_zarr.backends.chunk_reader import ChunkReader
+from gz3d_zarr.backends.codec_pipeline import find_sharding
 from gz3d_zarr.backends.lazy_arrays import chunked_variable, lazy_variable, mask_dataset
 from gz3d_zarr.backends.mask_reader import (
     COUNTED_LEVELS,
@@ -49,7 +49,7 @@ from gz3d_zarr.locations import S3_SCHEMES
 from gz3d_zarr.storage.build_record import parse_digest
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.packs import PACK_ATTRS
-from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings, parse_sharding
+from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 
 STORE_ENCODING = "object_store"
 """Key in the encoding of a Dataset: the ObjectStore that it was opened from."""
@@ -329,13 +329,14 @@ def _root_dataset(store: ObjectStore, root: StoreRoot, chunks: str | int | None)
     size = (dataset["image"].encoding.get("shards") or default)[0]
     if isinstance(chunks, int):
         size = chunks
-    reader = ChunkReader(root.generation)
+    with ignore_zarr_spec_warnings():
+        metadata = {name: root.group[name].metadata for name in BIG_ARRAYS}
+    shardings = {name: find_sharding(name, metadata[name]) for name in BIG_ARRAYS}
+    reader = ChunkReader(root.generation, shardings=shardings)
     variables: dict[str, Any] = {str(n): v for n, v in dataset.variables.items()}
     tokens = {}
     for name in BIG_ARRAYS:
-        with ignore_zarr_spec_warnings():
-            metadata = root.group[name].metadata
-        source = PixelSource(name, metadata, reader, root.generation)
+        source = PixelSource(name, metadata[name], reader, root.generation)
         tokens[name] = source.token
         variables[name] = (
             lazy_variable(source, dataset[name])
@@ -350,9 +351,7 @@ def _root_dataset(store: ObjectStore, root: StoreRoot, chunks: str | int | None)
     whole.encoding[ROOT_ENCODING] = root
     # Another program may have written other masks, and left out shards without marks.
     if labels and chunks is not None and root.generation.id:
-        masks: Any = root.group[MASKS]
-        document = json.loads(json.dumps(masks.metadata.to_dict()))  # lists, no tuples
-        sharding = parse_sharding(document, MASKS)
+        sharding = shardings[MASKS]
         if sharding is not None and not sharding.compact:
             whole.encoding[MASKS_ENCODING] = OpenedMasks(
                 MaskReader(root.generation, sharding),

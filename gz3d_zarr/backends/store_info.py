@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 from dask.utils import format_bytes
 
-from gz3d_zarr.backends.codec_pipeline import describe_pipeline, open_array
+from gz3d_zarr.backends.codec_pipeline import describe_decoder
 from gz3d_zarr.backends.store import find_root, read_store
 from gz3d_zarr.datamodel.text_report import TextReport
 from gz3d_zarr.errors import Status, shorten, status_counts
@@ -139,7 +139,7 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
     with ignore_zarr_spec_warnings():
         root = find_root(dataset, opened).group
         members = root.members(max_depth=None)
-        pixels = open_array(opened, "image", root["image"].metadata)
+        decoder = describe_decoder(opened, "image", root["image"].metadata)
     arrays = [
         ArrayInfo(
             name,
@@ -167,7 +167,7 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
         status_counts(ok, labels),
         dict(dataset.attrs),
         sha256,
-        describe_pipeline(pixels),
+        decoder,
     )
 
 

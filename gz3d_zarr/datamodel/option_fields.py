@@ -144,7 +144,7 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], *gro
     UsageError
         Names the unknown options, and lists those that `function` takes.
     """
-    known = [f.name for group in groups for f in fields(group)]
+    known = [f.name for group in groups for f in fields(group) if f.init]
     unknown = sorted(set(options) - set(known))
     if unknown:
         parameters = inspect.signature(function).parameters.values()
@@ -157,5 +157,5 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], *gro
 
 def take_options(group: type[Group], options: Mapping[str, Any]) -> Group:
     """Make a group from those of the keyword arguments that are its fields."""
-    names = option_specs(group)
+    names = {f.name for f in fields(group) if f.init}  # type: ignore[arg-type]
     return group(**{name: value for name, value in options.items() if name in names})

@@ -8,15 +8,18 @@ has three channels: the loader declares it without channels, which does not matc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gz3d_zarr.backends.chunk_reader import Fetched
+from gz3d_zarr.datamodel.option_fields import check_options
 from gz3d_zarr.errors import UsageError, missing_extra_error
 from gz3d_zarr.export.partition import check_partition, partition
-from gz3d_zarr.export.samples import ASKED, OBJECT_ID, SampleOptions, SampleReader, Target
+from gz3d_zarr.export.samples import ASKED, OBJECT_ID, SampleOptions, SampleReader
 from gz3d_zarr.export.subset import Selection, select_rows
 
 if TYPE_CHECKING:
@@ -43,16 +46,11 @@ def iterable_dataset(
     store: str | Path,
     *,
     rows: Rows = None,
-    variables: Sequence[str] | None = None,
-    classes: Sequence[str] | None = None,
-    crop: Any = None,
-    size: int | None = None,
-    target: Target = "counts",
-    threshold: float = 3,
     num_shards: int | None = None,
     rank: int | None = None,
     world_size: int | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    **choices: Any,
 ) -> IterableDataset:
     """Stream a store's subjects, shard by shard.
 
@@ -73,8 +71,6 @@ def iterable_dataset(
         Positions along ``subject``, a bool for every subject of the store, a slice, or a Dataset
         that was selected from the store; by default all. Subjects whose status is not ok are left
         out; ``info.description`` counts them.
-    variables, classes, crop, size, target, threshold
-        As for `GZ3DDataset` of `gz3d_zarr.export.torch`, with the defaults below.
     num_shards : int, optional
         Number of parts that workers divide among them, by default one for each shard of the store;
         give at least the number of workers.
@@ -84,6 +80,9 @@ def iterable_dataset(
         divide the part again.
     storage_options : mapping, optional
         Options for fsspec.
+    **choices
+        `variables`, `classes`, `crop`, `size`, `target` and `threshold` as for `GZ3DDataset` of
+        `gz3d_zarr.export.torch`; by default the variables below.
 
     Returns
     -------
@@ -113,8 +112,10 @@ def iterable_dataset(
     part, parts = check_partition(rank, world_size) or (0, 1)
     if num_shards is not None and num_shards < 1:
         raise UsageError(f"num_shards is {num_shards}, expected at least 1")
-    chosen = DEFAULT_VARIABLES if variables is None else variables
-    options = SampleOptions(chosen, classes, crop, size, target, threshold)
+    check_options(iterable_dataset, choices, SampleOptions)
+    options = SampleOptions(**choices)
+    if options.variables is None:
+        options = replace(options, variables=DEFAULT_VARIABLES)
     selection = select_rows(store, rows, storage_options=storage_options)
     selection.warn(stacklevel=3)  # at the caller
     features = make_features(SampleReader(selection, options, channels_first=False))
@@ -173,19 +174,15 @@ def _examples(shards: Sequence[Selection], options: SampleOptions) -> Iterator[d
             continue
         reader = SampleReader(selection, options, channels_first=False)
         for positions in selection.shards():
-            fetched = None
-            if 2 * len(positions) >= selection.shard_size:  # else single subjects are read
-                fetched = reader.fetch(int(selection.rows[positions[0]]) // selection.shard_size)
+            fetched = reader.fetch(positions)
             for position in positions.tolist():
                 yield _example(reader, position, fetched)
 
 
-def _example(
-    reader: SampleReader, position: int, fetched: Mapping[str, bytes] | None
-) -> dict[str, Any]:
+def _example(reader: SampleReader, position: int, fetched: Fetched) -> dict[str, Any]:
     example: dict[str, Any] = dict(reader.small(position))
     pixels: dict[str, NDArray[Any]] = {
-        name: np.empty(shape, dtype) for name, (shape, dtype) in reader.pixels.items()
+        name: np.zeros(shape, dtype) for name, (shape, dtype) in reader.pixels.items()
     }
     reader.read_pixels(position, pixels, fetched)
     example.update(pixels)

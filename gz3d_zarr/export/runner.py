@@ -149,17 +149,12 @@ def _find_partial(destination: ObjectStore) -> set[str]:
 def read_subjects(
     reader: ChunkReader, selection: Selection
 ) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Yield position, image and masks of each selected subject, in the order of the store.
-
-    If at least half of a shard is selected, the whole shard is fetched.
-    """
+    """Yield position, image and masks of each selected subject, in the order of the store."""
     for positions in selection.shards():
-        shards = None
-        if 2 * len(positions) >= selection.shard_size:
-            shards = reader.fetch(int(selection.rows[positions[0]]) // selection.shard_size)
-        for position in positions.tolist():
-            row = int(selection.rows[position])
-            yield position, *reader.read_subject(row, shards)
+        rows = selection.rows[positions]
+        fetched = reader.fetch(rows)
+        for position, row in zip(positions.tolist(), rows.tolist(), strict=True):
+            yield position, *reader.read_subject(row, fetched)
 
 
 @dataclass

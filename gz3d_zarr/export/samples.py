@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.masks import whole_threshold
-from gz3d_zarr.backends.chunk_reader import ChunkReader, PixelPart
+from gz3d_zarr.backends.chunk_reader import ChunkReader, Fetched
+from gz3d_zarr.backends.pixel_part import PixelPart
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.datamodel.subject import CLASSES, SIDE
 from gz3d_zarr.datamodel.variables import VARIABLES
@@ -145,34 +146,37 @@ class SampleReader:
             name: (shapes[name], types[name]) for name in BIG_ARRAYS if name in options.names
         }
 
-    def fetch(self, shard: int) -> Mapping[str, bytes]:
-        """Fetch a whole shard of each chosen array, for `read_pixels`."""
-        return self._reader.fetch(shard, self.pixels)
+    def fetch(self, positions: NDArray[np.integer[Any]]) -> Fetched:
+        """Fetch what is chosen of subjects of one shard, for `read_pixels`; see `ChunkReader`."""
+        return self._reader.fetch(self.selection.rows[positions], self.pixels)
 
     def read_pixels(
         self,
         position: int,
         outputs: Mapping[str, NDArray[Any]],
-        shards: Mapping[str, bytes] | None = None,
+        fetched: Fetched | None = None,
     ) -> None:
-        """Decode one subject's chosen pixels into arrays that have the shapes of `pixels`.
+        """Decode one subject's chosen pixels into arrays of zeros with the shapes of `pixels`.
 
         Raises
         ------
         StoreError
             As for `ChunkReader.read`.
         """
-        row = int(self.selection.rows[position])
-        if shards and all(name in shards for name in outputs):  # checked when they were fetched
-            decoded = {name: self._reader.decode(name, row, shards) for name in outputs}
-        else:
-            with self._reader.checked():
-                decoded = {name: self._reader.decode(name, row, shards) for name in outputs}
-        for name, output in outputs.items():
-            if name == "image":
-                self._write_image(self._trim(position, decoded[name], 0), output)
-            else:
-                self._write_masks(position, self._trim(position, decoded[name], 1), output)
+        row, reader = int(self.selection.rows[position]), self._reader
+        image, masks = outputs.get("image"), outputs.get("segmentation")
+        with reader.reading(outputs, row, fetched):
+            if image is not None:
+                pixels = reader.decode("image", row, fetched)
+                self._write_image(self._trim(position, pixels, 0), image)
+            size = self.options.size
+            if masks is not None and size is None:  # all crops are as large as the reader's
+                marked = reader.decode_marked(row, fetched)
+                into = masks[:, marked.rows, marked.columns]
+                self._write_masks(position, marked.values, into)
+            elif masks is not None and size is not None:
+                counts = self._trim(position, reader.decode("segmentation", row, fetched), 1)
+                self._write_masks(position, area_mean(counts, size), masks)
 
     def small(self, position: int) -> dict[str, Any]:
         """The other chosen variables of one subject: numbers, text, or arrays by class."""
@@ -216,8 +220,6 @@ class SampleReader:
 
     def _write_masks(self, position: int, counts: NDArray[Any], output: NDArray[Any]) -> None:
         options = self.options
-        if options.size is not None:
-            counts = area_mean(counts, options.size)
         if options.target == "mask":
             np.greater(counts, np.asarray(options.threshold, np.float32), out=output)
         elif options.target == "fraction":

@@ -207,11 +207,9 @@ def export_spaxels(
 def _write_shard(task: _Task) -> WrittenFiles:
     files = size = 0
     reader, selection = ChunkReader(task.selection.generation), task.selection
-    shards = None
-    if 2 * len(selection) >= selection.shard_size:
-        shards = reader.fetch(int(selection.rows[0]) // selection.shard_size, [MASKS])
+    fetched = reader.fetch(selection.rows, [MASKS])
     for i, row in enumerate(selection.rows.tolist()):
-        masks = reader.read(MASKS, row, shards)
+        masks = reader.read(MASKS, row, fetched)
         values = {name: column[i] for name, column in selection.table.items()}
         for bundle in task.bundles[i]:
             buffer = io.BytesIO()

@@ -8,15 +8,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gz3d_zarr.backends.chunk_reader import Fetched
+from gz3d_zarr.datamodel.option_fields import check_options, take_options
 from gz3d_zarr.errors import UsageError, missing_extra_error
 from gz3d_zarr.export.partition import BatchPartition, check_partition, find_environment
-from gz3d_zarr.export.samples import SampleOptions, SampleReader, Target
+from gz3d_zarr.export.samples import SampleOptions, SampleReader
 from gz3d_zarr.export.split import sample_weights, split
 from gz3d_zarr.export.subset import select_rows
 
@@ -37,34 +40,39 @@ WINDOW = 4
 """Shards whose subjects are shuffled together; compressed, about 23 MB each."""
 
 
+@dataclass(frozen=True)
+class _DatasetOptions:
+    """What both datasets take besides `SampleOptions`, as `GZ3DDataset` documents it."""
+
+    rows: Rows = None
+    as_tuple: bool = False
+    channels_first: bool = True
+    transform: Transform | None = None
+    storage_options: Mapping[str, Any] | None = None
+
+
 class _Samples:
     """Makes samples of the selected subjects, for both datasets; warns about those left out."""
 
-    def __init__(
-        self,
-        store: str | Path,
-        rows: Rows,
-        options: SampleOptions,
-        as_tuple: bool,
-        channels_first: bool,
-        transform: Transform | None,
-        storage_options: Mapping[str, Any] | None,
-    ) -> None:
-        if as_tuple and not {"image", "segmentation"} <= set(options.names):
+    def __init__(self, store: str | Path, dataset: type, given: Mapping[str, Any]) -> None:
+        check_options(dataset, given, SampleOptions, _DatasetOptions)
+        options = take_options(SampleOptions, given)
+        own = take_options(_DatasetOptions, given)
+        if own.as_tuple and not {"image", "segmentation"} <= set(options.names):
             raise UsageError("as_tuple needs image and segmentation among the variables")
-        self.selection = select_rows(store, rows, storage_options=storage_options)
+        self.selection = select_rows(store, own.rows, storage_options=own.storage_options)
         self.selection.warn(stacklevel=4)  # at the code that creates the dataset
-        self._reader = SampleReader(self.selection, options, channels_first=channels_first)
-        self._as_tuple, self._transform = as_tuple, transform
+        self._reader = SampleReader(self.selection, options, channels_first=own.channels_first)
+        self._as_tuple, self._transform = own.as_tuple, own.transform
 
-    def read(self, position: int, shards: Mapping[str, bytes] | None = None) -> Any:
+    def read(self, position: int, fetched: Fetched | None = None) -> Any:
         """One sample."""
         pixels = {
-            name: torch.from_numpy(np.empty(shape, dtype))
+            name: torch.from_numpy(np.zeros(shape, dtype))
             for name, (shape, dtype) in self._reader.pixels.items()
         }
         outputs = {name: tensor.numpy() for name, tensor in pixels.items()}
-        self._reader.read_pixels(position, outputs, shards)
+        self._reader.read_pixels(position, outputs, fetched)
         sample: Any
         if self._as_tuple:
             sample = pixels["image"], pixels["segmentation"]
@@ -78,17 +86,17 @@ class _Samples:
                     sample[name] = value.item() if isinstance(value, np.generic) else str(value)
         return sample if self._transform is None else self._transform(sample)
 
-    def read_batch(self, members: Sequence[tuple[int, Mapping[str, bytes] | None]]) -> Any:
+    def read_batch(self, members: Sequence[tuple[int, Fetched]]) -> Any:
         """Several samples as one, with the types that `default_collate` gives."""
         if self._transform is not None:
-            return default_collate([self.read(position, shards) for position, shards in members])
+            return default_collate([self.read(position, fetched) for position, fetched in members])
         pixels = {
-            name: _empty((len(members), *shape), dtype)
+            name: _zeros((len(members), *shape), dtype)
             for name, (shape, dtype) in self._reader.pixels.items()
         }
         outputs = {name: tensor.numpy() for name, tensor in pixels.items()}
-        for i, (position, shards) in enumerate(members):
-            self._reader.read_pixels(position, {n: o[i] for n, o in outputs.items()}, shards)
+        for i, (position, fetched) in enumerate(members):
+            self._reader.read_pixels(position, {n: o[i] for n, o in outputs.items()}, fetched)
         if self._as_tuple:
             return pixels["image"], pixels["segmentation"]
         batch: dict[str, Any] = dict.fromkeys(self._reader.options.names)
@@ -104,21 +112,22 @@ class _Samples:
                 batch[name] = torch.from_numpy(values.astype(kind))
         return batch
 
-    def fetch(self, shard: int) -> Mapping[str, bytes]:
-        return self._reader.fetch(shard)
+    def fetch(self, positions: NDArray[np.int64]) -> Fetched:
+        return self._reader.fetch(positions)
 
     def describe(self) -> str:
         text = self._reader.describe()
         return f"{text}; as (image, segmentation)" if self._as_tuple else text
 
 
-def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> torch.Tensor:
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> torch.Tensor:
     """A tensor to be filled; in a worker, in the memory that the main process will see."""
     if get_worker_info() is None:
-        return torch.from_numpy(np.empty(shape, dtype))
+        return torch.from_numpy(np.zeros(shape, dtype))
     count = math.prod(shape)
     of_type = torch.from_numpy(np.empty(0, dtype))
-    # As default_collate does it: otherwise the batch would be copied when it is sent.
+    # As default_collate does it: otherwise the batch would be copied when it is sent. The system
+    # gives zeros, and pages that are not written, such as most of the masks, cost nothing.
     storage = of_type._typed_storage()._new_shared(  # type: ignore[no-untyped-call, unused-ignore]
         count, device=of_type.device
     )
@@ -140,6 +149,8 @@ class GZ3DDataset(Dataset[Any]):
     ----------
     store : str or Path
         A complete store; a path, or a URL of any fsspec file system.
+    **options
+        The following, by name.
     rows : sequence of int or bool, slice, or Dataset, optional
         Positions along ``subject``, a bool for every subject of the store, a slice, or a Dataset
         that was selected from the store, such as ``ds.gz3d.asked("spiral")``; by default all.
@@ -189,26 +200,8 @@ class GZ3DDataset(Dataset[Any]):
         Counts subjects whose status is not ok. They are left out.
     """
 
-    def __init__(
-        self,
-        store: str | Path,
-        *,
-        rows: Rows = None,
-        variables: Sequence[str] | None = None,
-        classes: Sequence[str] | None = None,
-        crop: Any = None,
-        size: int | None = None,
-        target: Target = "counts",
-        threshold: float = 3,
-        as_tuple: bool = False,
-        channels_first: bool = True,
-        transform: Transform | None = None,
-        storage_options: Mapping[str, Any] | None = None,
-    ) -> None:
-        options = SampleOptions(variables, classes, crop, size, target, threshold)
-        self._samples = _Samples(
-            store, rows, options, as_tuple, channels_first, transform, storage_options
-        )
+    def __init__(self, store: str | Path, **options: Any) -> None:
+        self._samples = _Samples(store, GZ3DDataset, options)
         self.left_out = self._samples.selection.left_out
 
     def __len__(self) -> int:
@@ -239,9 +232,8 @@ class GZ3DIterableDataset(IterableDataset[Any]):
 
     Parameters
     ----------
-    store, rows, variables, classes, crop, size, target, threshold, as_tuple, channels_first, \
-    transform, storage_options
-        As for `GZ3DDataset`.
+    store : str or Path
+        A complete store.
     batch_size : int, optional
         If given, items are batches, which the workers make; use ``DataLoader(dataset,
         batch_size=None)``. A `transform` is still called with each sample.
@@ -257,6 +249,8 @@ class GZ3DIterableDataset(IterableDataset[Any]):
         By default, at the start of each pass, those of ``torch.distributed`` if it is initialized,
         else ``RANK`` and ``WORLD_SIZE`` of the environment, as torchrun sets them, else 0 of 1.
         Workers use the values at the time when they were started.
+    **options
+        All that `GZ3DDataset` takes.
 
     Attributes
     ----------
@@ -280,16 +274,6 @@ class GZ3DIterableDataset(IterableDataset[Any]):
         self,
         store: str | Path,
         *,
-        rows: Rows = None,
-        variables: Sequence[str] | None = None,
-        classes: Sequence[str] | None = None,
-        crop: Any = None,
-        size: int | None = None,
-        target: Target = "counts",
-        threshold: float = 3,
-        as_tuple: bool = False,
-        channels_first: bool = True,
-        transform: Transform | None = None,
         batch_size: int | None = None,
         drop_last: bool = False,
         shuffle: bool = True,
@@ -297,7 +281,7 @@ class GZ3DIterableDataset(IterableDataset[Any]):
         window: int = WINDOW,
         rank: int | None = None,
         world_size: int | None = None,
-        storage_options: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         if window < 1:
             raise UsageError(f"window is {window}, expected at least 1")
@@ -309,10 +293,7 @@ class GZ3DIterableDataset(IterableDataset[Any]):
             raise UsageError("drop_last needs batch_size")
         self._given = check_partition(rank, world_size)
         self._inherited: tuple[int, int] | None = None
-        options = SampleOptions(variables, classes, crop, size, target, threshold)
-        self._samples = _Samples(
-            store, rows, options, as_tuple, channels_first, transform, storage_options
-        )
+        self._samples = _Samples(store, GZ3DIterableDataset, options)
         self.left_out = self._samples.selection.left_out
         self._shuffle, self._seed, self._window = shuffle, seed, window
         self._batch_size, self._drop_last = batch_size, drop_last
@@ -374,16 +355,15 @@ class GZ3DIterableDataset(IterableDataset[Any]):
 
     def _read(
         self, window: Sequence[NDArray[np.int64]], rng: np.random.Generator
-    ) -> Iterator[tuple[int, Mapping[str, bytes] | None]]:
-        """Positions in some shards, in the order of the pass, with the shard of each if fetched."""
+    ) -> Iterator[tuple[int, Fetched]]:
+        """Positions in some shards, in the order of the pass, with what was fetched of a shard."""
         selection = self._samples.selection
-        of_shard, fetched = selection.rows // selection.shard_size, {}
-        for positions in window:
-            if 2 * len(positions) >= selection.shard_size:  # else single subjects are read
-                shard = int(of_shard[positions[0]])
-                fetched[shard] = self._samples.fetch(shard)
+        of_shard = selection.rows // selection.shard_size
+        fetched = {
+            int(of_shard[each[0]]): self._samples.fetch(each) for each in window if len(each)
+        }
         positions = np.concatenate(window)
         if self._shuffle:
             rng.shuffle(positions)
         for position in positions.tolist():
-            yield position, fetched.get(int(of_shard[position]))
+            yield position, fetched[int(of_shard[position])]

@@ -143,8 +143,10 @@ class ObjectStore(ABC):
                     raise
                 return None
 
-    def get_range(self, key: str, start: int, stop: int) -> bytes | None:
+    def get_range(self, key: str, start: int, stop: int | None = None) -> bytes | None:
         """Read bytes `start` to `stop` of one object, fewer where it is shorter; None if absent.
+
+        Without `stop`, `start` is negative: the number of bytes at the end.
 
         Raises
         ------
@@ -153,7 +155,8 @@ class ObjectStore(ABC):
         """
         with self._convert_errors("read", key):
             try:
-                return self._get_range(key, start, stop)[: stop - start]
+                data = self._get_range(key, start, stop)
+                return data[start:] if stop is None else data[: stop - start]
             except (FileNotFoundError, NotADirectoryError) as error:
                 if _lacks_bucket(error):
                     raise
@@ -288,8 +291,8 @@ class ObjectStore(ABC):
         """Read one object, not far beyond `limit` bytes; FileNotFoundError if there is none."""
 
     @abstractmethod
-    def _get_range(self, key: str, start: int, stop: int) -> bytes:
-        """Read bytes of one object, perhaps some after them; FileNotFoundError if absent."""
+    def _get_range(self, key: str, start: int, stop: int | None) -> bytes:
+        """Read as `get_range`, perhaps more after or before; FileNotFoundError if absent."""
 
     @abstractmethod
     def _get_size(self, key: str) -> int:

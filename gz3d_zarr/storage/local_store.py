@@ -87,11 +87,13 @@ class LocalStore(ObjectStore):
     def _get(self, key: str, limit: int | None) -> bytes:
         return read_regular(Path(self.url, key), limit)
 
-    def _get_range(self, key: str, start: int, stop: int) -> bytes:
+    def _get_range(self, key: str, start: int, stop: int | None) -> bytes:
         # Opened anew each time: only that makes NFS ask its server.
         with open_regular(Path(self.url, key)) as file:
+            if stop is None:
+                start = max(0, os.fstat(file.fileno()).st_size + start)
             file.seek(start)
-            return file.read(stop - start)
+            return file.read(-1 if stop is None else stop - start)
 
     def _get_size(self, key: str) -> int:
         return Path(self.url, key).stat().st_size

@@ -35,7 +35,7 @@ class MemoryStore(ObjectStore):
             raise FileNotFoundError(key)
         return self.objects[key]
 
-    def _get_range(self, key: str, start: int, stop: int) -> bytes:
+    def _get_range(self, key: str, start: int, stop: int | None) -> bytes:
         return self._get(key, None)[start:stop]
 
     def _get_size(self, key: str) -> int:

@@ -69,10 +69,16 @@ class ObstoreStore(ObjectStore):
         data: bytes = self._run(get)
         return data
 
-    def _get_range(self, key: str, start: int, stop: int) -> bytes:
-        data: bytes = self._run(
-            lambda store: store.get_range(key, start=start, end=stop).to_bytes()
-        )
+    def _get_range(self, key: str, start: int, stop: int | None) -> bytes:
+        def get(store: Any) -> bytes:
+            if stop is not None:
+                found = store.get_range(key, start=start, end=stop)
+            else:
+                found = store.get(key, options={"range": {"suffix": -start}}).bytes()
+            data: bytes = found.to_bytes()
+            return data
+
+        data: bytes = self._run(get)
         return data
 
     def _get_size(self, key: str) -> int:

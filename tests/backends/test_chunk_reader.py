@@ -33,12 +33,16 @@ def reader_of(store: Path | str) -> ChunkReader:
     return ChunkReader(Generation.from_root(opened, opened.get("zarr.json") or b""))
 
 
+def rows_of(shard: int, size: int = 4) -> np.ndarray[Any, Any]:
+    return np.arange(shard * size, (shard + 1) * size)
+
+
 def assert_equals_zarr(reader: ChunkReader, store: Path | str, size: int = 4) -> None:
     for name in ("image", "segmentation"):
         array = zarr.open_array(str(store), path=name, mode="r")
         for row in (0, 3, 9, 17):
             np.testing.assert_array_equal(reader.read(name, row), array[row])
-            whole = reader.fetch(row // size)
+            whole = reader.fetch(rows_of(row // size, size))
             np.testing.assert_array_equal(reader.read(name, row, whole), array[row])
 
 
@@ -65,7 +69,7 @@ def test_a_copy_of_another_layout_is_read_by_zarr(store: Path, tmp_path: Path) -
     opened = gz3d_zarr.open_store(store).drop_encoding().drop_vars("object_id")
     opened.chunk(subject=5).to_zarr(copy, zarr_format=3, consolidated=True)
     reader = reader_of(copy)
-    assert reader.fetch(0) == {}
+    assert reader.fetch(rows_of(0)) == {}
     for row in (0, 17):
         expected = zarr.open_array(str(store), path="image", mode="r")[row]
         np.testing.assert_array_equal(reader.read("image", row), expected)
@@ -77,7 +81,7 @@ def test_damage_is_found(damaged: Path) -> None:
     data[1000] ^= 1
     shard.write_bytes(data)
     reader = reader_of(damaged)
-    for whole in (None, reader.fetch(1)):
+    for whole in (None, reader.fetch(rows_of(1))):
         with pytest.raises(StoreError, match=r"image of row 4 in .* cannot be read"):
             reader.read("image", 4, whole)
         assert reader.read("image", 5, whole).any()
@@ -88,7 +92,7 @@ def test_damage_is_found(damaged: Path) -> None:
     with pytest.raises(StoreError, match="the index of its shard is damaged"):
         reader_of(damaged).read("image", 4)
     shard.unlink()
-    for action in (lambda r: r.read("image", 4), lambda r: r.fetch(1)):
+    for action in (lambda r: r.read("image", 4), lambda r: r.fetch(rows_of(1))):
         with pytest.raises(StoreError, match="shard 1 of image .* is missing"):
             action(reader_of(damaged))
 
@@ -220,7 +224,7 @@ def test_shard_that_is_cut_at_the_front_is_not_read_as_black(damaged: Path) -> N
     for row in range(4, 8):
         for read in (
             lambda row=row: reader.read("image", row),
-            lambda row=row: reader.read("image", row, reader.fetch(1)),
+            lambda row=row: reader.read("image", row, reader.fetch(rows_of(1))),
             lambda row=row: quick["image"][row].values,
         ):
             with pytest.raises(StoreError):

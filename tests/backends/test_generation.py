@@ -132,7 +132,7 @@ def readers(place: Place) -> dict[str, Read]:
         "no dask, rows": lambda: quick["segmentation"][[1, 3]].values,
         "sent": lambda: [some["image"][3].values for some in sent],
         "reader": lambda: [reader.read("segmentation", row) for row in (1, 2)],
-        "whole shard": lambda: reader.fetch(1),
+        "whole shard": lambda: reader.fetch(np.arange(2, 4)),
         "export": lambda: list(read_subjects(reader, selection)),
         "export of one": lambda: list(read_subjects(reader, selection.take(np.array([1])))),
         "texts": lambda: read_texts(selection),

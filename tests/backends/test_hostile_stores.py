@@ -123,7 +123,7 @@ def test_a_chunk_that_claims_another_size_is_refused(
     masks = MaskReader(find_root(dataset, opened).generation, Sharding(4, 4, compact=False))
     reads: dict[str, Callable[[], Any]] = {
         "row": lambda: reader.read(name, 0),
-        "fetched": lambda: reader.read(name, 0, reader.fetch(0)),
+        "fetched": lambda: reader.read(name, 0, reader.fetch(np.arange(4))),
         "rows": lambda: quick[name][:3].values,
         "many rows": lambda: quick[name][:9].values,  # by zarr
         "shard": lambda: dataset[name][:4].values,
@@ -253,7 +253,7 @@ def test_pipes_in_place_of_objects_are_refused_after_opening(hostile: Path) -> N
         replace_by_pipe(hostile / key)
     reads: list[Callable[[], Any]] = [
         lambda: reader.read("image", 0),
-        lambda: reader.fetch(0),
+        lambda: reader.fetch(np.arange(4)),
         lambda: quick["segmentation"][:3].values,
         lambda: quick["image"][:9].values,
         lambda: dataset["image"][:4].values,

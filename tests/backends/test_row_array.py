@@ -241,7 +241,7 @@ def test_rows_over_a_network_take_no_metadata_and_no_zeros(
     opened.delete(["segmentation/c/4/0/0/0"])
     for action in (*(lambda a=array: a[[16]].compute() for array in lazy),
                    lambda: reader.read("segmentation", 16)):  # fmt: skip
-        with pytest.raises(StoreError, match="segmentation/c/4/0/0/0 .* is missing"):
+        with pytest.raises(StoreError, match="shard 4 of segmentation in .* is missing"):
             action()
 
 

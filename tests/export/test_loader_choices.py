@@ -151,6 +151,7 @@ def test_variables(store: Path, loaded: Any, monkeypatch: pytest.MonkeyPatch) ->
     [
         ({"variables": ["imag"]}, r"there is no variable 'imag', .*; did you mean image\?$"),
         ({"variables": []}, "no variable is chosen"),
+        ({"clases": ["spiral"]}, r"unknown option clases for GZ3DDataset; .*variables, classes, "),
         ({"variables": ["ra", "ra"]}, "variable ra is chosen twice"),
         ({"classes": ["spirals"]}, r"there is no class 'spirals', .*; did you mean spiral\?$"),
         ({"crop": 526}, "crop is 526, up to 526 pixels, expected at most 525"),
