@@ -11,9 +11,11 @@ from .errors import Status as Status
 from .errors import StoreError as StoreError
 from .errors import SubjectError as SubjectError
 from .errors import UsageError as UsageError
+from .export.store import subset as subset
 from .pipeline.build import build as build
 from .pipeline.build import plan as plan
 from .pipeline.copy import copy as copy
+from .pipeline.subset import SubsetReport as SubsetReport
 from .pipeline.verify import verify as verify
 from .viewer.page import page as page
 from .viewer.view import view as view

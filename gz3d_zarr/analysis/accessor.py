@@ -13,13 +13,14 @@ from typing import Any, Literal
 import xarray as xr
 
 from gz3d_zarr.analysis.accessor_marks import MarkMethods
+from gz3d_zarr.analysis.accessor_save import SaveMethods
 from gz3d_zarr.analysis.accessor_tables import TableMethods
 from gz3d_zarr.analysis.accessor_view import ViewMethods
 from gz3d_zarr.datamodel.subject import THRESHOLD
 
 
 @xr.register_dataset_accessor("gz3d")
-class GZ3DAccessor(MarkMethods, TableMethods, ViewMethods):
+class GZ3DAccessor(MarkMethods, SaveMethods, TableMethods, ViewMethods):
     """Methods for a Dataset of Galaxy Zoo: 3D.
 
     Many methods take a ``subject``. Text such as ``"1-603114"`` is a MaNGA id. A number, or text

@@ -186,20 +186,22 @@ def _missing_root(store: ObjectStore) -> StoreError:
             f"there is no Zarr 3 store at {store.url}{begun}{_describe_replacement(store)}"
         )
     try:
-        layout = BuildRecord.from_json(data).layout
+        record = BuildRecord.from_json(data)
     except StoreError as error:
         return StoreError(f"there is no complete store at {store.url}: {error}")
+    layout = record.layout
     if layout is None:
         return IncompleteStoreError(
             f"the store {store.url} is not complete: a copy to it has not ended; resume with "
             "gz3d-zarr copy --resume"
         )
     shards = f"of {plural(layout.shards, 'shard')}"
+    command = f"subset {record.parent} STORE" if record.parent else "build SOURCE STORE"
     built = None if store.is_link else len(store.list_sizes(RECEIPTS_PREFIX))
     partial = "" if not built else ", or open what is built with open_store(..., incomplete=True)"
     return IncompleteStoreError(
         f"the store {store.url} is not complete, {'' if built is None else f'{built} '}{shards} "
-        f"built; resume with gz3d-zarr build SOURCE STORE --resume{partial}"
+        f"built; resume with gz3d-zarr {command} --resume{partial}"
     )
 
 

@@ -104,7 +104,8 @@ class StoreInfo(TextReport):
             f"{share:.3f} of the files' {format_bytes(self.source_bytes)}",
         }
         shown = (
-            "source", "source_catalogue", "order", "nside", "codec", "shard_size", "schema_version",
+            "parent", "parent_digest", "source", "source_catalogue", "order", "nside", "codec",
+            "shard_size", "schema_version",
             "package_version", "created", "manifest_digest", "references", "license",
         )  # fmt: skip
         facts |= {

@@ -25,6 +25,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "gz3d-zarr copy gz3d.zarr s3://bucket/gz3d.zarr --profile me",
         "gz3d-zarr copy gz3d.zarr s3://bucket/gz3d.zarr --profile me --resume",
     ),
+    "subset": (
+        "gz3d-zarr subset gz3d.zarr sample.zarr --ids my_galaxies.txt",
+        "gz3d-zarr subset s3://bucket/gz3d.zarr sample.zarr --anon --table drpall.fits",
+        "gz3d-zarr subset gz3d.zarr spirals.zarr --min-vote-fraction 0.5 --resume",
+    ),
     "info": (
         "gz3d-zarr info gz3d.zarr",
         "gz3d-zarr info gz3d.zarr --json",

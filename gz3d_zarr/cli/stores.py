@@ -26,6 +26,7 @@ from gz3d_zarr.cli.options import (
     memory_option,
     mode_options,
     plan_source_options,
+    row_options,
     selection_options,
     source_options,
     store_options,
@@ -140,21 +141,52 @@ def copy(store: str, destination: str, page: bool, as_json: bool, **options: Any
     Both are paths or URLs; options for S3 apply to each of them that is a URL. The root metadata
     is written last, so readers never see half a store.
     """
-    from gz3d_zarr.locations import is_url
     from gz3d_zarr.progress import show_progress
 
-    options = gather(options)
-    shared = options["storage_options"]
-    for name, url, more in (
-        ("storage_options", store, {}),
-        ("destination_options", destination, options["destination_options"]),
-    ):
-        options[name] = {**shared, **more} if is_url(url) else more
+    options = _share_options(store, destination, options)
     with show_progress(sys.stderr, "objects") as progress:
         report = gz3d_zarr.copy(store, destination, progress=progress, **options)
     if page:
         gz3d_zarr.page(destination, storage_options=options["destination_options"])
     print_result(report, as_json)
+
+
+@main.command()
+@click.argument("store")
+@click.argument("destination")
+@row_options
+@store_options
+@destination_option
+@worker_options
+@in_section("Recovery", "--resume", is_flag=True, help="Resume a subset that was interrupted.")
+@json_option
+@handle_errors
+def subset(store: str, destination: str, as_json: bool, **options: Any) -> None:
+    """Make a store of some subjects of the store STORE at DESTINATION.
+
+    Both are paths or URLs; options for S3 apply to each of them that is a URL. Subjects that meet
+    all conditions are taken, with everything that STORE has of them, in its order.
+    """
+    from gz3d_zarr.progress import show_progress
+
+    options = _share_options(store, destination, options)
+    with show_progress(sys.stderr) as progress:
+        report = gz3d_zarr.subset(store, destination, progress=progress, **options)
+    print_result(report, as_json)
+
+
+def _share_options(store: str, destination: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Give the options of the store to the destination too, each where it is a URL."""
+    from gz3d_zarr.locations import is_url
+
+    gathered = gather(options)
+    shared = gathered["storage_options"]
+    for name, url, more in (
+        ("storage_options", store, {}),
+        ("destination_options", destination, gathered["destination_options"]),
+    ):
+        gathered[name] = {**shared, **more} if is_url(url) else more
+    return gathered
 
 
 @main.command()

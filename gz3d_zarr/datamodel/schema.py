@@ -19,6 +19,8 @@ GENERATION_ATTR = "generation"
 """Attribute of the root: stays the same as long as the subjects that it had stay as they are."""
 SMALL_ARRAYS_ATTR, GROUP_ARRAYS_ATTR = "small_arrays_sha256", "group_arrays_sha256"
 """Attributes of the root: digests of the packs of small arrays, which name their objects."""
+PARENT_ATTRS = ("parent", "parent_digest", "parent_fingerprint", "parent_subjects")
+"""Attributes of the root of a subset: the store that it was taken from."""
 _BUILD_ATTRS: Mapping[str, type] = {
     "order": str,
     "appended": int,
@@ -65,6 +67,28 @@ def check_root_attrs(url: str, attrs: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
+class Parent:
+    """The store that a subset was taken from.
+
+    Attributes
+    ----------
+    store : str
+        Its path or URL, without secrets.
+    digest : str
+        SHA-256 of its root ``zarr.json``.
+    fingerprint : str
+        Of the plan that it was built with.
+    subjects : int
+        How many it had.
+    """
+
+    store: str
+    digest: str
+    fingerprint: str
+    subjects: int
+
+
+@dataclass(frozen=True)
 class Provenance:
     """How a store was built, for the attributes of its root group."""
 
@@ -82,6 +106,7 @@ class Provenance:
     receipts_sha256: str = ""
     appended: int = 0
     generation: str = ""
+    parent: Parent | None = None
 
 
 def dataset_attrs(source: str, catalogue: str | None, release: str) -> dict[str, Any]:
@@ -120,6 +145,7 @@ def root_attrs(layout: Layout, provenance: Provenance) -> dict[str, Any]:
         "fingerprint": provenance.fingerprint,
         RECEIPTS_ATTR: provenance.receipts_sha256,
         **dict.fromkeys((SMALL_ARRAYS_ATTR, GROUP_ARRAYS_ATTR), ""),  # known once they are encoded
+        **_parent_attrs(provenance.parent),
         "subjects": layout.subjects,
         "subjects_ok": provenance.ok,
         "subjects_failed": provenance.failed,
@@ -127,6 +153,22 @@ def root_attrs(layout: Layout, provenance: Provenance) -> dict[str, Any]:
         "complete": 1,  # netCDF has no booleans
         "coordinates": " ".join(coordinates),  # for xarray, which removes this when it opens
     }
+
+
+def _parent_attrs(parent: Parent | None) -> dict[str, Any]:
+    if parent is None:
+        return {}
+    values = (parent.store, parent.digest, parent.fingerprint, parent.subjects)
+    return dict(zip(PARENT_ATTRS, values, strict=True))
+
+
+def read_parent(attrs: Mapping[str, Any]) -> Parent | None:
+    """The store that a subset was taken from, from the attributes of its root; None if none is."""
+    values = [attrs.get(name) for name in PARENT_ATTRS]
+    kinds = (str, str, str, int)
+    if any(type(value) is not kind for value, kind in zip(values, kinds, strict=True)):
+        return None
+    return Parent(*values)  # type: ignore[arg-type]
 
 
 def index_labels(entries: Sequence[Entry]) -> dict[str, tuple[list[str], dict[str, str]]]:

@@ -253,7 +253,8 @@ def find_positions(dataset: xr.Dataset, rows: Rows) -> NDArray[np.int64]:
     if isinstance(rows, RowRules):
         return rows.find(dataset)
     if isinstance(rows, xr.Dataset):
-        return find_ids(dataset, np.atleast_1d(rows["zooniverse_subject_id"].values).tolist())
+        ids = np.atleast_1d(rows["zooniverse_subject_id"].values).tolist()
+        return find_ids(dataset, ids) if ids else np.zeros(0, np.int64)
     try:
         if isinstance(rows, slice):
             rows = np.arange(length)[rows]

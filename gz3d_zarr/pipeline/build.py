@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gz3d_zarr.datamodel.layout import LayoutOptions, read_layout
 from gz3d_zarr.datamodel.option_fields import check_options, check_type, take_options
 from gz3d_zarr.datamodel.receipts import Receipt
+from gz3d_zarr.datamodel.schema import read_parent
 from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import Status, StoreError
 from gz3d_zarr.pipeline.build_state import BuildRequest, Mode, choose_request, inspect_target
@@ -344,7 +345,8 @@ def _complete(
     reconcile_objects(store, ordered, build_id)
     attrs = {} if work.clears else work.target.attrs
     generation = choose_generation(store, attrs, outcomes, build_id)
-    provenance = replace(describe_origin(plan, records), generation=generation)
+    origin = replace(describe_origin(plan, records), parent=read_parent(attrs))
+    provenance = replace(origin, generation=generation)
     note = publish(store, records, ordered, plan.layout, provenance, build_id, existing)
     notes = (*plan.manifest.notes, *note_subjects(records), *work.notes, *filter(None, [note]))
     return _report(work, records, ordered, time.monotonic() - began, notes)

@@ -95,6 +95,7 @@ def write_build_record(store: ObjectStore, work: ResumePlan, build_id: str) -> N
         work.plan.layout,
         work.shards_to_write,
         work.retry_failed and work.shards_to_write is not None,
+        parent=work.parent,
     )
     put_record(store, record)
 

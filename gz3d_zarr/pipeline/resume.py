@@ -51,6 +51,8 @@ class ResumePlan:
         compared with their receipts before they are published.
     damaged : tuple of int
         Those of them that were not as they were written, and are built again.
+    parent : str
+        Of a subset, the store that its subjects are taken from.
     """
 
     plan: Plan
@@ -62,6 +64,7 @@ class ResumePlan:
     clears: bool = False
     unpublished: tuple[int, ...] = ()
     damaged: tuple[int, ...] = ()
+    parent: str = ""
 
     @property
     def missing(self) -> list[int]:
@@ -144,7 +147,7 @@ def plan_resume(store: ObjectStore, plan: Plan, request: BuildRequest) -> Resume
     target = inspect_target(store)
     action = choose_action(store, target, request.mode)
     if action is Action.WRITE:
-        _refuse_inside_store(store)
+        refuse_inside_store(store)
         return ResumePlan(plan, target)
     if action is Action.REPLACE:
         return ResumePlan(plan, target, clears=True)
@@ -257,7 +260,8 @@ def _order_like(plan: Plan, file_names: Sequence[str], appended: int) -> Plan:
     return replace(plan, manifest=manifest)
 
 
-def _refuse_inside_store(store: ObjectStore) -> None:
+def refuse_inside_store(store: ObjectStore) -> None:
+    """Refuse a path directly inside a store; StoreError says which."""
     above = store.url.rpartition("/")[0]
     if above and not above.endswith(("/", ":")):
         root = store.with_url(above).get(ROOT_KEY)

@@ -55,6 +55,8 @@ class BuildRecord:
         Subjects that failed before are read again.
     root_sha256 : str
         Digest of the root ``zarr.json`` that ends this build; empty until it is known.
+    parent : str
+        Of a subset, the store that its subjects are taken from; empty for a build or a copy.
     """
 
     build_id: str
@@ -64,6 +66,7 @@ class BuildRecord:
     shards_to_write: tuple[int, ...] | None = None
     retry_failed: bool = False
     root_sha256: str = ""
+    parent: str = ""
 
     def to_json(self) -> bytes:
         """Serialize."""
@@ -88,6 +91,7 @@ class BuildRecord:
                         None if shards is None else tuple(shards),
                         content["retry_failed"],
                         content["root_sha256"],
+                        content["parent"],
                     )
                 )
         except (*PARSE_ERRORS, StoreError) as error:

@@ -7,13 +7,14 @@ import json
 import math
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import google_crc32c
 import numpy as np
 import zarr
+from numcodecs import Zstd
 from numpy.typing import NDArray
 from zarr.buffer import cpu
 from zarr.storage import MemoryStore
@@ -329,6 +330,43 @@ def cut_chunk(whole: bytes, entry: NDArray[np.uint64]) -> bytes | memoryview:
     if offset == ABSENT_CHUNK:
         return b""
     return whole_chunk(memoryview(whole)[offset : offset + size], size)
+
+
+def join_chunks(chunks: Sequence[bytes | memoryview], size: int) -> bytes:
+    """Join stored chunks to a shard of `size` chunks, as zarr writes it; those after them are none.
+
+    Parameters
+    ----------
+    chunks : sequence of bytes
+        The first chunks of the shard, encoded.
+    size : int
+        Chunks per shard.
+    """
+    index = np.full((size, 2), ABSENT_CHUNK, "<u8")
+    index[: len(chunks), 1] = [len(chunk) for chunk in chunks]
+    index[: len(chunks), 0] = np.cumsum(index[: len(chunks), 1]) - index[: len(chunks), 1]
+    tail = index.tobytes()
+    crc = google_crc32c.value(tail).to_bytes(CRC_BYTES, "little")
+    return b"".join([*chunks, tail, crc])
+
+
+def encode_chunk(name: str, codec: str, block: NDArray[np.uint8]) -> bytes:
+    """Encode one chunk of a big array as zarr does; not of images, whose codec may have filters.
+
+    Parameters
+    ----------
+    name : str
+        A key of `SHARD_ARRAYS`.
+    codec : str
+        A key of `CODECS`.
+    block : ndarray of uint8
+        All values of the chunk, C-contiguous.
+    """
+    chain = array_codec(name, codec)
+    if chain.filters:
+        raise ValueError(f"chunks of {name} have filters")
+    (compressor,) = chain.compressors
+    return bytes(Zstd(**compressor["configuration"]).encode(block))
 
 
 def decode_chunk(
