@@ -68,22 +68,29 @@ def as_shard_chunks(array: xr.DataArray) -> xr.DataArray:
     if array.chunks is not None:
         _warn_of_many_chunks(array)
         return array
-    shards = array.encoding.get("shards") or (DEFAULT_SHARD_SIZE,)
-    return chunk_values(array, {"subject": shards[0]} if "subject" in array.dims else {})
+    size = _find_shard_size(array) or DEFAULT_SHARD_SIZE
+    return chunk_values(array, {"subject": size} if "subject" in array.dims else {})
+
+
+def _find_shard_size(array: xr.DataArray) -> int | None:
+    """Subjects per shard, of `open_store` or of ``xr.open_zarr``; None if it is not known."""
+    shards = array.encoding.get("shards")
+    size = shards[0] if shards else (array.encoding.get("preferred_chunks") or {}).get("subject")
+    return None if size is None else int(size)
 
 
 def _warn_of_many_chunks(array: xr.DataArray) -> None:
     """Warn, and say how to open the store, if shards were cut into very many dask chunks."""
     sizes = array.variable.chunksizes.get("subject", ())
-    shards = array.encoding.get("shards")
-    if not shards or len(sizes) <= MAX_DASK_CHUNKS or max(sizes) >= shards[0]:
+    size = _find_shard_size(array)
+    if size is None or len(sizes) <= MAX_DASK_CHUNKS or max(sizes) >= size:
         return
     from dask.array import PerformanceWarning  # slow to import
 
     warnings.warn(
         f"{array.name} has {len(sizes)} dask chunks of {plural(max(sizes), 'subject')}, each with "
-        f"several tasks, although the store has shards of {shards[0]}: open it with "
-        f'gz3d_zarr.open_store(path), or xr.open_zarr(path, chunks={{"subject": {shards[0]}}})',
+        f"several tasks, although the store has shards of {size}: open it with "
+        f'gz3d_zarr.open_store(path), or xr.open_zarr(path, chunks={{"subject": {size}}})',
         PerformanceWarning,
         stacklevel=5,
     )

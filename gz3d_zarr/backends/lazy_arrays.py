@@ -11,6 +11,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from gz3d_zarr.backends.pixel_source import PixelSource
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.datamodel.sentinels import SENTINELS, mask_sentinels, masked_attrs, masked_dtype
 
 
@@ -60,6 +61,25 @@ class UnchunkedArray(BackendArray):
         rows = np.arange(self.shape[0])[key[0]]
         pixels = self._source.read_rows(np.atleast_1d(rows), key[1:])
         return pixels if rows.ndim else pixels[0]
+
+
+def writable_encoding(array: xr.DataArray, size: int) -> dict[str, Any]:
+    """Encoding with which ``to_zarr`` writes any selection of a variable, however it is chunked.
+
+    Not the store's own: xarray refuses dask chunks that are not whole shards of its encoding
+    (https://github.com/pydata/xarray/issues/11460), and codecs that need all dimensions.
+
+    Parameters
+    ----------
+    array : xarray.DataArray
+        As xarray opened it.
+    size : int
+        Subjects per shard, which dask should prefer.
+    """
+    if array.name not in BIG_ARRAYS:
+        chunking = {"chunks", "preferred_chunks", "shards"}
+        return {name: value for name, value in array.encoding.items() if name not in chunking}
+    return {"chunks": (1, *array.shape[1:]), "preferred_chunks": {"subject": size}}
 
 
 def mask_dataset(dataset: xr.Dataset) -> xr.Dataset:

@@ -15,7 +15,12 @@ from xarray.backends import ZarrStore
 from gz3d_zarr.backends.assemble import assemble, text_array
 from gz3d_zarr.backends.chunk_reader import ChunkReader
 from gz3d_zarr.backends.codec_pipeline import find_sharding
-from gz3d_zarr.backends.lazy_arrays import chunked_variable, lazy_variable, mask_dataset
+from gz3d_zarr.backends.lazy_arrays import (
+    chunked_variable,
+    lazy_variable,
+    mask_dataset,
+    writable_encoding,
+)
 from gz3d_zarr.backends.mask_reader import (
     COUNTED_LEVELS,
     MASKS,
@@ -327,6 +332,8 @@ def _root_dataset(store: ObjectStore, root: StoreRoot, chunks: str | int | None)
     # A copy that xarray wrote may have no shards.
     default = (dataset.attrs.get("shard_size", DEFAULT_SHARD_SIZE),)
     size = (dataset["image"].encoding.get("shards") or default)[0]
+    for array in dataset.variables:
+        dataset[array].encoding = writable_encoding(dataset[array], size)
     if isinstance(chunks, int):
         size = chunks
     with ignore_zarr_spec_warnings():
