@@ -32,6 +32,7 @@ from gz3d_zarr.storage.build_record import (
     ROOT_KEY,
     BuildRecord,
     check_digest,
+    note_file,
     parse_root,
 )
 from gz3d_zarr.storage.object_store import ObjectStore
@@ -183,7 +184,8 @@ def _missing_root(store: ObjectStore) -> StoreError:
     if data is None:
         begun = "; a build has just begun there" if store.get(LEASE_KEY) is not None else ""
         return StoreError(
-            f"there is no Zarr 3 store at {store.url}{begun}{_describe_replacement(store)}"
+            f"there is no Zarr 3 store at {store.url}{note_file(store)}{begun}"
+            f"{_describe_replacement(store)}"
         )
     try:
         record = BuildRecord.from_json(data)

@@ -17,7 +17,7 @@ from gz3d_zarr.backends.codec_pipeline import describe_decoder
 from gz3d_zarr.backends.store import find_root, read_store
 from gz3d_zarr.datamodel.text_report import TextReport
 from gz3d_zarr.errors import Status, shorten, status_counts
-from gz3d_zarr.storage.build_record import ROOT_KEY, digest
+from gz3d_zarr.storage.build_record import ROOT_KEY, digest, refuse_dataset
 from gz3d_zarr.storage.object_store import open_object_store
 from gz3d_zarr.storage.shards import ignore_zarr_spec_warnings
 
@@ -129,7 +129,9 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
         As for `open_store`.
     """
     opened = open_object_store(store, storage_options)
-    sha256 = digest(opened.get(ROOT_KEY) or b"")
+    data = opened.get(ROOT_KEY) or b""
+    refuse_dataset(opened.url, data)
+    sha256 = digest(data)
     dataset, catalogue = read_store(opened, digest=sha256)
     sizes = opened.list_sizes()
     stored: dict[str, list[int]] = defaultdict(list)

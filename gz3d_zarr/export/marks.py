@@ -27,6 +27,7 @@ from gz3d_zarr.export.runner import ExportReport
 from gz3d_zarr.export.subset import Selection, select_rows
 from gz3d_zarr.locations import is_url
 from gz3d_zarr.progress import Progress, ProgressOption, choose_progress
+from gz3d_zarr.storage.build_record import ROOT_KEY, refuse_dataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -138,6 +139,7 @@ def export_marks(
         )
     shared = check_type("storage_options", storage_options, dict, is_shown=False) or {}
     selection = select_rows(store, rows, storage_options=shared if is_url(str(store)) else None)
+    refuse_dataset(selection.store.url, selection.store.get(ROOT_KEY))
     options = {**(shared if is_url(str(dest)) else {}), **(destination_options or {})}
     folder, name = open_file(
         dest, options, selection.store.url, "marks.parquet", overwrite=overwrite

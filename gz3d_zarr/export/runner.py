@@ -19,6 +19,7 @@ from gz3d_zarr.export.subset import Selection, select_rows
 from gz3d_zarr.locations import is_url, whole_key
 from gz3d_zarr.pipeline.dask_tasks import run_tasks
 from gz3d_zarr.progress import Progress, ProgressOption, choose_progress
+from gz3d_zarr.storage.build_record import ROOT_KEY, refuse_dataset
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def open_source_and_destination(
     check_type("overwrite", overwrite, bool)
     shared = check_type("storage_options", storage_options, dict, is_shown=False) or {}
     selection = select_rows(store, rows, storage_options=shared if is_url(str(store)) else None)
+    refuse_dataset(selection.store.url, selection.store.get(ROOT_KEY))
     check_type("destination_options", destination_options, dict, is_shown=False)
     options = {**(shared if is_url(str(dest)) else {}), **(destination_options or {})}
     destination = open_object_store(dest, options)

@@ -36,6 +36,7 @@ from gz3d_zarr.storage.build_record import (
     WORK_PREFIX,
     BuildRecord,
     read_attrs,
+    refuse_dataset,
     root_excess,
 )
 from gz3d_zarr.storage.object_store import ObjectStore
@@ -174,7 +175,8 @@ def inspect_target(store: ObjectStore) -> Target:
     Raises
     ------
     StoreError
-        Something that is not a Galaxy Zoo: 3D store exists there.
+        Something that is not a Galaxy Zoo: 3D store exists there, also a Dataset of one that
+        xarray wrote.
     """
     # In this order: a build that ends puts the root, then deletes the record.
     data, root = store.get(RECORD_KEY), store.get(ROOT_KEY)
@@ -188,6 +190,7 @@ def inspect_target(store: ObjectStore) -> Target:
             record = BuildRecord.from_json(data)
         except StoreError as error:
             damage = str(error)
+    refuse_dataset(store.url, root)
     attrs = read_attrs(root)
     if attrs.get("schema") == SCHEMA:
         damage = damage or root_excess(root or b"")

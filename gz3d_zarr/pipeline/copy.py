@@ -33,6 +33,7 @@ from gz3d_zarr.storage.build_record import (
     parse_root,
     put_record,
     read_attrs,
+    refuse_dataset,
 )
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.published_receipts import (
@@ -215,6 +216,7 @@ def _list_objects(source: ObjectStore) -> tuple[bytes, Layout, list[StoredObject
     from gz3d_zarr.backends.store import open_dataset  # slow to import
 
     root = source.get(ROOT_KEY) or b""
+    refuse_dataset(source.url, root)
     attrs = read_attrs(root)
     if attrs.get("schema") != SCHEMA:
         open_dataset(source)  # reports what it is instead

@@ -16,7 +16,7 @@ from gz3d_zarr.pipeline.document_checks import check_documents, find_nodes
 from gz3d_zarr.pipeline.receipt_checks import check_values
 from gz3d_zarr.pipeline.root_additions import find_root_additions
 from gz3d_zarr.pipeline.store_checks import Check, check_that
-from gz3d_zarr.storage.build_record import ROOT_KEY, check_digest, read_attrs
+from gz3d_zarr.storage.build_record import ROOT_KEY, check_digest, note_file, read_attrs
 from gz3d_zarr.storage.memory_store import MemoryStore
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.published_receipts import PublishedReceipts, read_published_receipts
@@ -54,7 +54,7 @@ def check_without_shards(store: ObjectStore, expected_digest: str | None = None)
     """
     target = inspect_target(store)
     if target.state is TargetState.EMPTY:
-        raise StoreError(f"there is no store at {store.url}")
+        raise StoreError(f"there is no store at {store.url}{note_file(store)}")
     root = store.get(ROOT_KEY) or b""
     if expected_digest is not None:
         check_digest(store.url, root, expected_digest)
@@ -62,8 +62,9 @@ def check_without_shards(store: ObjectStore, expected_digest: str | None = None)
     if target.damage and not has_attrs:  # else the receipts say what the attributes were
         return LightChecks([Check("open", ROOT_KEY, False, target.damage)])
     if target.state is TargetState.UNFINISHED:
-        is_copy = target.record is not None and target.record.layout is None
-        command = "copy" if is_copy else "build"
+        record = target.record
+        command = "copy" if record is not None and record.layout is None else "build"
+        command = "subset" if record is not None and record.parent else command
         finding = f"the {command} is unfinished; resume it with {command} --resume"
         return LightChecks([Check("complete", ROOT_KEY, False, finding)])
     finding = ""

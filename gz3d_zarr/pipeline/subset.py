@@ -17,6 +17,7 @@ from gz3d_zarr.datamodel.arrays import SHARD_ARRAYS
 from gz3d_zarr.datamodel.manifest import Entry, Manifest
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 from gz3d_zarr.datamodel.schema import Parent
+from gz3d_zarr.datamodel.text_report import TextReport
 from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import Status, StoreError, UsageError, plural
 from gz3d_zarr.locations import public_name
@@ -36,7 +37,7 @@ from gz3d_zarr.pipeline.shard_runner import recheck_kept
 from gz3d_zarr.pipeline.subset_task import ParentPart, SubsetTask, write_subset_shard
 from gz3d_zarr.progress import Progress, ProgressOption, choose_progress
 from gz3d_zarr.storage.build_receipts import read_receipts
-from gz3d_zarr.storage.build_record import ROOT_KEY, digest
+from gz3d_zarr.storage.build_record import ROOT_KEY, digest, refuse_dataset
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.published_receipts import PublishedReceipts, read_published_receipts
 from gz3d_zarr.storage.shards import array_documents
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SubsetReport:
+class SubsetReport(TextReport):
     """Result of `make_subset`.
 
     Attributes
@@ -179,6 +180,7 @@ def _open_parent(
     from gz3d_zarr.backends.store import open_dataset  # slow to import
 
     root = source.get(ROOT_KEY) or b""
+    refuse_dataset(source.url, root)
     # Without a root, this says what there is instead.
     dataset = open_dataset(source, digest=digest(root) if root else None)
     published = read_published_receipts(source, dataset.attrs)

@@ -6,8 +6,10 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from gz3d_zarr.datamodel.arrays import GROUPS
 from gz3d_zarr.datamodel.layout import Layout, read_layout
 from gz3d_zarr.datamodel.root_claims import find_excess
 from gz3d_zarr.datamodel.schema import SCHEMA, SCHEMA_VERSION
@@ -136,6 +138,35 @@ def root_excess(data: bytes) -> str:
     """What a root that can be parsed claims beyond any store, in words; empty if nothing."""
     excess = find_excess(json.loads(data))
     return excess and f"its {ROOT_KEY} claims more than a store can hold: {excess}"
+
+
+def refuse_dataset(url: str, root: bytes | None) -> None:
+    """Refuse what ``to_zarr`` of xarray wrote of a Dataset that was opened from a store.
+
+    It has the attributes of that store, and would else be taken for a damaged one.
+
+    Raises
+    ------
+    StoreError
+        Says what it is.
+    """
+    try:
+        members = json.loads(root or b"{}")["consolidated_metadata"]["metadata"]
+    except PARSE_ERRORS:
+        return
+    if read_attrs(root).get("schema") == SCHEMA and not any(name in members for name in GROUPS):
+        raise StoreError(
+            f"{url} holds a Dataset as to_zarr of xarray writes it, not a store of gz3d-zarr: it "
+            "has no catalogue, marks or receipts (open_store and xr.open_zarr open it; "
+            "ds.gz3d.save and gz3d-zarr subset make stores)"
+        )
+
+
+def note_file(store: ObjectStore) -> str:
+    """Words for the end of a message where a file is in the place of a store; else empty."""
+    if not store.is_local or not Path(store.url).is_file():
+        return ""
+    return ", which is a file: a store is a folder (xr.open_dataset opens netCDF files)"
 
 
 def read_attrs(root: bytes | None) -> dict[str, Any]:
