@@ -88,8 +88,8 @@ def subset(
         No subject is selected, an id is unknown, or no condition is given; or pixels of the
         Dataset have another shape or type than in the store.
     StoreError
-        The store cannot be read, is damaged or was replaced, the destination holds something
-        already, or one of them is a link.
+        The store cannot be read, is damaged or was replaced; the destination holds something
+        already, or is a link.
     """
     check_type("resume", resume, bool)
     check_progress(progress)

@@ -136,8 +136,8 @@ def make_subset(
     Raises
     ------
     StoreError
-        The source is incomplete, damaged or replaced meanwhile, the target holds something
-        already, or one of them is a link.
+        The source is incomplete, damaged or replaced meanwhile; the target holds something
+        already, or is a link.
     UsageError
         No subject is selected, or the target is in the source.
     """
@@ -147,7 +147,6 @@ def make_subset(
         use_workers,
     )
 
-    source.refuse_link("read for a subset")
     target.refuse_link("written to")
     if f"{target.url}/".startswith(f"{source.url}/"):
         raise UsageError(f"{target.url} is in the store {source.url}: choose another path")

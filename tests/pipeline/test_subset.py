@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,13 @@ from gz3d_zarr.storage.object_store import ObjectStore
 
 ROWS = (0, 1, 2, 3, 5, 9, 10, 11, 16, 17)
 """Two whole shards of 4, one of them the short last one, a quarter of one, and three quarters."""
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files; it knows no ranges."""
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
 
 
 def same_shards(one: Path, other: Path) -> None:
@@ -314,6 +324,22 @@ def test_the_command_and_urls(store: Path, client: Client, tmp_path: Path) -> No
     refused = CliRunner().invoke(main, ["subset", str(store), str(tmp_path / "new.zarr")])
     assert refused.exit_code == 2
     assert "no condition is given" in refused.stderr
+
+
+def test_a_subset_of_a_link(store: Path, sample: Path, client: Client, tmp_path: Path) -> None:
+    handler = functools.partial(QuietHandler, directory=str(store))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_address[1]}"
+            gz3d_zarr.subset(url, tmp_path / "sample.zarr", client, rows=ROWS)
+        finally:
+            server.shutdown()
+            thread.join()
+    with pytest.raises(StoreError, match="is a web link"):
+        gz3d_zarr.subset(store, f"{url}/sample.zarr", client, rows=ROWS)
+    same_shards(tmp_path / "sample.zarr", sample)
 
 
 def test_sparse_rows_are_read_by_ranges(
