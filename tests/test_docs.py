@@ -133,6 +133,7 @@ def run_commands(text: str, where: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:left out of")
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")  # of to_zarr
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if any(b.language in RUN for b in read_blocks(p))], ids=name
 )

@@ -65,7 +65,7 @@ def make_drpall(ds: xr.Dataset, path: Path) -> Table:
 
 
 def test_from_a_survey_table_to_the_galaxies_and_back(
-    reference_store: Path, tmp_path: Path
+    reference_store: Path, reference: Path, client: Client, tmp_path: Path
 ) -> None:
     """Every row of a table of 100 is accounted for, in what each program reads back."""
     ds = gz3d_zarr.open_store(reference_store)
@@ -107,6 +107,16 @@ def test_from_a_survey_table_to_the_galaxies_and_back(
     assert selected.exit_code == 0, selected.output
     numbers = pd.read_parquet(tmp_path / "s.parquet")["zooniverse_subject_id"]
     assert numbers.tolist() == list(dict.fromkeys(sample["zooniverse_subject_id"].values.tolist()))
+    saved = tmp_path / "sample.zarr"
+    assert sample.gz3d.save(saved, client).subjects == len(numbers)
+    verified = gz3d_zarr.verify(saved, reference, client)
+    assert verified.passed
+    assert verified.compared == len(numbers)
+    with pytest.warns(LeftOutWarning, match="15 of 100 rows of the table have no subject"):
+        again = gz3d_zarr.open_store(saved).gz3d.join(tmp_path / "drpall.fits", how="inner")
+    for name in ("zooniverse_subject_id", "plateifu", "table_row"):
+        assert again[name].values.tolist() == sample[name].values.tolist()
+    np.testing.assert_array_equal(again["image"][7].values, sample["image"][7].values)
 
 
 @pytest.mark.parametrize("ending", FORMATS)
