@@ -272,7 +272,7 @@ class GZ3DAccessor(MarkMethods, SaveMethods, TableMethods, ViewMethods):
         """Counts as a fraction of the volunteers, or of the marks.
 
         For the mean over subjects, ``mean_mask(ds, cls, of="fractions")`` of `gz3d_zarr.recipes` is
-        many times faster: it holds no fractions of single subjects in memory.
+        about three times faster: it holds no fractions of single subjects in memory.
 
         Parameters
         ----------
