@@ -61,7 +61,7 @@ def subset(
     destination : str or Path
         A path or a URL, where nothing is yet.
     client, scheduler, workers, progress
-        As for `build`.
+        As for `build`; but local workers are threads, and a script needs no guard.
     rows : sequence of int or bool, slice, or Dataset, optional
         Positions along ``subject``, a bool for every subject, a slice, or a selection from the
         store.

@@ -227,13 +227,19 @@ def find_resources(
 
 
 @contextlib.contextmanager
-def use_workers(client: Client | None, resources: Resources, tasks: int) -> Iterator[Client]:
-    """The given client, or that of a local cluster no larger than there are tasks."""
+def use_workers(
+    client: Client | None, resources: Resources, tasks: int, *, processes: bool = True
+) -> Iterator[Client]:
+    """The given client, or that of a local cluster no larger than there are tasks.
+
+    Without `processes`, workers are threads of this process, which start at once: for tasks that
+    read, write, compress and hash, and need little memory.
+    """
     if client is not None:
         yield client
         return
     needed = replace(resources, workers=min(resources.workers, tasks))
-    with start_local(needed) as started:
+    with start_local(needed, processes=processes) as started:
         yield started
 
 
@@ -266,7 +272,7 @@ def connect(address: str) -> Iterator[Client]:
 
 
 @contextlib.contextmanager
-def start_local(resources: Resources) -> Iterator[Client]:
+def start_local(resources: Resources, *, processes: bool = True) -> Iterator[Client]:
     """Client of a new local cluster, which ends with the context and leaves no files.
 
     Raises
@@ -288,8 +294,9 @@ def start_local(resources: Resources) -> Iterator[Client]:
                     LocalCluster(
                         n_workers=resources.workers,
                         threads_per_worker=resources.threads,
-                        processes=True,
-                        memory_limit=resources.memory,
+                        processes=processes,
+                        # Of threads, each would count what the whole process has.
+                        memory_limit=resources.memory if processes else 0,
                         silence_logs=logging.CRITICAL + 1,  # it reports lost workers while it ends
                         dashboard_address="127.0.0.1:0",  # any free port
                     )

@@ -163,7 +163,9 @@ def make_subset(
             with contextlib.ExitStack() as stack:
                 tasks = len(work.missing) + len(work.unpublished)
                 # Workers first: without any, nothing is written. One of the two numbers is not 0.
-                worker = stack.enter_context(use_workers(running, resources, tasks))
+                worker = stack.enter_context(
+                    use_workers(running, resources, tasks, processes=False)
+                )
                 begin_writing(target, work, lease.build_id)
                 if work.unpublished:
                     work = recheck_kept(worker, target, work)

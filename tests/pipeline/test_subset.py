@@ -292,6 +292,19 @@ def test_datasets_that_are_not_what_would_be_saved(
     assert gz3d_zarr.subset(store, target, client, rows=elsewhere).subjects == 2
 
 
+def test_a_script_needs_no_guard(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Local workers are threads: a process would begin by running the script again."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", refuse)
+    dataset = gz3d_zarr.open_store(store).isel(subject=[3, 9])
+    assert dataset.gz3d.save(tmp_path / "sample.zarr", workers=2).subjects == 2
+
+
 def test_the_command_and_urls(store: Path, client: Client, tmp_path: Path) -> None:
     labels = gz3d_zarr.open_store(store)["subject"].values
     table = tmp_path / "drpall.csv"
