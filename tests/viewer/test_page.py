@@ -15,6 +15,9 @@ from pages import SOURCES, STATIC, expected_opacity, read_canvas, wait_for
 
 import gz3d_zarr
 from gz3d_zarr.analysis.palette import CLASS_COLORS, CLASS_DASHES
+from gz3d_zarr.analysis.plot_rings import read_rings
+from gz3d_zarr.analysis.sky_grids import bundle_hexagon
+from gz3d_zarr.analysis.store_groups import find_annotations
 from gz3d_zarr.datamodel.arrays import make_thumbnail
 from gz3d_zarr.datamodel.wcs import image_wcs
 
@@ -137,6 +140,32 @@ def test_threshold_layers_and_areas(store: Path, site: Site, open_page: Any) -> 
     assert (read_canvas(page, "#lines") != before).any()
 
 
+@pytest.mark.parametrize("cls", ["center", "star"])
+def test_rings_are_around_the_clusters(cls: str, store: Path, site: Site, open_page: Any) -> None:
+    ds = open_arrays(store)
+    number = {"center": "number_galaxy_centers", "star": "number_foreground_stars"}[cls]
+    row = int(np.flatnonzero(ds[number].values > 0)[-1])  # after all others' clusters
+    rows = ds.isel(subject=[row])
+    rings = read_rings(find_annotations(rows), [cls], 1)[0]
+    page = open_page(site, f"#row={row}&show={cls}&hexagon=0")
+    wait_for(page, f'marks="{row}"')
+    before = read_canvas(page, "#lines")
+    page.check("#show-rings")
+    page.wait_for_selector("#layer-note:empty", state="attached")
+    page.wait_for_timeout(300)
+    changed = (read_canvas(page, "#lines") != before).any(2)
+    zoom = len(changed) / 525
+    near = np.zeros(changed.shape, bool)
+    y, x = np.indices(changed.shape)
+    for ring in rings:
+        outline = (ring.outline(5.0) + 0.5) * zoom
+        assert changed[tuple(outline.astype(int).T[::-1])].mean() > 0.8  # dashes have an edge
+        for u, v in outline:
+            near |= np.hypot(x - u, y - v) < 5
+    assert len(rings) > 0
+    assert not changed[~near].any()
+
+
 def test_counts_and_position_under_the_pointer(store: Path, site: Site, open_page: Any) -> None:
     ds = open_arrays(store)
     row = int(np.flatnonzero(ds["status"].values == 0)[1])
@@ -221,6 +250,37 @@ def test_hashes_are_those_of_the_standards(module_page: Any) -> None:
         "e99038495f85381e",
         "e3069283",
     ]
+
+
+def test_bundle_is_that_of_the_plots(store: Path, module_page: Any) -> None:
+    script = """async ([fibers, scale]) => {
+        const { bundleCorners } = await import("/src/wcs.js");
+        return bundleCorners(fibers, scale);
+    }"""
+    ds = open_arrays(store)
+    ok = np.flatnonzero(ds["status"].values == 0)
+    for row in {int(ds["ifu_design_size"].values[row]): int(row) for row in ok}.values():
+        inputs = [int(ds["ifu_design_size"].values[row]), float(ds["scale"].values[row])]
+        expected = bundle_hexagon(ds.isel(subject=row))
+        np.testing.assert_allclose(module_page.evaluate(script, inputs), expected)
+    assert module_page.evaluate(script, [8, 1e-4]) == []
+
+
+def test_outlines_enclose_the_pixels_of_a_mask(module_page: Any) -> None:
+    script = """async pixels => {
+        const { traceOutlines } = await import("/src/outline.js");
+        const counts = new Uint8Array(525 * 525);
+        for (const [x, y] of pixels) counts[y * 525 + x] = 5;
+        return traceOutlines(counts, 4);
+    }"""
+    rng = np.random.default_rng(1)
+    pixels = {(int(x), int(y)) for x, y in rng.integers(0, 14, (90, 2))} | {(524, 524), (523, 523)}
+    outlines = [np.reshape(line, (-1, 2)) for line in module_page.evaluate(script, [*pixels])]
+    x, y = (np.concatenate([line[:, i] for line in outlines]) for i in (0, 1))
+    after = [np.roll(line, -1, 0) for line in outlines]
+    u, v = (np.concatenate([line[:, i] for line in after]) for i in (0, 1))
+    assert np.sum(x * v - u * y) / 2 == len(pixels)
+    assert ((x == u) ^ (y == v)).all()  # along edges of pixels only
 
 
 def test_sources_are_short_and_the_bundle_is_small() -> None:

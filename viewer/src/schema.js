@@ -38,7 +38,7 @@ const column = (type, dim = "subject") => ({ type, dims: [dim], shape: [] });
 const byClass = (type) => ({ type, dims: ["subject", "class"], shape: [CLASSES.length] });
 /** @type {(cls: string, dim: string) => [string, ArrayRule][]} */
 const clusters = (cls, dim) =>
-  ["x", "y", "var_x", "var_y", "var_x_y", "count"].map((name) => [
+  ["x", "y", "var_x", "var_y", "var_x_y"].map((name) => [
     `clusters/${cls}_${name}`,
     column("float64", dim),
   ]);

@@ -9,7 +9,7 @@ import { RemoteStore } from "./remote.js";
 import { ARRAYS, checkArray, checkRoot, CLASSES, SIDE, THUMBNAIL_SIDE } from "./schema.js";
 
 const MASK_BYTES = CLASSES.length * SIDE * SIDE;
-/** The ellipse of a cluster. @typedef {{cls: string, x: number, y: number, varX: number, varY: number, varXY: number, count: number}} Cluster */
+/** The ellipse of a cluster. @typedef {{cls: string, x: number, y: number, varX: number, varY: number, varXY: number}} Cluster */
 /** @type {Record<string, [string, string]>} */
 const CLUSTER_COUNTS = {
   center: ["clusters/number_galaxy_centers", "center"],
@@ -185,11 +185,11 @@ export class Store {
     for (let i = 0; i < row; i++) start += Math.max(counts[i], 0);
     const number = Math.max(counts[row], 0);
     if (!number) return [];
-    const names = ["x", "y", "var_x", "var_y", "var_x_y", "count"];
-    const [x, y, varX, varY, varXY, count] = await Promise.all(
+    const names = ["x", "y", "var_x", "var_y", "var_x_y"];
+    const [x, y, varX, varY, varXY] = await Promise.all(
       names.map((name) => this.#values(`clusters/${cls}_${name}`, start, number)),
     );
-    return Array.from(x, (_, i) => ({ cls, x: x[i], y: y[i], varX: varX[i], varY: varY[i], varXY: varXY[i], count: count[i] }));
+    return Array.from(x, (_, i) => ({ cls, x: x[i], y: y[i], varX: varX[i], varY: varY[i], varXY: varXY[i] }));
   }
 
   /** Some values of a long column. @param {string} name @param {number} start @param {number} number */
