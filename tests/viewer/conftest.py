@@ -77,7 +77,7 @@ def open_page(browser: Browser) -> Iterator[Opener]:
         context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(30_000)
         page.failures = []
         page.on("pageerror", lambda error: page.failures.append(str(error)))
         page.goto(f"{site.url}/page/index.html{f'?store={store}' if store else ''}{fragment}")

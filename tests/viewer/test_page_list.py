@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from distributed import Client
 from page_server import Site, serve
 from pages import STATIC, wait_for
+from zarr.codecs import ZstdCodec
 
 import gz3d_zarr
 
@@ -258,6 +262,54 @@ def test_few_requests_are_made(site: Site, open_page: Any) -> None:
             if row is not None:
                 wait_for(page, f'galaxy="{row}"')
         assert count_requests(site, "") - before <= most, site.log[-12:]
+
+
+def test_a_key_that_is_held_down_leaves_pictures_out(site: Site, open_page: Any) -> None:
+    page = open_page(site)
+    wait_for(page, "grid")
+    site.delay = 0.1
+    before = count_requests(site, "image")
+    page.evaluate(
+        """() => { for (let i = 0; i < 14; i++)
+        document.body.dispatchEvent(
+            new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true })); }"""
+    )
+    wait_for(page, 'galaxy="14"')
+    assert "row=14&" in page.url
+    assert count_requests(site, "image") - before <= 4  # of the first and the last
+
+
+def test_columns_of_several_chunks_are_joined(
+    store: Path, ds: xr.Dataset, tmp_path: Path, open_page: Any
+) -> None:
+    path = tmp_path / "gz3d.zarr"
+    shutil.copytree(store, path)
+    group = zarr.open_group(path, mode="r+")
+    for name in ("subject", "zooniverse_subject_id", "ra", "classifications"):
+        old = group[name]
+        values, dims = old[:], old.metadata.dimension_names
+        new = group.create_array(
+            name,
+            shape=old.shape,
+            chunks=(5, *old.shape[1:]),
+            dtype=old.dtype,
+            compressors=ZstdCodec(level=1, checksum=True),
+            dimension_names=dims,
+            overwrite=True,
+        )
+        new[:] = values
+    root = json.loads((path / "zarr.json").read_text())
+    for name in ("subject", "zooniverse_subject_id", "ra", "classifications"):
+        document = json.loads((path / name / "zarr.json").read_text())
+        root["consolidated_metadata"]["metadata"][name] = document
+    (path / "zarr.json").write_text(json.dumps(root))
+    with serve(Site({"page": STATIC, "gz3d.zarr": path})) as site:
+        page = open_page(site, "#row=16")
+        assert page.inner_text("#name") == f"MaNGA {ds['subject'].values[16]}"
+        facts = page.inner_text("#facts")
+        assert str(ds["zooniverse_subject_id"].values[16]) in facts
+        assert f"{ds['ra'].values[16]:.5f}°" in facts
+        assert f"center {ds['classifications_drawn'].values[16, 0]} of " in facts
 
 
 def test_page_fits_a_phone(site: Site, open_page: Any) -> None:

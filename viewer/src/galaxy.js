@@ -9,6 +9,9 @@ import { CLASSES, SIDE } from "./schema.js";
 
 /** @typedef {import("./permalink.js").State} State */
 
+/** Milliseconds until a picture is asked for although the one before has not come. */
+const PATIENCE = 300;
+
 export class GalaxyView {
   row = -1;
   /** @type {ImageData | null} */ image = null;
@@ -19,6 +22,8 @@ export class GalaxyView {
   /** What the person should know about the layers. */
   note = "";
   #notice = "";
+  /** @type {Promise<unknown>} */
+  #reading = Promise.resolve();
 
   /**
    * @param {import("./store.js").Store} store
@@ -53,7 +58,12 @@ export class GalaxyView {
     find("notice").hidden = true;
     delete document.documentElement.dataset.galaxy;
     const isCurrent = () => this.row === row;
-    const [picture, masks] = await Promise.allSettled([this.store.picture(row), this.store.masks(row)]);
+    // A key that is held down asks for more rows than can be read: those between are left out.
+    await Promise.race([this.#reading, new Promise((resolve) => setTimeout(resolve, PATIENCE))]);
+    if (!isCurrent()) return;
+    const reading = Promise.allSettled([this.store.picture(row), this.store.masks(row)]);
+    this.#reading = reading;
+    const [picture, masks] = await reading;
     if (!isCurrent()) return;
     this.image = picture.status === "fulfilled" ? picture.value : null;
     this.scene.masks = masks.status === "fulfilled" ? masks.value : null;
