@@ -14,7 +14,7 @@ from page_server import Site, serve
 from pages import SOURCES, STATIC, expected_opacity, read_canvas, wait_for
 
 import gz3d_zarr
-from gz3d_zarr.analysis.palette import CLASS_COLORS, CLASS_DASHES
+from gz3d_zarr.analysis.palette import BUNDLE_COLOR, CLASS_COLORS, CLASS_DASHES, EDGE_COLOR
 from gz3d_zarr.analysis.plot_rings import read_rings
 from gz3d_zarr.analysis.sky_grids import bundle_hexagon
 from gz3d_zarr.analysis.store_groups import find_annotations
@@ -57,6 +57,7 @@ def test_canvas_equals_store(codec: str, store: Path, compact_store: Path, open_
         assert not page.failures
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("codec", ["portable", "compact"])
 def test_canvas_equals_reference(
     codec: str, reference: Path, client: Client, tmp_path: Path, open_page: Any, request: Any
@@ -83,6 +84,7 @@ REDRAW = """async ([texts, cls]) => {
 }"""
 
 
+@pytest.mark.long
 def test_masks_are_drawn_again_from_paths(store: Path, module_page: Any) -> None:
     check_redrawn(store, module_page)
 
@@ -104,6 +106,7 @@ def check_redrawn(store: Path, page: Any) -> None:
             np.testing.assert_array_equal(masks, stored[start : start + 8])
 
 
+@pytest.mark.long
 def test_threshold_layers_and_areas(store: Path, site: Site, open_page: Any) -> None:
     ds = open_arrays(store)
     counts = ds["segmentation"].values
@@ -140,6 +143,7 @@ def test_threshold_layers_and_areas(store: Path, site: Site, open_page: Any) -> 
     assert (read_canvas(page, "#lines") != before).any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cls", ["center", "star"])
 def test_rings_are_around_the_clusters(cls: str, store: Path, site: Site, open_page: Any) -> None:
     ds = open_arrays(store)
@@ -166,6 +170,7 @@ def test_rings_are_around_the_clusters(cls: str, store: Path, site: Site, open_p
     assert not changed[~near].any()
 
 
+@pytest.mark.long
 def test_counts_and_position_under_the_pointer(store: Path, site: Site, open_page: Any) -> None:
     ds = open_arrays(store)
     row = int(np.flatnonzero(ds["status"].values == 0)[1])
@@ -184,6 +189,7 @@ def test_counts_and_position_under_the_pointer(store: Path, site: Site, open_pag
         np.testing.assert_allclose([ra, dec], wcs.wcs_pix2world([[x, y]], 0)[0], atol=6e-6)
 
 
+@pytest.mark.long
 def test_facts_links_and_the_python_line(store: Path, site: Site, open_page: Any) -> None:
     ds = open_arrays(store)
     row = int(np.flatnonzero(ds["total_classifications"].values > 0)[0])
@@ -208,6 +214,7 @@ def test_facts_links_and_the_python_line(store: Path, site: Site, open_page: Any
     assert page.evaluate("navigator.clipboard.readText()") == page.input_value("#python")
 
 
+@pytest.mark.long
 def test_download_is_a_png(site: Site, open_page: Any) -> None:
     image = pytest.importorskip("PIL.Image")
     page = open_page(site)
@@ -228,6 +235,8 @@ def test_page_has_the_colors_of_the_plots(site: Site, open_page: Any, module_pag
         assert page.evaluate(style) == color
     palette = module_page.evaluate("import('/src/palette.js').then(module => ({...module}))")
     assert palette["CLASS_COLORS"] == dict(CLASS_COLORS)
+    assert palette["BUNDLE_COLOR"] == BUNDLE_COLOR
+    assert palette["EDGE_COLOR"] == EDGE_COLOR
     assert palette["CLASS_DASHES"] == {name: list(d) for name, d in CLASS_DASHES.items()}
 
 

@@ -19,6 +19,8 @@ from zarr.codecs import ZstdCodec
 
 import gz3d_zarr
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def ds(store: Path) -> xr.Dataset:
@@ -216,6 +218,7 @@ def test_map_selects_by_click_and_by_circle(ds: xr.Dataset, site: Site, open_pag
     page.mouse.down()
     page.mouse.move(at[0] + 30, at[1])
     page.mouse.up()
+    page.wait_for_url("**cone=**")
     cone = [float(n) for n in page.url.split("cone=")[1].split("&")[0].split(",")]
     near = ds.gz3d.cone(cone[0], cone[1], 3600 * cone[2])["zooniverse_subject_id"].values
     expect_rows(page, np.flatnonzero(np.isin(ds["zooniverse_subject_id"].values, near)))

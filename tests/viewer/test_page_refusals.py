@@ -15,6 +15,8 @@ import zarr
 from page_server import Site, serve
 from pages import STATIC, wait_for
 
+pytestmark = pytest.mark.long
+
 ROOT = "gz3d.zarr/zarr.json"
 SHARD = "gz3d.zarr/image/c/0/0/0/0"
 DAMAGED = "the store is damaged, or was replaced"
