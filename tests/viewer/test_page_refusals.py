@@ -70,7 +70,7 @@ WHOLE_STORE = {
         with_root(lambda root: root["attributes"].update(subjects=10**9)),
         "says that it has 1000000000 subjects, expected a number from 1 to 262144",
     ),
-    "huge document": (ROOT, lambda data: data + b" " * 2**26, "has more than 67108864 bytes"),
+    "huge document": (ROOT, lambda data: data + b" " * 2**23, "has more than 8388608 bytes"),
 }
 LIST = {
     "huge column": (
@@ -296,8 +296,9 @@ def test_hostile_texts_do_nothing(store: Path, tmp_path: Path, open_page: Any) -
     number = group["subject"].shape[0]
     group["subject"][:] = np.array([HOSTILE] * number, np.dtypes.StringDType())
     group["status"][:] = np.array([0, 4, 9] * (number // 3), np.uint8)
-    reasons = np.array([HOSTILE + "é" * 300] * number, np.dtypes.StringDType())
+    reasons = np.array([HOSTILE + "é" * 3000] * number, np.dtypes.StringDType())
     group["catalogue/reason"][:] = reasons
+    group["clusters/number_galaxy_centers"][0] = 10**6
     marks = json.dumps({"spiral": {"spiral_paths": ["[[[1,2],[1e999,4]]]"]}})
     group["marks/annotations"][:] = np.array([marks] * number, np.dtypes.StringDType())
     with serve(Site({"page": STATIC, "gz3d.zarr": path})) as site:
@@ -308,8 +309,12 @@ def test_hostile_texts_do_nothing(store: Path, tmp_path: Path, open_page: Any) -
         assert HOSTILE in page.inner_text("#name")
         assert page.locator("#links a").count() == 2  # the id is no MaNGA id
         check_sentence(page.inner_text("#layer-note"), "The marks of this subject cannot be read")
+        page.uncheck("#show-paths")
+        page.check("#show-rings")
+        page.wait_for_selector("#layer-note:has-text('has 1000000 clusters of center')")
         page.evaluate("location.hash = 'row=1'")
         page.wait_for_selector("#notice:has-text('onerror')")
+        assert len(page.inner_text("#notice")) < 800
         page.evaluate("location.hash = 'row=2'")
         page.wait_for_selector("#notice:has-text('status of its file is unknown')")
         page.fill("#query", HOSTILE)

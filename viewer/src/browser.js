@@ -1,6 +1,6 @@
 /** The page of an open store: what a person does, and what is shown. */
 
-import { find, grouped, input } from "./dom.js";
+import { find, grouped, input, pause } from "./dom.js";
 import { PageError, sentence } from "./errors.js";
 import { bindFilters, neededBy, showFilters } from "./filters.js";
 import { GalaxyView } from "./galaxy.js";
@@ -14,6 +14,8 @@ import { SkyMap } from "./skymap.js";
 const ROOT = document.documentElement;
 /** Milliseconds without a change of the filters until thumbnails are read. */
 const GRID_DELAY = 120;
+/** Milliseconds for which the rest of the list waits for the first picture. */
+const FIRST_PICTURE = 2000;
 /** Milliseconds until it is asked again whether the store is still the same. */
 const TRUST = 60_000;
 
@@ -72,7 +74,8 @@ export class Browser {
     if (first) this.view.refresh();
     else await this.#settle();
     this.#describe();
-    await this.view.drawn;
+    // The picture comes first, unless it takes long.
+    await Promise.race([this.view.drawn, pause(FIRST_PICTURE)]);
     await this.#load("places", "The list of galaxies");
     await this.#settle();
     this.#refresh();
@@ -140,7 +143,7 @@ export class Browser {
     this.#checked = Date.now();
     // Where the answer is an error, that of the picture is told.
     if (await this.store.isReplaced().catch(() => false)) {
-      this.#say("The store was replaced since this page was opened: reload the page.");
+      this.#say("The store was replaced since this page was opened: reload the page.", true);
       ROOT.dataset.failed = "yes";
     }
   }
@@ -306,14 +309,15 @@ export class Browser {
     }
   }
 
-  /** @param {string} text */
-  #say(text) {
+  /** @param {string} text @param {boolean} [isTrouble] */
+  #say(text, isTrouble = false) {
     find("message").textContent = text;
+    find("message").classList.toggle("trouble", isTrouble);
   }
 
   /** @param {unknown} error @param {string} what */
   #fail(error, what) {
-    this.#say(sentence(error, what));
+    this.#say(sentence(error, what), true);
     ROOT.dataset.failed = "yes";
   }
 

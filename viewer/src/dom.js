@@ -44,3 +44,6 @@ export function fitCanvas(element) {
 export const grouped = (number) => number.toLocaleString("en-US");
 /** @param {number} number @param {string} noun @param {string} [nouns] */
 export const plural = (number, noun, nouns = `${noun}s`) => `${grouped(number)} ${number === 1 ? noun : nouns}`;
+
+/** @param {number} milliseconds @returns {Promise<void>} */
+export const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));

@@ -11,11 +11,12 @@ export class ChunkError extends Error {}
 /**
  * Foreign text for a message, the middle of a long one cut out.
  * @param {unknown} value
+ * @param {number} [most] Characters.
  */
-export function shorten(value) {
+export function shorten(value, most = MOST_QUOTED) {
   const text = String(value);
-  if (text.length <= MOST_QUOTED) return text;
-  const half = MOST_QUOTED / 2 - 2;
+  if (text.length <= most) return text;
+  const half = most / 2 - 2;
   return `${text.slice(0, half)}...${text.slice(-half)}`;
 }
 

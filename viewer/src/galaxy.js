@@ -1,7 +1,7 @@
 /** One galaxy: its picture, with masks and marks over it. */
 
-import { canvas, find, fitCanvas } from "./dom.js";
-import { sentence } from "./errors.js";
+import { canvas, find, fitCanvas, pause } from "./dom.js";
+import { sentence, shorten } from "./errors.js";
 import { context2d, drawLines, paintMask } from "./layers.js";
 import { parseMarks, redraw } from "./redraw.js";
 import { STATUS } from "./sample.js";
@@ -11,6 +11,8 @@ import { CLASSES, SIDE } from "./schema.js";
 
 /** Milliseconds until a picture is asked for although the one before has not come. */
 const PATIENCE = 300;
+/** Characters of the reason of a status. */
+const MOST_REASON = 600;
 
 export class GalaxyView {
   row = -1;
@@ -19,8 +21,6 @@ export class GalaxyView {
   scene = emptyScene();
   /** Settled when the row is drawn, or another one is asked for. */
   drawn = Promise.resolve();
-  /** What the person should know about the layers. */
-  note = "";
   #notice = "";
   /** @type {Promise<unknown>} */
   #reading = Promise.resolve();
@@ -53,13 +53,14 @@ export class GalaxyView {
     this.row = row;
     this.image = null;
     this.scene = emptyScene();
-    this.note = this.#notice = "";
+    this.#notice = "";
+    this.#inform("");
     find("stage").classList.add("waiting");
     find("notice").hidden = true;
     delete document.documentElement.dataset.galaxy;
     const isCurrent = () => this.row === row;
     // A key that is held down asks for more rows than can be read: those between are left out.
-    await Promise.race([this.#reading, new Promise((resolve) => setTimeout(resolve, PATIENCE))]);
+    await Promise.race([this.#reading, pause(PATIENCE)]);
     if (!isCurrent()) return;
     const reading = Promise.allSettled([this.store.picture(row), this.store.masks(row)]);
     this.#reading = reading;
@@ -99,7 +100,7 @@ export class GalaxyView {
   async #tellWhy(row, status) {
     this.#notice = `There is no picture of this subject, since the status of its file is ${status}.`;
     const reason = await this.store.column("catalogue/reason").then(
-      (reasons) => String(reasons[row]),
+      (reasons) => shorten(reasons[row], MOST_REASON),
       (error) => sentence(error, "The reason"),
     );
     if (this.row !== row) return;
@@ -141,30 +142,30 @@ export class GalaxyView {
   async loadMarks() {
     const { row, scene, state } = this;
     if (!this.image || !scene.masks) return;
+    if ((state.paths && !scene.marks) || (state.rings && !scene.clusters)) this.#inform("Reading the marks…");
+    /** @type {string[]} */
+    const troubles = [];
     try {
       if (state.paths && !scene.marks) {
-        this.#inform("Reading the marks…");
         scene.marks = parseMarks(await this.store.marks(row));
-        if (this.scene === scene) this.#inform(compare(scene));
-      }
-      if (state.rings && !scene.clusters) {
-        if (!this.note) this.#inform("Reading the clusters…");
-        scene.clusters = await this.store.clusters(row);
-        if (this.scene === scene && this.note.endsWith("…")) this.#inform("");
+        scene.verdict = compare(scene);
       }
     } catch (error) {
-      if (this.scene === scene) this.#inform(sentence(error, `The marks of row ${row}`), true);
+      troubles.push(sentence(error, `The marks of row ${row}`));
+    }
+    try {
+      if (state.rings) scene.clusters ??= await this.store.clusters(row);
+    } catch (error) {
+      troubles.push(sentence(error, `The clusters of row ${row}`));
     }
     if (this.scene !== scene) return;
-    if (!state.paths) this.#inform("");
-    else if (scene.marks && !this.note) this.#inform(compare(scene));
+    this.#inform(troubles.join(" ") || (state.paths ? scene.verdict : ""), troubles.length > 0);
     this.drawLines();
     document.documentElement.dataset.marks = String(row);
   }
 
   /** @param {string} note @param {boolean} [isTrouble] */
   #inform(note, isTrouble = false) {
-    this.note = note;
     find("layer-note").textContent = note;
     find("layer-note").classList.toggle("trouble", isTrouble);
   }
@@ -215,7 +216,7 @@ export class GalaxyView {
 
 /** @returns {import("./layers.js").Scene} */
 function emptyScene() {
-  return { masks: null, marks: null, clusters: null, fibers: -1, scale: NaN, pointer: null };
+  return { masks: null, marks: null, verdict: "", clusters: null, fibers: -1, scale: NaN, pointer: null };
 }
 
 /** Whether masks drawn again from the paths agree with those of the store. @param {import("./layers.js").Scene} scene */

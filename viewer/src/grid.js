@@ -1,7 +1,7 @@
 /** Thumbnails of the rows that pass, a page at a time. */
 
 import { find, grouped, make, plural } from "./dom.js";
-import { sentence } from "./errors.js";
+import { sentence, shorten } from "./errors.js";
 import { context2d } from "./layers.js";
 import { STATUS } from "./sample.js";
 import { THUMBNAIL_SIDE } from "./schema.js";
@@ -77,7 +77,7 @@ export class Grid {
     const { sample } = this;
     const canvas = make("canvas", { width: String(THUMBNAIL_SIDE), height: String(THUMBNAIL_SIDE), "aria-hidden": "true" });
     const status = sample.status[row] === 0 ? "" : (STATUS[sample.status[row]] ?? "unknown");
-    const name = sample.subject[row];
+    const name = shorten(sample.subject[row]);
     const button = make("button", { "aria-label": status ? `${name}, ${status}` : name, "data-row": String(row), title: describe(sample, row) }, canvas);
     button.append(make("span", {}, status || name));
     button.addEventListener("click", () => this.choose(row));
@@ -95,7 +95,7 @@ export class Grid {
 
 /** @param {import("./sample.js").Sample} sample @param {number} row */
 function describe(sample, row) {
-  const words = [`MaNGA ${sample.subject[row]}`];
+  const words = [`MaNGA ${shorten(sample.subject[row])}`];
   if (sample.has.places) words.push(`Zooniverse ${sample.zooniverse_subject_id[row]}`);
   if (sample.has.details) {
     for (const cls of /** @type {("spiral" | "bar")[]} */ (["spiral", "bar"])) {

@@ -15,6 +15,7 @@ const SIGMAS = 2;
  * @typedef {object} Scene What is known of a galaxy.
  * @property {Uint8Array[] | null} masks
  * @property {import("./redraw.js").Mark[] | null} marks
+ * @property {string} verdict Whether masks drawn again from the marks agree.
  * @property {import("./store.js").Cluster[] | null} clusters
  * @property {number} fibers
  * @property {number} scale Degrees per pixel.

@@ -1,6 +1,7 @@
 /** What stands beside a picture: classes, facts, links, and what is under the pointer. */
 
 import { find, input, make, plural } from "./dom.js";
+import { shorten } from "./errors.js";
 import { outsideLinks, pythonLine } from "./links.js";
 import { CLASS_COLORS, CLASS_DASHES } from "./palette.js";
 import { CLASSES, SIDE } from "./schema.js";
@@ -94,7 +95,7 @@ function area({ pixels, arcsec2 }) {
 }
 
 /** Title of a subject. @param {import("./sample.js").Sample} sample @param {number} row */
-export const titleOf = (sample, row) => (sample.has.names ? `MaNGA ${sample.subject[row]}` : `Row ${row}`);
+export const titleOf = (sample, row) => (sample.has.names ? `MaNGA ${shorten(sample.subject[row])}` : `Row ${row}`);
 
 /**
  * Facts, links and the Python line.
@@ -103,7 +104,9 @@ export const titleOf = (sample, row) => (sample.has.names ? `MaNGA ${sample.subj
  */
 export function showFacts(view, source) {
   const { sample, row } = view;
-  find("name").textContent = titleOf(sample, row);
+  const title = titleOf(sample, row);
+  if (find("name").textContent !== title) find("name").textContent = title; // it is read out
+  document.title = `${title} – Galaxy Zoo: 3D`;
   if (!sample.has.places) return;
   const [ra, dec, id] = [sample.ra[row], sample.dec[row], sample.zooniverse_subject_id[row]];
   /** @type {[string, string][]} */

@@ -4,7 +4,7 @@
  */
 
 import { PageError } from "./errors.js";
-import { MOST_OBJECT } from "./schema.js";
+import { MOST_DOCUMENT, MOST_OBJECT } from "./schema.js";
 
 const PATIENCE = 60_000; // ms
 
@@ -22,7 +22,7 @@ export class RemoteStore {
   async get(key) {
     const response = await this.#ask(key, {});
     if (response.status !== 200) throw this.#refusal(key, response.status);
-    return this.#body(key, response, MOST_OBJECT);
+    return this.#body(key, response, key === "/zarr.json" ? MOST_DOCUMENT : MOST_OBJECT);
   }
 
   /**

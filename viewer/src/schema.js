@@ -14,6 +14,8 @@ export const MOST_SUBJECTS = 2 ** 18;
 const MOST_ROWS = 2 ** 20;
 /** Bytes of an object, or of a part of one, that is read at most. */
 export const MOST_OBJECT = 64 * 2 ** 20;
+/** Bytes of the root's zarr.json at most; that of the survey has 71 KB. */
+export const MOST_DOCUMENT = 8 * 2 ** 20;
 /** Bytes of a chunk at most, unpacked. */
 const MOST_CHUNK = 32 * 2 ** 20;
 /** Bytes of a chunk of texts at most, unpacked. */

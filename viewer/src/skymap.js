@@ -100,14 +100,17 @@ export class SkyMap {
     context.fillStyle = style.getPropertyValue("--soft");
     context.font = `${11 * ratio}px system-ui, sans-serif`;
     context.textAlign = "center";
-    for (let ra = 0; ra < 360; ra += 60) {
-      const [x, y] = at(...project(ra === 300 ? 299.999 : ra, 0));
-      if (ra !== 300) context.fillText(`${ra}°`, x, y - 3 * ratio);
-    }
-    for (const dec of [-60, -30, 30, 60]) {
-      const [x, y] = at(...project(CENTER, dec));
-      context.fillText(`${dec > 0 ? "+" : "−"}${Math.abs(dec)}°`, x, y - 3 * ratio);
-    }
+    // Galaxies are below the numbers.
+    context.strokeStyle = style.getPropertyValue("--panel");
+    context.lineWidth = 3 * ratio;
+    /** @type {(text: string, ra: number, dec: number) => void} */
+    const write = (text, ra, dec) => {
+      const [x, y] = at(...project(ra, dec));
+      context.strokeText(text, x, y - 3 * ratio);
+      context.fillText(text, x, y - 3 * ratio);
+    };
+    for (const ra of [0, 60, 120, 180, 240]) write(`${ra}°`, ra, 0);
+    for (const dec of [-60, -30, 30, 60]) write(`${dec > 0 ? "+" : "−"}${Math.abs(dec)}°`, CENTER, dec);
   }
 
   /** @param {HTMLCanvasElement} element @param {number} scale @param {number} ratio @param {CSSStyleDeclaration} style */

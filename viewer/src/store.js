@@ -10,10 +10,12 @@ import { ARRAYS, checkArray, checkRoot, CLASSES, SIDE, THUMBNAIL_SIDE } from "./
 
 const MASK_BYTES = CLASSES.length * SIDE * SIDE;
 /** The ellipse of a cluster. @typedef {{cls: string, x: number, y: number, varX: number, varY: number, varXY: number}} Cluster */
-/** @type {Record<string, [string, string]>} */
+/** Of one subject; real ones have tens. */
+const MOST_CLUSTERS = 5000;
+/** Class to the array with the number of its clusters. @type {Record<string, string>} */
 const CLUSTER_COUNTS = {
-  center: ["clusters/number_galaxy_centers", "center"],
-  star: ["clusters/number_foreground_stars", "star"],
+  center: "clusters/number_galaxy_centers",
+  star: "clusters/number_foreground_stars",
 };
 
 registerCodecs();
@@ -180,11 +182,12 @@ export class Store {
 
   /** @param {string} cls @param {number} row @returns {Promise<Cluster[]>} */
   async #clustersOf(cls, row) {
-    const counts = await this.column(CLUSTER_COUNTS[cls][0]);
+    const counts = await this.column(CLUSTER_COUNTS[cls]);
     let start = 0;
     for (let i = 0; i < row; i++) start += Math.max(counts[i], 0);
     const number = Math.max(counts[row], 0);
     if (!number) return [];
+    if (number > MOST_CLUSTERS) throw new PageError(`Row ${row} has ${number} clusters of ${cls}, expected at most ${MOST_CLUSTERS}: the store is damaged.`);
     const names = ["x", "y", "var_x", "var_y", "var_x_y"];
     const [x, y, varX, varY, varXY] = await Promise.all(
       names.map((name) => this.#values(`clusters/${cls}_${name}`, start, number)),
