@@ -7,15 +7,17 @@ somebody else's DNS points to this machine, are refused by the headers of their 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
+import html
+import logging
 import re
 import secrets
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from aiohttp import web
 
@@ -28,14 +30,20 @@ STORE_PATH = "store/"
 """Where the objects of the store are, relative to the page."""
 SHUTDOWN_SECONDS = 1.0
 """How long an open request may still take once the server is closed."""
-_KEY = re.compile(r"(?:[A-Za-z0-9_]+/)*(?:zarr\.json|[0-9]+)")
+_KEY = re.compile(r"(?:[A-Za-z0-9_]{1,64}/){0,8}(?:zarr\.json|[0-9]{1,9})")
 _FRAME_ANCESTORS = f"http://{HOST}:* http://localhost:*"
 _HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
+_LOGGER = logging.getLogger(__name__)
+_LOGGER.addHandler(logging.NullHandler())
+"""What strangers send, such as a port scanner, is no message for the terminal or the notebook."""
+_Running = tuple[asyncio.AbstractEventLoop, asyncio.Event, int]
+T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -73,18 +81,19 @@ class ViewServer:
         self._token = secrets.token_urlsafe(18)
         self._files = read_page(STORE_PATH, source=store.url)
         self._sizes: dict[str, int] = {}
-        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
+        started: Future[_Running] = Future()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(port, started)),
-            name="gz3d-view",
-            daemon=True,
+            target=self._run, args=(port, started), name="gz3d-view", daemon=True
         )
         self._thread.start()
         try:
             self._loop, self._closing, self._port = started.result()
         except OSError as error:
+            reason = error_message(error)
             raise UsageError(
-                f"port {port} cannot be used ({error_message(error)}): choose another one, or none"
+                f"port {port} cannot be used ({reason}): choose another one, or none"
+                if port
+                else f"no server can be started on {HOST} ({reason})"
             ) from error
         self.link = f"http://{HOST}:{self._port}/{self._token}/{fragment and f'#{fragment}'}"
 
@@ -114,26 +123,35 @@ class ViewServer:
         return self.link
 
     def _repr_html_(self) -> str:
+        link = html.escape(self.link)
         return (
-            f'<iframe src="{self.link}" title="The galaxies of the store" '
+            f'<iframe src="{link}" title="The galaxies of the store" allow="clipboard-write" '
             'style="width: 100%; height: 720px; border: 0"></iframe>'
-            f'<p><a href="{self.link}" target="_blank" rel="noopener">Open in a tab</a></p>'
+            f'<p><a href="{link}" target="_blank" rel="noopener">Open in a tab</a></p>'
         )
 
-    async def _serve(
-        self, port: int, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]]
-    ) -> None:
+    def _run(self, port: int, started: Future[_Running]) -> None:
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(self._serve(port, started))
+        except Exception as error:
+            if started.done():
+                raise
+            started.set_exception(error)  # such as too many open files
+
+    async def _serve(self, port: int, started: Future[_Running]) -> None:
         app = web.Application(middlewares=[self._check])
         app.router.add_get("/{path:.*}", self._answer)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        runner = web.AppRunner(
+            app, access_log=None, logger=_LOGGER, shutdown_timeout=SHUTDOWN_SECONDS
+        )
         try:
             await runner.setup()
             site = web.TCPSite(runner, HOST, port)
             try:
                 await site.start()
-            except (OSError, OverflowError) as error:
-                started.set_exception(OSError(str(error)))
-                return
+            except OverflowError as error:
+                raise OSError(str(error)) from error
             closing = asyncio.Event()
             started.set_result((asyncio.get_running_loop(), closing, runner.addresses[0][1]))
             await closing.wait()
@@ -159,8 +177,6 @@ class ViewServer:
         key = name.removeprefix(STORE_PATH)
         if key == name or _KEY.fullmatch(key) is None:
             raise web.HTTPNotFound
-        if self._store.is_local:
-            return _answer_local(Path(self._store.url, key))
         try:
             return await self._answer_object(request, key)
         except GZ3DError as error:
@@ -179,37 +195,38 @@ class ViewServer:
         return response
 
     async def _answer_object(self, request: web.Request, key: str) -> web.Response:
-        """Answer with an object, or a range of it, of a store that is not on a local disk."""
+        """Answer with an object, or a range of it."""
         try:
             span = request.http_range
         except ValueError:
             raise web.HTTPRequestRangeNotSatisfiable from None
         is_whole = span.start is None and span.stop is None
+        headers = {"Accept-Ranges": "bytes", "Content-Type": _content_type(key)}
         if is_whole and request.method == "GET":
-            data = await asyncio.to_thread(self._store.get, key)
+            data = await _in_thread(self._store.get, key)
             if data is None:
                 raise web.HTTPNotFound
-            return web.Response(body=data, headers={"Accept-Ranges": "bytes"})
+            return web.Response(body=data, headers=headers)
         size = self._sizes.get(key)
         if size is None:
-            size = await asyncio.to_thread(self._store.get_size, key)
+            size = await _in_thread(self._store.get_size, key)
             if size is None:
                 raise web.HTTPNotFound
-            self._sizes[key] = size
         if is_whole:
-            return web.Response(headers={"Accept-Ranges": "bytes", "Content-Length": str(size)})
+            return web.Response(headers={**headers, "Content-Length": str(size)})
         start, stop, _ = span.indices(size)
         if start >= stop:
             raise web.HTTPRequestRangeNotSatisfiable(headers={"Content-Range": f"bytes */{size}"})
         self._sizes.pop(key, None)  # until the answer shows that it is right
-        data = await asyncio.to_thread(self._store.get_range, key, start, stop)
+        data = await _in_thread(self._store.get_range, key, start, stop)
         if data is None or len(data) != stop - start:
             raise StoreError(
                 f"{self._store.url}/{key} has changed, or its server ignores the range of a "
                 "request: reload the page"
             )
-        self._sizes[key] = size
-        headers = {"Accept-Ranges": "bytes", "Content-Range": f"bytes {start}-{stop - 1}/{size}"}
+        if not self._store.is_local:  # where asking takes as long as reading
+            self._sizes[key] = size
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
         return web.Response(status=206, body=data, headers=headers)
 
 
@@ -217,20 +234,38 @@ def _refuse_strangers(request: web.Request, port: int, *, allows_frames: bool) -
     """Raise HTTPForbidden for another name of this host, and for pages of another origin."""
     if request.headers.get("Host", "").lower() not in (f"{HOST}:{port}", f"localhost:{port}"):
         raise web.HTTPForbidden(text="This server answers to its own name only.", headers=_HEADERS)
-    if (
-        allows_frames
-        and request.headers.get("Sec-Fetch-Dest") == "iframe"
-        and request.headers.get("Sec-Fetch-Mode") == "navigate"
-    ):  # which pages may show it, the content security policy says
+    # Who follows the link, in a notebook or a terminal that is a web page, opens a page that the
+    # other one cannot read; which pages may frame it, the content security policy says.
+    places = ("document", "iframe") if allows_frames else ("document",)
+    is_visit = request.headers.get("Sec-Fetch-Mode") == "navigate"
+    if is_visit and request.headers.get("Sec-Fetch-Dest") in places:
         return
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         raise web.HTTPForbidden(text="This server answers to its own page only.", headers=_HEADERS)
 
 
-def _answer_local(path: Path) -> web.FileResponse:
-    if not path.is_file():  # also a pipe, which opening would wait for
-        raise web.HTTPNotFound
-    return web.FileResponse(path, headers={"Content-Type": _content_type(path.name)})
+async def _in_thread(call: Callable[..., T], *args: Any) -> T:
+    """Await a call in a thread of its own, which nobody waits for once the server is closed.
+
+    The threads of asyncio would be waited for: a store that does not answer would hold up Ctrl-C.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def settle(set_it: Callable[[Any], None], value: Any) -> None:
+        if not answer.done():
+            set_it(value)
+
+    def run() -> None:
+        try:
+            outcome: tuple[Callable[[Any], None], Any] = answer.set_result, call(*args)
+        except BaseException as error:
+            outcome = answer.set_exception, error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, name="gz3d-view-read", daemon=True).start()
+    return await answer
 
 
 def _content_type(name: str) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import http.client
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import psutil
@@ -21,6 +26,7 @@ from servers import serve
 
 import gz3d_zarr
 from gz3d_zarr.errors import StoreError, UsageError
+from gz3d_zarr.storage.memory_store import MemoryStore
 from gz3d_zarr.storage.object_store import open_object_store
 from gz3d_zarr.viewer.page_files import CONTENT_TYPES
 from gz3d_zarr.viewer.server import ViewServer
@@ -98,6 +104,10 @@ def test_strangers_and_other_paths_are_refused(store: Path, server: ViewServer) 
             assert ask(server.link, Host=host)[0] == 403
         for site in ("cross-site", "same-site"):
             assert ask(server.link, Sec_Fetch_Site=site)[0] == 403
+            for kind in ("iframe", "script", "image", "object", "empty"):
+                mode = "no-cors" if kind in ("script", "image") else "cors"
+                fields = {"Sec_Fetch_Site": site, "Sec_Fetch_Mode": mode, "Sec_Fetch_Dest": kind}
+                assert ask(server.link, **fields)[0] == 403
             assert ask(server.link, "store/zarr.json", Sec_Fetch_Site=site)[0] == 403
         assert ask(server.link, "store/zarr.json", Sec_Fetch_Site="same-origin")[0] == 200
         for path in (
@@ -105,6 +115,7 @@ def test_strangers_and_other_paths_are_refused(store: Path, server: ViewServer) 
             "../secret.txt", "store/../../secret.txt", "store/..%2f..%2fsecret.txt",
             "store/%2e%2e/%2e%2e/secret.txt", "store%2fzarr.json", "store/zarr%2ejson",
             "store//zarr.json", "store/", "store/notes.txt", "store/receipts/1.zip",
+            f"store/{'9' * 300}", f"store/{'9' * 5000}", f"store/{'a/' * 200}0",
             "store/\\..\\secret.txt", f"store/{secret}", "store/image/c/0/0/0/0%00", "store/zarr.json%0a",
         ):  # fmt: skip
             status, _, body = ask(server.link, path)
@@ -127,12 +138,82 @@ def test_only_a_server_for_notebooks_may_be_framed(store: Path) -> None:
             assert ("frame-ancestors 'none'" in policy) is not allowed
 
 
-def test_pipes_are_not_waited_for(store: Path, server: ViewServer, tmp_path: Path) -> None:
+def test_links_are_followed_and_frames_are_not(store: Path) -> None:
+    """A link in a notebook, or in a terminal that is a web page, is of another site."""
+    visit = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
+    for allowed in (True, False):
+        with ViewServer(open_object_store(store), allows_frames=allowed) as server:
+            status, headers, _ = ask(server.link, **visit, Sec_Fetch_Dest="document")
+            assert status == 200
+            assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+            assert ask(server.link, **visit, Sec_Fetch_Dest="object")[0] == 403
+
+
+def test_only_objects_of_the_store_are_read(store: Path, tmp_path: Path) -> None:
+    """No pipe, which opening waits for; no folder; no packed copy that a web server made."""
     own = tmp_path / "own"
-    (own / "x" / "c").mkdir(parents=True)
+    (own / "x" / "c" / "1").mkdir(parents=True)
     os.mkfifo(own / "x" / "c" / "0")
+    (own / "zarr.json").write_text("{}")
+    (own / "zarr.json.gz").write_bytes(gzip.compress(b"old"))
     with ViewServer(open_object_store(own)) as running:
-        assert ask(running.link, "store/x/c/0")[0] == 404
+        for name in ("x/c/0", "x/c/1"):
+            for fields in ({}, {"Range": "bytes=0-9"}):
+                status, _, body = ask(running.link, f"store/{name}", **fields)
+                assert status in (416, 502), (name, fields)
+                assert len(body) < 400
+        for fields in ({}, {"Range": "bytes=0-9"}):
+            packed = ask(running.link, "store/zarr.json", Accept_Encoding="gzip, br", **fields)
+            assert packed[2] == b"{}"
+            assert "Content-Encoding" not in packed[1]
+            assert packed[1]["Content-Type"] == "application/json"
+
+
+def test_strangers_print_nothing(
+    server: ViewServer, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Who scans ports, or asks by https, must not fill the notebook with tracebacks."""
+    parts = urlsplit(server.link)
+    assert logging.getLogger("gz3d_zarr.viewer.server").handlers  # else Python prints by itself
+    for data in (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n", b"A" * 9000):
+        with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
+            connection.sendall(data + b"\r\n\r\n")
+            assert b" 400 " in connection.recv(4096)
+    for length in (30, 4000):
+        assert ask(server.link, SHARD, Range=f"bytes=0-{'9' * length}")[0] == 206
+    for text in ("bytes=0-1,4-5", "bytes=-", "bytes=5-2", "bytes=a-b", "0-1"):
+        assert ask(server.link, SHARD, Range=text)[0] == 416
+    assert {record.name for record in caplog.records} <= {"gz3d_zarr.viewer.server"}
+    assert capfd.readouterr() == ("", "")
+
+
+class StalledStore(MemoryStore):
+    """A store whose server does not answer, until it is let go."""
+
+    free: ClassVar[threading.Event] = threading.Event()
+
+    def _get(self, key: str, limit: int | None) -> bytes:
+        self.free.wait(30)
+        return super()._get(key, limit)
+
+
+def test_a_store_that_does_not_answer_holds_up_nothing() -> None:
+    server = ViewServer(StalledStore("memory://stalled"))
+    parts = urlsplit(server.link)
+    with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
+        request = f"GET {parts.path}store/zarr.json HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n"
+        connection.sendall(request.encode())
+        while not any(thread.name == "gz3d-view-read" for thread in threading.enumerate()):
+            time.sleep(0.01)
+        assert ask(server.link)[0] == 200  # others are answered
+        start = time.monotonic()
+        server.close()
+        assert time.monotonic() - start < 10
+    StalledStore.free.set()
+    for thread in threading.enumerate():
+        if thread.name == "gz3d-view-read":
+            assert thread.daemon
+            thread.join(20)
 
 
 def test_accessor_gives_the_link_of_a_subject(store: Path) -> None:
@@ -154,7 +235,9 @@ def test_accessor_gives_the_link_of_a_subject(store: Path) -> None:
         bare.gz3d.view()
 
 
-def test_a_port_in_use_and_no_store_are_one_sentence(store: Path, tmp_path: Path) -> None:
+def test_a_port_in_use_and_no_store_are_one_sentence(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = [t for t in threading.enumerate() if t.name == "gz3d-view"]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -164,6 +247,13 @@ def test_a_port_in_use_and_no_store_are_one_sentence(store: Path, tmp_path: Path
         gz3d_zarr.view(store, port=70000)
     with pytest.raises(StoreError, match="there is no Zarr 3 store at"):
         gz3d_zarr.view(tmp_path)
+
+    def fail() -> None:
+        raise OSError("Too many open files")
+
+    monkeypatch.setattr(asyncio.events, "new_event_loop", fail)
+    with pytest.raises(UsageError, match="no server can be started on 127.0.0.1 .Too many open"):
+        gz3d_zarr.view(store)  # it waited for ever
     assert [t for t in threading.enumerate() if t.name == "gz3d-view"] == before
 
 
