@@ -130,6 +130,8 @@ def _secret_error(url: str) -> UsageError:
 def absolute(path: str, folder: str = "") -> str:
     """Return the absolute path (relative to `folder`, if given), or the URL unchanged.
 
+    Paths have slashes on Windows too: what follows cuts them as it cuts URLs.
+
     Raises
     ------
     UsageError
@@ -151,7 +153,7 @@ def absolute(path: str, folder: str = "") -> str:
             raise _secret_error(whole)
         raise UsageError(f"{path!r:.200} lacks a slash: write {whole!r:.200}")
     try:
-        local = str(Path(folder, Path(path).expanduser()).absolute())
+        local = Path(folder, Path(path).expanduser()).absolute().as_posix()
         os.fsencode(local)
     except (RuntimeError, ValueError):  # ~ of an unknown user; no text of this system
         local = "\0"
@@ -221,7 +223,7 @@ def _check_mode(mode: int) -> None:
         raise OSError(errno.EPERM, "it is a pipe, a socket or a device, expected a regular file")
 
 
-def file_size(path: str) -> int | None:
+def file_size(path: str | Path) -> int | None:
     """Size in bytes of a local regular file; None if there is none."""
     try:
         found = os.stat(path)
@@ -242,10 +244,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     A document (`SYNCED_SUFFIX`) is not even after a power failure: it is synced before it gets its
     name.
     """
-    with _partial_file(path, data) as partial:
-        if path.suffix == SYNCED_SUFFIX:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
+    with _partial_file(path, data, sync=path.suffix == SYNCED_SUFFIX) as partial:
         partial.replace(path)
 
 
@@ -271,11 +270,15 @@ def _link(source: Path, target: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _partial_file(path: Path, data: bytes) -> Iterator[Path]:
+def _partial_file(path: Path, data: bytes, *, sync: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
     try:
-        partial.write_bytes(data)
+        with partial.open("wb") as file:
+            file.write(data)
+            if sync:  # by the handle that wrote: Windows syncs no file that is open for reading
+                file.flush()
+                os.fsync(file.fileno())
         yield partial
     finally:
         partial.unlink(missing_ok=True)

@@ -179,7 +179,7 @@ class ChunkReader:
                 raise ValueError(f"it has fewer than {end} bytes")
             for offset, _ in index[chunks].tolist():
                 if offset != ABSENT_CHUNK:
-                    check_size(os.pread(file.fileno(), HEADER_BYTES, offset), expected)
+                    check_size(_read_at(file, offset, HEADER_BYTES), expected)
 
     def read_subject(
         self, row: int, fetched: Fetched | None = None
@@ -346,7 +346,7 @@ class ChunkReader:
             offset, size = (int(value) for value in index[inside])
             if offset == ABSENT_CHUNK:
                 return b""
-            return whole_chunk(os.pread(file.fileno(), size, offset), size)
+            return whole_chunk(_read_at(file, offset, size), size)
 
     def _index_of(
         self, file: FileIO, name: str, sharding: Sharding, shard: int
@@ -387,3 +387,8 @@ class ChunkReader:
         return StoreError(
             f"shard {shard} of {name} in {self._store.url} is missing: the store is damaged"
         )
+
+
+def _read_at(file: FileIO, offset: int, size: int) -> bytes:
+    file.seek(offset)  # nobody else has this file open by this handle; Windows has no pread
+    return file.read(size)

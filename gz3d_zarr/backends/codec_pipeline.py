@@ -34,7 +34,8 @@ FUSED = "zarr.core.codec_pipeline.FusedCodecPipeline"
 PIPELINES = (ZARRS, FUSED)
 """The fastest first; the last resort is zarr's default."""
 _is_forked = threading.Event()
-os.register_at_fork(after_in_child=_is_forked.set)  # the threads of zarrs are not in the child
+if hasattr(os, "register_at_fork"):  # Windows forks no processes
+    os.register_at_fork(after_in_child=_is_forked.set)  # the threads of zarrs are not in the child
 
 
 def open_array(store: ObjectStore, name: str, metadata: Any) -> Any:

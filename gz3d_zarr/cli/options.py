@@ -99,6 +99,10 @@ class SectionGroup(click.Group):
 
     command_class = SectionCommand
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command; globs are left to it on Windows too, where click would expand them."""
+        return super().main(*args, **{"windows_expand_args": False, **kwargs})
+
 
 def nest(_: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
     """KEY=VALUE pairs to a mapping; dots in KEY nest, and VALUE is parsed as JSON if it can be."""

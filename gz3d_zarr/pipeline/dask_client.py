@@ -336,8 +336,8 @@ def _hold_interrupts() -> Iterator[None]:
     blocked in the thread that starts it, and so does a thread: dask's threads, which start workers
     later too, keep SIGINT blocked. Another thread may receive the signal; its handler runs here.
     """
-    if threading.current_thread() is not threading.main_thread() or os.name == "nt":
-        yield  # only the main thread may set signals
+    if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
+        yield  # only the main thread may set signals, and Windows blocks none
         return
     # Multiprocessing unblocks SIGINT when it starts its tracker: not later, in dask's threads.
     resource_tracker.ensure_running()

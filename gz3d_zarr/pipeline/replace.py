@@ -73,7 +73,7 @@ def _can_be_replaced(store: ObjectStore) -> bool:
     return (
         (target.has_root or target.state is TargetState.COMPLETE)
         and not path.is_symlink()
-        and not path.is_mount()
+        and not os.path.ismount(path)  # that of Path knows no Windows before Python 3.12
     )
 
 

@@ -244,7 +244,7 @@ def _add_catalogue_files(
                 listed = fs.ls(inner, detail=False, **limit)
                 names = [fs.unstrip_protocol(name) for name in listed]
             else:
-                names = [str(path) for path in Path(folder).iterdir()]
+                names = [path.as_posix() for path in Path(folder).iterdir()]
         except TimeoutError:
             raise SourceError(
                 f"{folder} cannot be listed in {LISTING_SECONDS} seconds, to look for a catalogue "
@@ -270,7 +270,7 @@ def _list_local(location: str) -> list[tuple[str, int | None]]:
         raise FileNotFoundError(location)
     # Keep folders with the name of a subject file, so that they are reported as unreadable.
     kept = [p for p in paths if not p.is_dir() or parse_name(p.name) is not None]
-    found = [(str(p), file_size(str(p))) for p in kept]
+    found = [(p.as_posix(), file_size(p)) for p in kept]
     return found if path.is_dir() else _add_catalogue_files(found, {})
 
 

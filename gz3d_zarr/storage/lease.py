@@ -239,7 +239,7 @@ def _process() -> dict[str, Any]:
     """
     boot, namespace = f"{uuid.getnode():x}", ""
     with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     with contextlib.suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid")
     return {

@@ -38,13 +38,14 @@ class LocalStore(ObjectStore):
         StoreError
             If the disk fails to store one.
         """
-        if not hasattr(os, "O_DIRECTORY"):  # Windows syncs no folders
-            return
         names = sorted(keys)
         folders = sorted({str(folder) for name in names for folder in Path(name).parents})
+        flags = os.O_RDONLY
+        if not hasattr(os, "O_DIRECTORY"):  # Windows syncs what may be written, no folders
+            folders, flags = [], os.O_RDWR
         for name in (*names, *folders):
             try:
-                descriptor = os.open(Path(self.url, name), os.O_RDONLY)
+                descriptor = os.open(Path(self.url, name), flags)
                 try:
                     os.fsync(descriptor)
                 finally:
