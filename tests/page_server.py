@@ -74,7 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, b"", path, {})
             return
         wanted = self.headers.get("Range")
-        headers = {"Content-Type": TYPES.get(Path(path).suffix, "application/octet-stream")}
+        # As buckets do: a browser takes an object this old as fresh for a long time.
+        headers = {"Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
+        headers |= {"Content-Type": TYPES.get(Path(path).suffix, "application/octet-stream")}
         if wanted is None or not self.site.ranges:
             self._answer(200, data, path, headers)
             return

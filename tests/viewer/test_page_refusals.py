@@ -234,6 +234,15 @@ def test_a_replaced_store_and_a_redirect_are_told(site: Site, store: Path, open_
     page.keyboard.press("ArrowRight")
     wait_for(page, "failed")
     check_sentence(page.inner_text("#message"), "The store was replaced since this page was opened")
+    page.reload()
+    wait_for(page, "ready")
+    assert sum(key == "gz3d.zarr/ra/c/0" for key, _, _ in site.log) == 2  # not of a cache
+    edit = site.edits.pop(ROOT)
+    first = []  # the root as it is, and then another one
+    site.edits[ROOT] = lambda data: edit(data) if first else first.append(1) or data
+    page = open_page(site)
+    check_sentence(page.inner_text("#message"), "The store was replaced since this page was opened")
+    del site.edits[ROOT]
     with serve(Site({"gz3d.zarr": store}, cors=True)) as other:
         site.redirects[ROOT] = f"{other.url}/{ROOT}"
         page = open_page(site, wait="failed")

@@ -23,7 +23,7 @@ export class Browser {
   /** @type {Int32Array} */
   #rows = new Int32Array();
   #isDue = false;
-  #checked = Date.now();
+  #checked = 0;
   /** @type {number | undefined} */
   #timer = undefined;
 
@@ -84,6 +84,7 @@ export class Browser {
     this.view.update();
     this.view.drawLines();
     this.#describe();
+    await this.#checkStore(); // while it was read
     ROOT.dataset.ready = "yes";
     performance.mark("ready");
   }

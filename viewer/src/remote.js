@@ -20,7 +20,9 @@ export class RemoteStore {
    * @returns {Promise<Uint8Array>}
    */
   async get(key) {
-    const response = await this.#ask(key, {});
+    // Browsers keep objects for hours where a server does not forbid it, also those of a replaced
+    // store: ask whether they are still the same, which costs nothing if they are.
+    const response = await this.#ask(key, { cache: "no-cache" });
     if (response.status !== 200) throw this.#refusal(key, response.status);
     return this.#body(key, response, key === "/zarr.json" ? MOST_DOCUMENT : MOST_OBJECT);
   }
