@@ -3,6 +3,7 @@
  * same bytes.
  */
 
+import { createHash } from "node:crypto";
 import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
 
 import { build } from "esbuild";
@@ -38,9 +39,16 @@ const { metafile } = await build({
 const size = Object.values(metafile.outputs)[0].bytes;
 if (size > MOST_BYTES) throw new Error(`app.js has ${size} bytes, expected at most ${MOST_BYTES}`);
 
-for (const name of ["index.html", "style.css", "icon.svg"]) {
+let html = await readFile(new URL("src/index.html", import.meta.url), "utf8");
+for (const name of ["style.css", "icon.svg"]) {
   await copyFile(new URL(`src/${name}`, import.meta.url), new URL(name, OUT));
 }
+// So that no browser puts an old script, which it keeps, into a new page.
+for (const name of ["app.js", "style.css"]) {
+  const hash = createHash("sha256").update(await readFile(new URL(name, OUT)));
+  html = html.replace(`"${name}"`, `"${name}?${hash.digest("hex").slice(0, 12)}"`);
+}
+await writeFile(new URL("index.html", OUT), html);
 const texts = await Promise.all(
   BUNDLED.map(async (name) => {
     const folder = new URL(`node_modules/${name}/`, import.meta.url);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -299,6 +300,9 @@ def test_sources_are_short_and_the_bundle_is_small() -> None:
     html = (STATIC / "index.html").read_text()
     assert "script-src 'self'" in html
     assert "unsafe" not in html
+    for name in ("app.js", "style.css"):  # no browser takes an old one for that of this page
+        digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()
+        assert f'"{name}?{digest[:12]}"' in html
     assert not re.search(r"<script(?! src)|<style| style=| on[a-z]+=", html)
     assert {p.name for p in STATIC.iterdir()} == {
         "index.html", "app.js", "style.css", "icon.svg", "LICENSES.txt"
