@@ -2,7 +2,19 @@
 
 ``build`` writes subject files into a store, and ``plan`` reports what that takes. ``open_store``
 and ``open_source`` give the same Dataset from a store and directly from the files. ``verify``
-checks every value of a store.
+checks every value of a store, ``copy`` copies one, ``subset`` makes one of some of its subjects;
+``view`` and ``page`` show one in a browser. ``import gz3d_zarr`` adds the accessor ``ds.gz3d`` to
+every xarray Dataset.
+
+Public modules:
+
+- ``gz3d_zarr``: all names below; errors are `GZ3DError`
+- ``gz3d_zarr.recipes``: reductions of a sample
+- ``gz3d_zarr.analysis.accessor``: the accessor ``ds.gz3d``
+- ``gz3d_zarr.export``: FITS, tables, spaxels, subsets, PyTorch, Lightning, Hugging Face
+- ``gz3d_zarr.simulation``: simulated archives, for demos and tests
+
+Everything else below PACKAGE CONTENTS is internal, and may change in any version.
 """
 
 import importlib

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import pydoc
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -93,3 +96,21 @@ def test_modules_are_short_and_stand_in_their_packages() -> None:
         "progress",
         "recipes",
     }
+
+
+def test_help_shows_public_names_and_names_public_modules() -> None:
+    """Python lists every file under PACKAGE CONTENTS: the text above it says which are public."""
+    text = pydoc.render_doc(gz3d_zarr, renderer=pydoc.plaintext)
+    sections = dict(re.findall(r"^([A-Z ]+)\n((?:    .*\n|\n)+)", text, re.MULTILINE))
+    shown = re.findall(
+        r"^    (?:class )?(\w+)\(", sections["FUNCTIONS"] + sections["CLASSES"], re.M
+    )
+    assert {*shown, "__version__"} == {*gz3d_zarr.__all__}
+    assert "DATA" not in sections
+    modules = re.findall(r"^    - ``([\w.]+)``", sections["DESCRIPTION"], re.MULTILINE)
+    assert len(modules) == 5
+    for name in modules:
+        assert importlib.import_module(name).__doc__
+    documented = (ROOT.parent / "docs" / "reference" / "api.md").read_text()
+    for name in re.findall(r"^    (\w+)\(", sections["FUNCTIONS"], re.MULTILINE):
+        assert f"autofunction:: gz3d_zarr.{name}\n" in documented
