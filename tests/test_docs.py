@@ -112,6 +112,10 @@ def add_store(folder: Path, store: Path) -> None:
 
 
 def add_profile(folder: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3.client() as client:  # what another page has built there
+        found = client.list_objects_v2(Bucket="bucket").get("Contents", [])
+        for item in found:
+            client.delete_object(Bucket="bucket", Key=item["Key"])
     (folder / "aws").write_text(
         f"[profile me]\nregion = us-east-1\nendpoint_url = {s3.endpoint}\n"
         f"aws_access_key_id = {s3.key}\naws_secret_access_key = {s3.secret}\n"

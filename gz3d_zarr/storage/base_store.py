@@ -55,14 +55,20 @@ class ObjectStore(ABC):
         """Return a store at another URL with the same client and options."""
         return replace(self, url=url)
 
-    def put(self, key: str, data: bytes, content_type: str = "") -> None:
-        """Write one object, whole or not at all; S3 keeps the type for browsers.
+    def put(self, key: str, data: bytes) -> None:
+        """Write one object, whole or not at all.
 
         Raises
         ------
         StoreError
             If it cannot be written.
         """
+        self.refuse_link("written to")
+        with self._convert_errors("written", key):
+            self._put(key, data)
+
+    def put_file(self, key: str, data: bytes, content_type: str) -> None:
+        """Do as `put`; S3 keeps the type, and gives it to browsers."""
         self.refuse_link("written to")
         with self._convert_errors("written", key):
             self._put(key, data, content_type)

@@ -101,7 +101,7 @@ def page(
     connect = f"'self' {origin(address)}" if is_http(address) else "'self'"
     files = read_page(address, connect)
     for name in sorted(CONTENT_TYPES, key=INDEX.__eq__):  # the index comes last
-        target.put(name, files[name], CONTENT_TYPES[name])
+        target.put_file(name, files[name], CONTENT_TYPES[name])
     return PageReport(target.url, address, tuple(files))
 
 
