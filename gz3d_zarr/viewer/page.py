@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from urllib.parse import quote as quote_url
 from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.datamodel.schema import SCHEMA
 from gz3d_zarr.datamodel.text_report import TextReport
-from gz3d_zarr.errors import StoreError, UsageError
+from gz3d_zarr.errors import StoreError, UsageError, quote
 from gz3d_zarr.locations import absolute, is_http, is_url, origin
 from gz3d_zarr.storage.build_record import ROOT_KEY, read_attrs
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
@@ -21,6 +22,8 @@ from gz3d_zarr.viewer.page_files import CONTENT_TYPES, INDEX, STORE_TAG, read_pa
 
 _OURS = STORE_TAG.partition(" content")[0].encode()
 """What every ``index.html`` of ours has."""
+_WEB_ADDRESS = re.compile(r"https?://[A-Za-z0-9.-]*[A-Za-z0-9](:[0-9]{1,5})?(/[^\s\\]*)?")
+"""Its host becomes part of a content security policy, which has no quotes, spaces or brackets."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,18 @@ def page(
         address = "./" if target.get(ROOT_KEY) is not None else ""
         found = target
     elif is_http(str(store)):
+        found = None
         absolute(str(store))  # refuses passwords and queries
         address = str(store).rstrip("/") + "/"
+        if _WEB_ADDRESS.fullmatch(str(store)) is None:
+            raise UsageError(
+                f"{quote(str(store))} is no web address for a browser, expected one such as "
+                "https://host/gz3d.zarr, with a host of the letters a-z, digits, - and ."
+            )
     else:
         found = open_object_store(store, storage_options if is_url(str(store)) else None)
         address = _relative_address(found, target)
-    if address and not is_http(address):
+    if address and found is not None:
         _check_store(found)
     _check_destination(target)
     connect = f"'self' {origin(address)}" if is_http(address) else "'self'"

@@ -87,6 +87,20 @@ def test_what_a_browser_cannot_read_is_refused(own: Path, tmp_path: Path) -> Non
     assert (tmp_path / "index.html").read_text() == "<title>Mine</title>"
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        'https://h"onload="x/', "https://h 'unsafe-inline'/x", "https://höst.example/x", "https://",
+        "https:///x", "https://*/x", "https://h,https://evil/x", "https://[::1]/x", "https://h/a b",
+        "https://h/\n<script>", "https://h\\@evil/x",
+    ],
+)  # fmt: skip
+def test_no_host_gets_into_the_policy_that_is_none(address: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is no web address for a browser|holds a password"):
+        gz3d_zarr.page(tmp_path / "site", address)
+    assert not (tmp_path / "site").exists()
+
+
 def test_hostile_address_stays_text(tmp_path: Path) -> None:
     gz3d_zarr.page(tmp_path / "site", 'https://host.example/"><script>alert(1)</script>')
     assert "<script>alert" not in (tmp_path / "site" / "index.html").read_text()
