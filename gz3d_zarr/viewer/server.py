@@ -180,7 +180,8 @@ class ViewServer:
         try:
             return await self._answer_object(request, key)
         except GZ3DError as error:
-            raise web.HTTPBadGateway(text=str(error), headers=_HEADERS) from error
+            headers = {**_HEADERS, "X-GZ3D-Error": "1"}
+            raise web.HTTPBadGateway(text=str(error), headers=headers) from error
 
     def _answer_file(self, name: str) -> web.Response:
         response = web.Response(body=self._files[name])

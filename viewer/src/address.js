@@ -7,6 +7,7 @@ const LOOPBACK = ["127.0.0.1", "localhost"];
 /**
  * @typedef {object} Address
  * @property {string} url Ends with a slash.
+ * @property {string} name What people know the store by.
  * @property {string} host Of the server, with its port.
  * @property {boolean} isForeign Whether another server has it than the one of the page.
  */
@@ -20,25 +21,27 @@ const LOOPBACK = ["127.0.0.1", "localhost"];
 export function readAddress(text, page) {
   let url;
   const own = new URL(page);
+  // A password or a signature is not repeated.
+  const shown = shorten(text.replace(/\/\/[^/]*@/, "//…@").replace(/\?.+/s, "?…"));
   try {
     url = new URL(text.trim(), page);
   } catch {
-    throw new PageError(`${shorten(text)} is not an address, expected one such as https://host/gz3d.zarr.`);
+    throw new PageError(`${shown} is not an address, expected one such as https://host/gz3d.zarr.`);
   }
   if (url.protocol === "s3:" || url.protocol === "gs:") {
-    throw new PageError(`A browser cannot read ${shorten(text)}: give the https:// address of the bucket, or run gz3d-zarr view.`);
+    throw new PageError(`A browser cannot read ${shown}: give the https:// address of the bucket, or run gz3d-zarr view.`);
   }
   if (url.username || url.password) {
     throw new PageError("The address of the store has a user name or password in it, and a page must not send one: use an address without.");
   }
   const isNear = LOOPBACK.includes(url.hostname) || (url.host === own.host && own.host !== "");
   if (!(url.protocol === "https:" || (url.protocol === "http:" && isNear))) {
-    throw new PageError(`${shorten(text)} is not an https:// address, which a store of another computer must have.`);
+    throw new PageError(`${shown} is not an https:// address, which a store of another computer must have.`);
   }
   if (url.search) {
-    throw new PageError(`${shorten(text)} has a query (?...), which cannot be part of the address of a store.`);
+    throw new PageError(`${shown} has a query, which cannot be part of the address of a store.`);
   }
   url.hash = "";
   if (!url.pathname.endsWith("/")) url.pathname += "/";
-  return { url: url.href, host: url.host, isForeign: url.origin !== own.origin };
+  return { url: url.href, name: url.href, host: url.host, isForeign: url.origin !== own.origin };
 }

@@ -27,13 +27,10 @@ export class Browser {
   /** @type {number | undefined} */
   #timer = undefined;
 
-  /**
-   * @param {import("./store.js").Store} store
-   * @param {string} source What Python opens.
-   */
-  constructor(store, source) {
+  /** @param {import("./store.js").Store} store */
+  constructor(store) {
     this.store = store;
-    this.source = source;
+    this.source = store.address.name; // what Python opens
     this.state = parseState(location.hash);
     this.sample = new Sample(store);
     this.view = new GalaxyView(store, this.sample, this.state, () => this.#describe());
@@ -58,7 +55,7 @@ export class Browser {
   async start() {
     const { state, sample } = this;
     find("count").textContent = `${grouped(sample.length)} galaxies`;
-    find("address").textContent = this.store.address.url;
+    find("address").textContent = this.source;
     showFilters(state.filters);
     showLayers(state, this.view);
     const needed = neededBy(state.filters);

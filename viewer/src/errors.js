@@ -1,6 +1,8 @@
 /** Errors that people read: one sentence each, shown as text and never as HTML. */
 
 const MOST_QUOTED = 200;
+/** Characters that nobody sees, or that turn the words around them round. */
+const HIDDEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
 
 /** An error whose message is a sentence for the person at the page. */
 export class PageError extends Error {}
@@ -9,15 +11,14 @@ export class PageError extends Error {}
 export class ChunkError extends Error {}
 
 /**
- * Foreign text for a message, the middle of a long one cut out.
+ * Foreign text for people, the middle of a long one cut out, and hidden characters shown as �.
  * @param {unknown} value
  * @param {number} [most] Characters.
  */
 export function shorten(value, most = MOST_QUOTED) {
   const text = String(value);
-  if (text.length <= most) return text;
   const half = most / 2 - 2;
-  return `${text.slice(0, half)}...${text.slice(-half)}`;
+  return (text.length <= most ? text : `${text.slice(0, half)}...${text.slice(-half)}`).replace(HIDDEN, "\ufffd");
 }
 
 /**

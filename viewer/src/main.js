@@ -3,7 +3,7 @@
 import { readAddress } from "./address.js";
 import { Browser } from "./browser.js";
 import { find, input } from "./dom.js";
-import { PageError, sentence } from "./errors.js";
+import { PageError, sentence, shorten } from "./errors.js";
 import { Store } from "./store.js";
 
 /** @typedef {import("./address.js").Address} Address */
@@ -18,7 +18,8 @@ async function main() {
   try {
     if (own) {
       const address = readAddress(own, location.href);
-      if (asked && readAddress(asked, location.href).url !== address.url) {
+      address.name = meta("gz3d-source") || address.url;
+      if (asked && !names(asked, address)) {
         find("message").textContent = "This copy of the page shows its own store, not the one that the link names.";
       }
       await show(address);
@@ -34,9 +35,18 @@ async function main() {
   }
 }
 
+/** Whether a link names the store of this page. @param {string} asked @param {Address} address */
+function names(asked, address) {
+  try {
+    return readAddress(asked, location.href).url === address.url;
+  } catch {
+    return false;
+  }
+}
+
 /** A store of another host is opened only if the person wants it. @param {Address} address @returns {Promise<boolean>} */
 function isWanted(address) {
-  offer(`The link asks to open a store of another host, ${address.host}: ${address.url}. What it shows would be from there, not from ${location.host || "this file"}. Open it?`);
+  offer(`The link asks to open a store of another host, ${address.host}: ${shorten(address.url)}. What it shows would be from there, not from ${location.host || "this file"}. Open it?`);
   find("open").hidden = true;
   find("question").hidden = false;
   document.documentElement.dataset.question = "yes";
@@ -59,7 +69,7 @@ async function show(address) {
   find("start").hidden = true;
   find("page").hidden = find("search").hidden = false;
   // What fails from here on is told where it is shown.
-  await new Browser(store, meta("gz3d-source") || address.url).start().catch(console.warn);
+  await new Browser(store).start().catch(console.warn);
 }
 
 /** Show the form for an address. @param {string} text */

@@ -74,8 +74,7 @@ export function showLayers(state, view) {
     input(`show-${cls}`).checked = state.classes.includes(cls);
     const found = view.measure(cls);
     most = Math.max(most, found?.most ?? 0);
-    const isUnasked = view.sample.has.details && view.sample.asked(cls, view.row) === 0;
-    find(`area-${cls}`).textContent = isUnasked ? "not asked" : found ? area(found) : "";
+    find(`area-${cls}`).textContent = isUnasked(view, cls) ? "not asked" : found ? area(found) : "";
   }
   const threshold = input("threshold");
   threshold.max = String(Math.max(most - 1, state.threshold));
@@ -88,6 +87,9 @@ export function showLayers(state, view) {
   input("show-rings").checked = state.rings;
   input("show-bundle").checked = state.bundleShown;
 }
+
+/** Whether nobody was asked about a class. @param {GalaxyView} view @param {string} cls */
+const isUnasked = ({ sample, row }, cls) => sample.has.details && sample.asked(cls, row) === 0;
 
 /** @param {{pixels: number, arcsec2: number}} found */
 function area({ pixels, arcsec2 }) {
@@ -114,7 +116,7 @@ export function showFacts(view, source) {
     ["Zooniverse id", String(id)],
     ["RA, Dec", Number.isFinite(ra) ? `${ra.toFixed(5)}°, ${dec.toFixed(5)}°` : "unknown"],
   ];
-  if (sample.has.details) facts.push(...votes(sample, row), ["MaNGA bundle", `${sample.ifu_design_size[row]} fibers; ${["not observed", "observed"][sample.observed[row]] ?? "unknown whether observed"}`]);
+  if (sample.has.details) facts.push(...votes(sample, row), ["MaNGA bundle", `${sample.ifu_design_size[row] > 0 ? `${sample.ifu_design_size[row]} fibers` : "unknown"}; ${["not observed", "observed"][sample.observed[row]] ?? "unknown whether observed"}`]);
   facts.push(["Row", `${row} of ${sample.length} (counted from 0)`]);
   find("facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
   const links = outsideLinks(ra, dec, sample.subject[row]).map(([text, href]) =>
@@ -149,7 +151,7 @@ function describe(view) {
   const { sample, row, state } = view;
   const parts = CLASSES.flatMap((cls) => {
     const found = view.measure(cls);
-    return found ? [`${cls} ${area(found)}`] : [];
+    return found ? [`${cls} ${isUnasked(view, cls) ? "not asked" : area(found)}`] : [];
   });
   const masks = parts.length ? ` Marked by more than ${state.threshold}: ${parts.join(", ")}.` : "";
   return `Picture of ${titleOf(sample, row)}, north up, east left.${masks} Arrow keys move a pointer.`;

@@ -20,10 +20,12 @@ const CLASS_MARKS = {
   spiral: ["spiral", "spiral_paths"],
   bar: ["bar", "bar_paths"],
 };
-/** Of one subject; the reference subjects have a few thousand. */
-const MOST_POINTS = 200_000;
-/** Of one path, since whether it crosses itself takes the square of it. */
-const MOST_IN_PATH = 5000;
+/** Characters of the marks of one subject; the reference subjects have up to 104,000. */
+const MOST_CHARACTERS = 2 ** 22;
+/** Of one subject; the reference subjects have up to 6,400. */
+const MOST_POINTS = 40_000;
+/** Of one path, since whether it crosses itself takes the square of it; real ones have up to 80. */
+const MOST_IN_PATH = 1000;
 
 /**
  * Read the marks of a subject.
@@ -34,6 +36,7 @@ export function parseMarks(text) {
   if (!text) return [];
   let points = 0;
   try {
+    if (text.length > MOST_CHARACTERS) throw new Error(`they have ${text.length} characters, expected at most ${MOST_CHARACTERS}`);
     const content = JSON.parse(text);
     return Object.entries(CLASS_MARKS).flatMap(([cls, [question, column]]) => {
       /** @type {string[]} */
@@ -45,8 +48,9 @@ export function parseMarks(text) {
           .filter((/** @type {Point[]} */ shape) => shape.length)
           .map((/** @type {Point[]} */ shape) => {
             points += shape.length;
-            if (points > MOST_POINTS || shape.length > MOST_IN_PATH || !shape.every(isPoint)) {
-              throw new Error(`${shorten(JSON.stringify(shape.slice(0, 3)))} is not a path of at most ${MOST_IN_PATH} points`);
+            if (points > MOST_POINTS) throw new Error(`they have more than ${MOST_POINTS} points`);
+            if (shape.length > MOST_IN_PATH || !shape.every(isPoint)) {
+              throw new Error(`${shorten(JSON.stringify(shape.slice(0, 3)))}... is not a path of at most ${MOST_IN_PATH} points`);
             }
             return { cls, points: shape };
           });
@@ -89,21 +93,27 @@ function addEnclosed(path, counts) {
   const xs = path.map((point) => point[0]);
   const left = Math.min(Math.max(Math.floor(Math.min(...xs)) - 1, 0), SIDE);
   const right = Math.max(Math.min(Math.ceil(Math.max(...xs)) + 2, SIDE), 0);
-  const inside = new Uint8Array(SIDE);
+  const turns = new Uint8Array(SIDE + 1); // whether the line goes in or out at a pixel
   for (let y = first; y <= last; y++) {
-    inside.fill(0);
+    turns.fill(0);
     for (let i = 0; i < path.length; i++) {
       const [x0, y0] = path[i];
       const [x1, y1] = path[(i + 1) % path.length];
       const above = y1 >= y;
       if (y0 >= y === above) continue;
-      // Pixels to one side of where the edge crosses this line.
+      // Pixels to the left of where the edge crosses this line are inside of it, or no longer.
       const slope = (y1 - y) * (x0 - x1);
-      for (let x = left; x < right; x++) {
-        if (slope >= (x1 - x) * (y0 - y1) === above) inside[x] ^= 1;
+      let [from, to] = [left, right];
+      while (from < to) {
+        const x = (from + to) >> 1;
+        if (slope >= (x1 - x) * (y0 - y1) === above) from = x + 1;
+        else to = x;
       }
+      turns[left] ^= 1;
+      turns[from] ^= 1;
     }
-    for (let x = left; x < right; x++) counts[y * SIDE + x] += inside[x];
+    let inside = 0;
+    for (let x = left; x < right; x++) counts[y * SIDE + x] += inside ^= turns[x];
   }
 }
 

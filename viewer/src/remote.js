@@ -3,10 +3,11 @@
  * server that sends a whole shard instead of a range is refused, and so is an object that is too long.
  */
 
-import { PageError } from "./errors.js";
+import { PageError, shorten } from "./errors.js";
 import { MOST_DOCUMENT, MOST_OBJECT } from "./schema.js";
 
 const PATIENCE = 60_000; // ms
+const MOST_SENTENCE = 4000; // bytes
 
 export class RemoteStore {
   /** @param {import("./address.js").Address} address */
@@ -23,7 +24,7 @@ export class RemoteStore {
     // Browsers keep objects for hours where a server does not forbid it, also those of a replaced
     // store: ask whether they are still the same, which costs nothing if they are.
     const response = await this.#ask(key, { cache: "no-cache" });
-    if (response.status !== 200) throw this.#refusal(key, response.status);
+    if (response.status !== 200) throw await this.#refusal(key, response);
     return this.#body(key, response, key === "/zarr.json" ? MOST_DOCUMENT : MOST_OBJECT);
   }
 
@@ -48,9 +49,9 @@ export class RemoteStore {
         `${this.address.host} knows no Range requests, so that each picture would be a download of about 22 MB: use gz3d-zarr view STORE, or a server such as nginx or S3.`,
       );
     }
-    if (response.status !== 206) throw this.#refusal(key, response.status);
+    if (response.status !== 206) throw await this.#refusal(key, response);
     const data = await this.#body(key, response, length);
-    if (data.length !== length) throw this.#refusal(key, 416);
+    if (data.length !== length) throw await this.#refusal(key, { status: 416 });
     return data;
   }
 
@@ -101,13 +102,19 @@ export class RemoteStore {
 
   /**
    * @param {string} key
-   * @param {number} status
+   * @param {Response | {status: 416}} response
    */
-  #refusal(key, status) {
-    const { url, host } = this.address;
+  async #refusal(key, response) {
+    const { name: store, host, isForeign } = this.address;
+    const { status } = response;
     const name = key.slice(1);
+    if (status === 502 && !isForeign && "headers" in response && response.headers.get("X-GZ3D-Error")) {
+      // gz3d-zarr view says what it could not read.
+      const text = new TextDecoder().decode(await this.#body(key, response, MOST_SENTENCE));
+      return new PageError(`${shorten(text, MOST_SENTENCE)}.`);
+    }
     if (name === "zarr.json" && (status === 404 || status === 403)) {
-      return new PageError(`There is no Zarr store at ${url} (${host} answered ${status} for zarr.json).`);
+      return new PageError(`There is no Zarr store at ${store} (${host} answered ${status} for zarr.json).`);
     }
     if (status === 404) {
       return new PageError(`${name} is missing in the store: it is damaged, or was replaced; reload the page, or run gz3d-zarr verify.`);

@@ -20,6 +20,8 @@ export const MOST_DOCUMENT = 8 * 2 ** 20;
 const MOST_CHUNK = 32 * 2 ** 20;
 /** Bytes of a chunk of texts at most, unpacked. */
 export const MOST_TEXT = 64 * 2 ** 20;
+/** Chunks of a column at most, each of which is a request; the survey has one. */
+const MOST_PARTS = 64;
 /** Chunks of a shard at most; its index has 16 bytes of each. */
 const MOST_INNER = 2 ** 16;
 
@@ -137,6 +139,10 @@ export function checkArray(name, document, subjects) {
   const outer = document.chunk_grid?.configuration?.chunk_shape;
   if (document.chunk_grid?.name !== "regular" || !isChunk(outer, rule, MOST_ROWS)) {
     refuse("chunks", outer, ["n", ...rule.shape].join(" x "));
+  }
+  // Marks are read of one subject only.
+  if (!rule.sharded && name !== "marks/annotations" && rows / outer[0] > MOST_PARTS) {
+    refuse("chunks", outer, `at most ${MOST_PARTS} of ${rows} rows`);
   }
   const keys = document.chunk_key_encoding;
   if (keys?.name !== "default" || (keys.configuration?.separator ?? "/") !== "/") {

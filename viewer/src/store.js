@@ -57,9 +57,9 @@ export class Store {
     try {
       root = JSON.parse(new TextDecoder().decode(bytes));
     } catch (cause) {
-      throw new PageError(`zarr.json at ${address.url} is not JSON: this is not a Zarr 3 store.`, { cause });
+      throw new PageError(`zarr.json at ${address.name} is not JSON: this is not a Zarr 3 store.`, { cause });
     }
-    return new Store(address, checkRoot(address.url, root), remote);
+    return new Store(address, checkRoot(address.name, root), remote);
   }
 
   /**
