@@ -183,3 +183,17 @@ def test_links_between_pages_lead_somewhere() -> None:
             if not (page.parent / target).exists():
                 dead.append(f"{name(page)}: {target}")
     assert dead == []
+
+
+def test_version_is_the_same_everywhere() -> None:
+    version = gz3d_zarr.__version__
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == version
+
+
+def test_pictures_of_pages_exist() -> None:
+    for page in PAGES:
+        for target in re.findall(r"^```\{image\} (\S+)", page.read_text(), re.MULTILINE):
+            assert (page.parent / target).is_file(), f"{name(page)}: {target}"
