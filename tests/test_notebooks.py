@@ -146,6 +146,7 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
         folder.mkdir()
     monkeypatch.chdir(here)
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(scratch / "torch"))  # torch's own
     plt.switch_backend("agg")
     with dask.config.set({"temporary-directory": str(scratch)}), plt.rc_context():
         yield
