@@ -3,8 +3,8 @@
 ``build`` writes subject files into a store, and ``plan`` reports what that takes. ``open_store``
 and ``open_source`` give the same Dataset from a store and directly from the files. ``verify``
 checks every value of a store, ``copy`` copies one, ``subset`` makes one of some of its subjects;
-``view`` and ``page`` show one in a browser. ``import gz3d_zarr`` adds the accessor ``ds.gz3d`` to
-every xarray Dataset.
+``view`` and ``page`` show one in a browser, ``neuroglancer_link`` in neuroglancer. ``import
+gz3d_zarr`` adds the accessor ``ds.gz3d`` to every xarray Dataset.
 
 Public modules:
 

@@ -17,6 +17,7 @@ from .pipeline.build import plan as plan
 from .pipeline.copy import copy as copy
 from .pipeline.subset import SubsetReport as SubsetReport
 from .pipeline.verify import verify as verify
+from .viewer.links import neuroglancer_link as neuroglancer_link
 from .viewer.page import page as page
 from .viewer.view import view as view
 

@@ -1,1 +1,1 @@
-"""The web page that shows a store: serve it here, or write it beside a store."""
+"""The web page that shows a store: serve it here, or write it beside a store; links to others."""
