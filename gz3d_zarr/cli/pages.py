@@ -38,11 +38,11 @@ def view(store: str, port: int, no_browser: bool, **options: Any) -> None:
 
     opened = open_object_store(store, gather(options)["storage_options"])
     with serve_store(opened, port, allows_frames=False) as server:
-        click.echo(server.link)
-        click.echo("The page is at this link until Ctrl-C.", err=True)
-        if not no_browser and not webbrowser.open(server.link):
-            click.echo("No browser was found here: open the link in one.", err=True)
         try:
+            click.echo(server.link)
+            click.echo("The page is at this link until Ctrl-C.", err=True)
+            if not no_browser and not webbrowser.open(server.link):
+                click.echo("No browser was found here: open the link in one.", err=True)
             server.wait()
         except KeyboardInterrupt:
             click.echo("Closed.", err=True)

@@ -21,10 +21,12 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from click.testing import CliRunner
 from object_stores import S3Server, close_sessions, fresh_bucket, run_moto
 from servers import serve
 
 import gz3d_zarr
+from gz3d_zarr.cli import main
 from gz3d_zarr.errors import StoreError, UsageError
 from gz3d_zarr.storage.memory_store import MemoryStore
 from gz3d_zarr.storage.object_store import open_object_store
@@ -334,6 +336,18 @@ def test_command_ends_cleanly(store: Path) -> None:
     assert "Traceback" not in errors
     with socket.create_server(("127.0.0.1", urlsplit(link).port or 0)):
         pass
+
+
+def test_ctrl_c_while_the_browser_opens_ends_cleanly(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(link: str) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("webbrowser.open", interrupt)
+    result = CliRunner().invoke(main, ["view", str(store)])
+    assert result.exit_code == 0, result.output
+    assert result.stderr.endswith("Closed.\n")
 
 
 def test_root_is_the_one_that_is_served(store: Path, server: ViewServer) -> None:
