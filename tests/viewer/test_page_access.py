@@ -116,3 +116,14 @@ def test_a_notebook_shows_the_page_and_links_to_it(
         page.reload()  # it is still a visit from another site
         wait_for(page, "listed")
         context.close()
+
+
+def test_a_page_on_a_disk_says_how_to_show_its_store(
+    store: Path, tmp_path: Path, browser: Any
+) -> None:
+    gz3d_zarr.page(tmp_path, store)
+    page = browser.new_page()
+    page.goto(f"file://{tmp_path}/index.html")
+    wait_for(page, "failed")
+    assert "on a disk: run gz3d-zarr view with the path" in page.inner_text("#trouble")
+    page.context.close()

@@ -253,7 +253,7 @@ def test_a_replaced_store_and_a_redirect_are_told(site: Site, store: Path, open_
 ADDRESSES = {
     "javascript:window.hacked=1": "is not an https:// address",
     "data:text/html,x": "is not an https:// address",
-    "file:///etc/passwd": "is not an https:// address",
+    "file:///etc/passwd": "does not let a page read a store on a disk: run gz3d-zarr view",
     "http://example.com/gz3d.zarr": "is not an https:// address",
     "https://user:secret@example.com/gz3d.zarr": "has a user name or password in it",
     "https://example.com/gz3d.zarr?key=secret": "example.com/gz3d.zarr?… has a query, which",

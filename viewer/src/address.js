@@ -31,6 +31,9 @@ export function readAddress(text, page) {
   if (url.protocol === "s3:" || url.protocol === "gs:") {
     throw new PageError(`A browser cannot read ${shown}: give the https:// address of the bucket, or run gz3d-zarr view.`);
   }
+  if (url.protocol === "file:") {
+    throw new PageError("A browser does not let a page read a store on a disk: run gz3d-zarr view with the path of the store.");
+  }
   if (url.username || url.password) {
     throw new PageError("The address of the store has a user name or password in it, and a page must not send one: use an address without.");
   }
