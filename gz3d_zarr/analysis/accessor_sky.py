@@ -269,6 +269,10 @@ class SkyMethods:
         ------
         UsageError
             matplotlib is not installed (extra ``plot``), or the subject's status is not ok.
+
+        See Also
+        --------
+        contact_sheet : many subjects in one figure
         """
         from gz3d_zarr.analysis import plotting
 

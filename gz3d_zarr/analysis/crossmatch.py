@@ -137,7 +137,7 @@ def _position_names(columns: dict[str, Column], ra: str | None, dec: str | None)
             return found[0], found[1]
     raise UsageError(
         f"the table has no columns {' nor '.join(' and '.join(names) for names in wanted)}; name "
-        f"those with the position by ra=... and dec=...: {list_names(columns)}"
+        f"those with the position by ra=... and dec=...; it has {list_names(columns)}"
     )
 
 

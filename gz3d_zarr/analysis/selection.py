@@ -18,7 +18,7 @@ from gz3d_zarr.analysis.indexing import compute_variables, isel_subjects, with_s
 from gz3d_zarr.analysis.validation import validate_dataset
 from gz3d_zarr.datamodel.healpix import healpix_pixels
 from gz3d_zarr.datamodel.ids import MAX_DIGITS, find_rows, is_plate_ifu
-from gz3d_zarr.errors import UsageError, quote
+from gz3d_zarr.errors import UsageError, plural, quote
 
 FloatArray = NDArray[np.float64]
 PLATE_IFU_NAMES = ("plateifu", "plate_ifu")
@@ -82,8 +82,8 @@ def one_subject(dataset: xr.Dataset, subject: str | int | None) -> xr.Dataset:
         return rows.isel(subject=0)
     if subject is None:
         raise UsageError(
-            f"the Dataset has {rows.sizes['subject']} subjects: name one by its MaNGA id or "
-            "Zooniverse id"
+            f"the Dataset has {plural(rows.sizes['subject'], 'subject')}: name one by its MaNGA id "
+            "or Zooniverse id (contact_sheet plots many)"
         )
     raise UsageError(f"{subject!r} has more than one row; {_tell_apart(rows)}")
 

@@ -105,8 +105,8 @@ def spaxels(
         return _of_one(dataset, ifu_size, target, shape, method)
     if target is not None:
         raise UsageError(
-            "a target is the grid of one subject: name the subject, or use gz3d-zarr export "
-            "spaxels for the grids of a survey table"
+            "a target is the grid of one subject: name the subject, or choose it by "
+            "isel(subject=0); gz3d-zarr export spaxels writes the grids of a survey table"
         )
     return _of_many(dataset, ifu_size, method)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from gz3d_zarr.analysis.table_columns import (
     read_columns,
 )
 from gz3d_zarr.analysis.validation import validate_dataset
+from gz3d_zarr.datamodel.ids import MAX_LISTED, is_plate_ifu
 from gz3d_zarr.datamodel.limits import MAX_TABLE, gunzip
 from gz3d_zarr.errors import UsageError, error_message, missing_extra_error, plural, quote
 from gz3d_zarr.locations import absolute, is_url, read_regular
@@ -148,11 +149,42 @@ def match_subjects(dataset: xr.Dataset, table: Any, on: str = MANGA_ID) -> Match
     return match_columns(dataset, *read_columns(table), on)
 
 
+def replace_plate_ifus(ids: Sequence[str | int], table: Any) -> list[str | int]:
+    """The ids with each plate-IFU of a table replaced by its MaNGA id.
+
+    Raises
+    ------
+    UsageError
+        The table has no column of plate-IFUs or of MaNGA ids, or does not have one of the
+        plate-IFUs.
+    """
+    columns, left_out = read_columns(table)
+    plate_ifus, manga_ids = (
+        read_ids(column, on, f"column {name} of the table")
+        for on in (PLATE_IFU, MANGA_ID)
+        for name, column in [find_key(columns, on, left_out)]
+    )
+    known = {
+        plate_ifu: manga_id
+        for plate_ifu, manga_id in zip(plate_ifus, manga_ids, strict=True)
+        if plate_ifu and manga_id
+    }
+    unknown = [wanted for wanted in ids if is_plate_ifu(wanted) and wanted not in known]
+    if unknown:
+        raise UsageError(
+            f"the table does not have the plate-IFU {quote_some(unknown, MAX_LISTED)}; expected "
+            f"one such as {quote_some(list(known), 1) or 'those of DRPall'}"
+        )
+    return [known.get(str(wanted), wanted) for wanted in ids]
+
+
 def match_columns(
     dataset: xr.Dataset, columns: Mapping[str, Column], left_out: Mapping[str, str], on: str
 ) -> Matches:
     """Match a table that `read_columns` has read, as `match_subjects` documents."""
     name, column = find_key(columns, on, left_out)
+    if not len(column.values):
+        raise UsageError(f"the table has no rows; its columns are {list_names(columns)}")
     wanted = read_ids(column, on, f"column {name} of the table")
     own = _subject_ids(with_subject_dim(dataset), on)
     positions: dict[Any, list[int]] = {}
@@ -197,7 +229,7 @@ def find_key(
     if name is None:
         raise UsageError(
             f"the table has no column {on} (in any case); rename the one that has these ids, or "
-            f"join on another: {list_names(columns)}"
+            f"join on another; it has {list_names(columns)}"
         )
     if columns[name].values.ndim != 1:
         raise UsageError(f"column {name} of the table has several values a row, expected one id")

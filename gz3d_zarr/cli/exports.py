@@ -24,6 +24,7 @@ from gz3d_zarr.cli.options import (
     store_options,
     worker_options,
 )
+from gz3d_zarr.datamodel.ids import is_plate_ifu
 
 _file_options = all_of(
     store_options,
@@ -147,18 +148,29 @@ def export_spaxel_files(store: str, dest: str, table: str, as_json: bool, **opti
     from gz3d_zarr.export.spaxels import export_spaxels
 
     function = functools.partial(export_spaxels, table=table)
-    _export(function, store, dest, as_json, {**options, "table": None})
+    _export(function, store, dest, as_json, {**options, "table": None}, ids_table=table)
 
 
 def _export(
-    function: Command, store: str, dest: str, as_json: bool, options: dict[str, Any]
+    function: Command,
+    store: str,
+    dest: str,
+    as_json: bool,
+    options: dict[str, Any],
+    ids_table: str | None = None,
 ) -> None:
-    """Run an export on the subjects that the options select."""
+    """Run an export on the subjects that the options select.
+
+    A table of `ids_table` tells plate-IFUs of the ids, and selects nothing itself.
+    """
     from gz3d_zarr.export.subset import RowRules
     from gz3d_zarr.progress import show_progress
 
     options = gather(options)
-    rows = RowRules(**{name: options.pop(name) for name in ROW_OPTIONS})
+    rules = {name: options.pop(name) for name in ROW_OPTIONS}
+    if any(is_plate_ifu(wanted) for wanted in rules["ids"] or ()):
+        rules["table"] = rules["table"] or ids_table
+    rows = RowRules(**rules)
     with show_progress(sys.stderr) as progress:
         report = function(store, dest, rows=rows, progress=progress, **options)
     print_result(report, as_json)

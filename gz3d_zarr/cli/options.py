@@ -304,7 +304,7 @@ table_option = in_section(
     "--table",
     metavar="FILE",
     help="Only subjects whose MaNGA ids are in a table, such as DRPall: FITS, CSV, ECSV, VOTable "
-    "or Parquet.",
+    "or Parquet. With it, --ids may have plate-IFUs.",
 )
 row_options = all_of(ids_option, cone_option, min_vote_fraction_option, table_option)
 ROW_OPTIONS = ("ids", "cone", "min_vote_fraction", "table")

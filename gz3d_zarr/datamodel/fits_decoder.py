@@ -20,7 +20,7 @@ from gz3d_zarr.datamodel.fits_header import HDU, scan
 from gz3d_zarr.datamodel.fits_table import FitsTable
 from gz3d_zarr.datamodel.subject import CLASSES, SIDE, THRESHOLD, Subject, SubjectMetadata
 from gz3d_zarr.datamodel.wcs import read_scale
-from gz3d_zarr.errors import Status, SubjectError
+from gz3d_zarr.errors import Status, SubjectError, UsageError
 
 HDU_COUNT = 11
 MAX_UNPACKED = 128 * 2**20
@@ -53,7 +53,14 @@ def decode(data: bytes) -> Subject:
     SubjectError
         Status corrupt: the bytes are damaged (gzip, CRC, not FITS, truncated). Status invalid:
         valid FITS with a wrong HDU, shape, column or value.
+    UsageError
+        What is given is not bytes, such as a path.
     """
+    if not isinstance(data, bytes | bytearray):
+        raise UsageError(
+            f"data is {type(data).__name__}, expected the bytes of a subject file, such as "
+            "pathlib.Path(path).read_bytes()"
+        )
     return decode_fits(unpack(data))
 
 

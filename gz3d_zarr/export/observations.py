@@ -81,8 +81,9 @@ def find_observations(selection: Selection, table: Any) -> Observations:
     found = {name: find_column(columns, name) for name in ("plateifu", "ifura", "ifudec")}
     missing = [name for name, column in found.items() if column is None]
     if missing:
+        word = "column" if len(missing) == 1 else "columns"
         raise UsageError(
-            f"the table has no column {' and '.join(missing)} (in any case), which the grids of "
+            f"the table has no {word} {', '.join(missing)} (in any case), which the grids of "
             f"MaNGA's maps need; it has {list_names(columns)}"
         )
     names, ra, dec = (columns[str(column)].filled() for column in found.values())

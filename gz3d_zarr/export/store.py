@@ -66,7 +66,7 @@ def subset(
         Positions along ``subject``, a bool for every subject, a slice, or a selection from the
         store.
     ids : sequence of str or int, optional
-        MaNGA ids or Zooniverse subject ids.
+        MaNGA ids, Zooniverse subject ids or, with a table that has them, plate-IFUs.
     cone : tuple of float, optional
         Right ascension and declination in degrees, and a radius in arcseconds.
     min_vote_fraction : float, optional

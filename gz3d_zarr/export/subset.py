@@ -16,7 +16,7 @@ from gz3d_zarr.analysis.selection import select_cone
 from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.backends.store import find_root, open_dataset, read_store
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
-from gz3d_zarr.datamodel.ids import find_rows, parse_id
+from gz3d_zarr.datamodel.ids import find_rows, is_plate_ifu, parse_id
 from gz3d_zarr.datamodel.variables import VARIABLES
 from gz3d_zarr.errors import LeftOutWarning, Status, StoreError, UsageError, plural
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
@@ -43,7 +43,7 @@ class RowRules:
     Attributes
     ----------
     ids : sequence of str or int, optional
-        MaNGA ids or Zooniverse subject ids.
+        MaNGA ids, Zooniverse subject ids or, with a table that has them, plate-IFUs.
     cone : tuple of float, optional
         Right ascension and declination in degrees, and a radius in arcseconds.
     min_vote_fraction : float, optional
@@ -67,8 +67,13 @@ class RowRules:
             An id is unknown, a rule is wrong, or no subject is selected.
         """
         found: list[tuple[str, NDArray[np.int64]]] = []
+        table = None
+        if self.table is not None:
+            from gz3d_zarr.analysis.survey_table import read_survey_table  # needs astropy
+
+            table = read_survey_table(self.table)
         if self.ids is not None:
-            found.append(("has one of the ids", find_ids(dataset, self.ids)))
+            found.append(("has one of the ids", _find_ids(dataset, self.ids, table)))
         if self.cone is not None:
             inside = find_positions(dataset, select_cone(dataset, *self.cone))
             found.append(("is in the cone", inside))
@@ -76,7 +81,7 @@ class RowRules:
             words = f"has a vote fraction of at least {self.min_vote_fraction}"
             found.append((words, _find_votes(dataset, self.min_vote_fraction)))
         if self.table is not None:
-            found.append((f"is in {self.table}", _find_in_table(dataset, self.table)))
+            found.append((f"is in {self.table}", _find_in_table(dataset, table, self.table)))
         rows = np.arange(dataset.sizes["subject"])
         for _, these in found:
             rows = np.intersect1d(rows, these)
@@ -219,6 +224,22 @@ def find_ids(dataset: xr.Dataset, ids: Sequence[str | int]) -> NDArray[np.int64]
     return np.unique(np.array(find_rows([parse_id(i) for i in ids], labels, numbers), np.int64))
 
 
+def _find_ids(dataset: xr.Dataset, ids: Sequence[str | int], table: Any) -> NDArray[np.int64]:
+    """Rows with these ids, of which a survey table tells the plate-IFUs."""
+    if not any(is_plate_ifu(wanted) for wanted in ids):
+        return find_ids(dataset, ids)
+    if table is not None:
+        from gz3d_zarr.analysis.survey_table import replace_plate_ifus  # needs astropy
+
+        return find_ids(dataset, replace_plate_ifus(ids, table))
+    try:
+        return find_ids(dataset, ids)  # were they MaNGA ids
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; plate-IFUs need a table that has them, such as DRPall: table (--table)"
+        ) from None
+
+
 def _find_votes(dataset: xr.Dataset, least: float) -> NDArray[np.int64]:
     """Rows whose spiral or bar votes over total classifications reach a fraction."""
     if not 0 <= least <= 1:
@@ -232,11 +253,11 @@ def _find_votes(dataset: xr.Dataset, least: float) -> NDArray[np.int64]:
     return np.flatnonzero(most >= least)
 
 
-def _find_in_table(dataset: xr.Dataset, path: str | Path) -> NDArray[np.int64]:
+def _find_in_table(dataset: xr.Dataset, table: Any, path: str | Path) -> NDArray[np.int64]:
     """Rows whose subjects a survey table has."""
-    from gz3d_zarr.analysis.survey_table import match_subjects, read_survey_table  # needs astropy
+    from gz3d_zarr.analysis.survey_table import match_subjects  # needs astropy
 
-    matches = match_subjects(dataset, read_survey_table(path))
+    matches = match_subjects(dataset, table)
     if len(matches.unmatched):
         rows = plural(len(matches.unmatched), "row")
         logging.getLogger(__name__).info("Note: the store has no subject for %s of %s.", rows, path)

@@ -35,6 +35,7 @@ from gz3d_zarr.storage.build_record import (
     ROOT_KEY,
     WORK_PREFIX,
     BuildRecord,
+    note_file,
     read_attrs,
     refuse_dataset,
     root_excess,
@@ -169,8 +170,8 @@ def choose_request(
     return BuildRequest(mode, update, retry_failed, allow_loss)
 
 
-def inspect_target(store: ObjectStore) -> Target:
-    """Find out what exists at a store; nothing is written.
+def inspect_target(store: ObjectStore, *, to_write: bool = True) -> Target:
+    """Find out what exists at a store; nothing is written, now or, without `to_write`, later.
 
     Raises
     ------
@@ -207,7 +208,7 @@ def inspect_target(store: ObjectStore) -> Target:
     if root is None and data is not None:
         return Target(TargetState.UNFINISHED, record=record, damage=damage)
     if not is_only_ours(store) or not any(is_written_by_build(key) for key in store.list_sizes()):
-        raise _foreign(store)
+        raise _foreign(store, to_write)
     damage = f"{ROOT_KEY} is {'missing' if root is None else 'damaged'}"
     return Target(TargetState.COMPLETE, record=record, has_root=root is not None, damage=damage)
 
@@ -301,8 +302,8 @@ def is_shard(key: str) -> bool:
     return key.startswith(tuple(f"{name}/c/" for name in SHARD_ARRAYS)) and is_ours(key)
 
 
-def _foreign(store: ObjectStore) -> StoreError:
-    return StoreError(
-        f"{store.url} holds something that is not a Galaxy Zoo: 3D store; nothing was changed. "
-        "Choose another path, or empty it yourself"
-    )
+def _foreign(store: ObjectStore, to_write: bool) -> StoreError:
+    found = f"{store.url} holds something that is not a Galaxy Zoo: 3D store"
+    if not to_write:
+        return StoreError(f"{found}{note_file(store)}")
+    return StoreError(f"{found}; nothing was changed. Choose another path, or empty it yourself")

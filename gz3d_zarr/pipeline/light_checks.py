@@ -52,7 +52,7 @@ def check_without_shards(store: ObjectStore, expected_digest: str | None = None)
     StoreError
         There is no store, or something else; it cannot be listed; or its root has another digest.
     """
-    target = inspect_target(store)
+    target = inspect_target(store, to_write=False)
     if target.state is TargetState.EMPTY:
         raise StoreError(f"there is no store at {store.url}{note_file(store)}")
     root = store.get(ROOT_KEY) or b""

@@ -248,7 +248,7 @@ class VerifyReport(TextReport):
         words = "sound, but differs from its source" if self.state == "differs" else self.state
         counts = (
             f": {plural(self.subjects, 'subject')}, {self.not_ok} failed, "
-            f"{self.compared} compared with their files"
+            f"{self.compared or 'none'} compared with their files"
         )
         lines.append(f"{self.store} is {words}{counts if self.subjects else ''}.")
         return "\n".join(lines)

@@ -163,10 +163,15 @@ def refuse_dataset(url: str, root: bytes | None) -> None:
 
 
 def note_file(store: ObjectStore) -> str:
-    """Words for the end of a message where a file is in the place of a store; else empty."""
-    if not store.is_local or not Path(store.url).is_file():
+    """Words for the end of a message where files are in the place of a store; else empty."""
+    if not store.is_local:
         return ""
-    return ", which is a file: a store is a folder (xr.open_dataset opens netCDF files)"
+    place = Path(store.url)
+    if place.is_file():
+        return ", which is a file: a store is a folder (xr.open_dataset opens netCDF files)"
+    if any(place.glob("gz3d_*.fits.gz")):
+        return ", which has subject files: gz3d-zarr build makes a store of them"
+    return ""
 
 
 def read_attrs(root: bytes | None) -> dict[str, Any]:

@@ -355,11 +355,12 @@ def test_crossmatch_refuses_what_cannot_match(ds: xr.Dataset) -> None:
     ):
         ds.gz3d.crossmatch(far, 2)
     with pytest.raises(
-        UsageError, match="has no columns ra and dec nor objra and objdec nor .*: name, cenra$"
+        UsageError,
+        match="has no columns ra and dec nor objra and objdec nor .*; it has name, cenra$",
     ):
         ds.gz3d.crossmatch(pd.DataFrame({"name": ["a"], "cenra": [1.0]}), 2)
     with pytest.raises(
-        UsageError, match="has no columns RA and DEJ2000; name those with .*: ra, dec"
+        UsageError, match="has no columns RA and DEJ2000; name those with .*; it has ra, dec"
     ):
         ds.gz3d.crossmatch(far, 2, ra="RA", dec="DEJ2000")
     with pytest.raises(UsageError, match="repeats is 'some', expected one of all, first, raise"):

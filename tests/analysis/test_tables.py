@@ -144,9 +144,11 @@ def test_joins_of_frames_datasets_records_and_files(ds: xr.Dataset, tmp_path: Pa
 def test_joins_that_cannot_be_say_why(ds: xr.Dataset) -> None:
     table = make_drpall(ds)
     with pytest.raises(
-        UsageError, match="no column zooniverse_subject_id .*: plateifu, MANGAID, Ra"
+        UsageError, match="no column zooniverse_subject_id .*; it has plateifu, MANGAID, Ra"
     ):
         ds.gz3d.join(table, on="zooniverse_subject_id")
+    with pytest.raises(UsageError, match="the table has no rows; its columns are mangaid, x"):
+        ds.gz3d.join(pd.DataFrame({"mangaid": [], "x": []}))
     with pytest.raises(UsageError, match="how is 'outer', expected one of left, inner"):
         ds.gz3d.join(table, how="outer")
     with pytest.raises(UsageError, match="repeats is 'none'"):

@@ -182,6 +182,26 @@ def test_a_survey_table_selects_with_other_rules(store: Path, tmp_path: Path) ->
         select_rows(store, RowRules(others, table=table))
 
 
+def test_ids_may_be_plate_ifus_of_the_survey_table(store: Path, tmp_path: Path) -> None:
+    dataset = gz3d_zarr.open_store(store)
+    labels = dataset["subject"].values
+    table = tmp_path / "drpall.csv"
+    lines = [f"8000-190{i},{label}" for i, label in enumerate(labels[[7, 3, 7]])]
+    table.write_text("\n".join(["PLATEIFU,mangaid", *lines]))
+    for ids, label in ((["8000-1901"], labels[3]), (["8000-1900", "8000-1902"], labels[7])):
+        rows = RowRules(ids, table=table).find(dataset)
+        assert rows.tolist() == np.flatnonzero(labels == label).tolist()
+    both = RowRules(["8000-1901", str(labels[7])], table=table).find(dataset)
+    assert set(labels[both]) == set(labels[[3, 7]])
+    with pytest.raises(UsageError, match="does not have the plate-IFU '8000-1909'.*'8000-1900'"):
+        RowRules(["8000-1909"], table=table).find(dataset)
+    with pytest.raises(UsageError, match="no subject has .* plate-IFUs need a table .*--table"):
+        RowRules(["8000-1901"]).find(dataset)
+    table.write_text(f"mangaid\n{labels[3]}\n")
+    with pytest.raises(UsageError, match="the table has no column plateifu"):
+        RowRules(["8000-1901"], table=table).find(dataset)
+
+
 def test_a_changed_store_is_named(damaged: Path, tmp_path: Path) -> None:
     xr.Dataset().to_zarr(tmp_path / "other.zarr", zarr_format=3, consolidated=True)
     with pytest.raises(StoreError, match="not of Galaxy Zoo"):

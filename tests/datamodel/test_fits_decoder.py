@@ -28,7 +28,7 @@ from files import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gz3d_zarr import Status, SubjectError
+from gz3d_zarr import Status, SubjectError, UsageError
 from gz3d_zarr.datamodel import annotations
 from gz3d_zarr.datamodel.annotations import CLASS_MARKS, decode_clusters
 from gz3d_zarr.datamodel.fits_decoder import decode, unpack
@@ -174,6 +174,12 @@ def test_subject_error_survives_pickling() -> None:
 def test_sentinels_become_minus_one(data: bytes, column: str, field: str, value: float) -> None:
     metadata = decode(with_cell(data, column, value)).metadata
     assert metadata == replace(decode(data).metadata, **{field: -1})
+
+
+def test_a_path_is_not_taken_for_the_bytes_of_a_file() -> None:
+    for wrong in ("gz3d.fits.gz", Path("gz3d.fits.gz")):
+        with pytest.raises(UsageError, match=r"data is \w+, expected the bytes .*read_bytes"):
+            decode(wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [256, 300, 65_535])

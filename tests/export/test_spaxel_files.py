@@ -186,6 +186,10 @@ def test_the_command(ds: xr.Dataset, store: Path, client: Client, tmp_path: Path
     assert result.exit_code == 0
     assert "Wrote 2 subjects into 2 files" in result.output
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    (tmp_path / "ids").write_text(str(table["plateifu"][chosen[0]]))
+    result = run("--table", tmp_path / "mine.csv", "--overwrite", *ids)
+    assert result.exit_code == 0, result.output
+    assert "Wrote 1 subject into 1 file" in result.output
     result = run("--table", tmp_path / "none.fits")
     assert result.exit_code == 2
     assert result.output.startswith(f"Error: the table {tmp_path / 'none.fits'} cannot be read")
@@ -205,7 +209,7 @@ def with_value(column: str, value: Any) -> Callable[[Table], Table]:
 BAD: dict[str, tuple[Callable[[Table], Table], str]] = {
     "no column": (
         lambda t: t[["mangaid", "ifudec"]],
-        r"^the table has no column plateifu and ifura \(in any case\), .*; it has mangaid, ifudec$",
+        r"^the table has no columns plateifu, ifura \(in any case\), .*; it has mangaid, ifudec$",
     ),
     "no id": (lambda t: t[["plateifu", "ifura", "ifudec"]], "the table has no column mangaid"),
     "no subject": (

@@ -337,10 +337,12 @@ def test_command_tells_and_exits(copy: Path, simulated: Path, client: Client) ->
     runner = CliRunner()
     with client.as_current():
         good = runner.invoke(main, ["verify", str(copy), "--source", str(simulated)])
+        alone = runner.invoke(main, ["verify", str(copy)])
         flip(copy / "image" / "c" / "1" / "0" / "0" / "0", 3000)
         bad = runner.invoke(main, ["verify", str(copy), "--json"])
     assert (good.exit_code, bad.exit_code) == (0, 1), good.output
     assert "is sound: 18 subjects, 0 failed, 18 compared with their files." in good.stdout
+    assert "is sound: 18 subjects, 0 failed, none compared with their files." in alone.stdout
     summary = json.loads(bad.stdout)
     assert (summary["passed"], summary["state"]) == (False, "damaged")
     assert next(c for c in summary["checks"] if not c["passed"])["target"] == "image/c/1/0/0/0"
@@ -367,6 +369,18 @@ def test_digest_of_the_root_is_shown_and_checked(
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     with pytest.raises(StoreError, match="there is no Zarr 3 store"):
         gz3d_zarr.open_store(tmp_path / "nowhere", digest=digest)
+
+
+def test_a_folder_of_subject_files_is_told_from_a_store(simulated: Path, tmp_path: Path) -> None:
+    hint = "has subject files: gz3d-zarr build makes a store of them$"
+    with pytest.raises(StoreError, match=f"there is no Zarr 3 store at .*, which {hint}"):
+        gz3d_zarr.open_store(simulated)
+    with pytest.raises(StoreError, match=f"is not a Galaxy Zoo: 3D store, which {hint}"):
+        gz3d_zarr.verify(simulated)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError) as caught:
+        gz3d_zarr.verify(tmp_path)
+    assert str(caught.value).endswith("holds something that is not a Galaxy Zoo: 3D store")
 
 
 @pytest.mark.parametrize("digest", ["", "abc", "g" * 64, "0" * 65, f"0x{'0' * 62}"])
