@@ -132,16 +132,17 @@ class _Lines(LiveProgress):
         self._stream = stream
         self._things = things
         self._last_line = time.monotonic()
-        self._last_position = 0
+        self._has_ended = False
 
     def _show(self, position: int, progress: Progress) -> None:
         now = time.monotonic()
-        is_last = position == progress.total and position > self._last_position
+        # The last shard counts only once it is whole: then all failures are known.
+        is_last = 0 < progress.done == progress.total and not self._has_ended
         if not progress.new and not is_last and position == progress.done:
             return
         if not is_last and now - self._last_line < LINE_SECONDS:
             return
-        self._last_line, self._last_position = now, position
+        self._last_line, self._has_ended = now, is_last
         line = f"{position} of {progress.total} {self._things}"
         rate, remaining = self._rate(position), progress.total - position
         if rate > 0:

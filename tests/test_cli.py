@@ -488,6 +488,18 @@ def test_estimates_leave_out_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_the_last_line_waits_for_the_last_shard() -> None:
+    """Its subjects are done before it is whole, and only then is it known how many failed."""
+    stream = Terminal(False)
+    with show_progress(stream) as show:  # type: ignore[arg-type]
+        show(Progress(0, 8, 0, 0))
+        show.show_partial(8)
+        show(Progress(8, 8, 8, 3))
+    assert stream.text.count("\n") == 1
+    assert stream.text.startswith("8 of 8 subjects")
+    assert stream.text.endswith(", 3 failed\n")
+
+
 def test_no_rate_is_shown_as_zero() -> None:
     assert [format_rate(r) for r in (12.34, 9.96, 0.1, 0.04)] == [
         "12", "10.0", "0.1", "less than 0.1",
