@@ -6,13 +6,15 @@ and several requests are sent at a time.
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gz3d_zarr.errors import StoreError, error_message
 from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.storage.ranges import Range, read_ends, read_ranges
 from gz3d_zarr.storage.shards import (
@@ -41,8 +43,9 @@ class ChunkFetcher:
         key = shard_key(name, shard)
         data = self.store.get(key, sharding.max_bytes(name))
         if data is None:
-            raise FileNotFoundError(key)
-        index = self._indices[key] = read_index(data, sharding.chunks)
+            raise missing_shard(self.store, name, shard)
+        with self._naming(name, shard):
+            index = self._indices[key] = read_index(data, sharding.chunks)
         first = shard * sharding.chunks
         return {first + i: cut_chunk(data, entry) for i, entry in enumerate(index)}
 
@@ -61,12 +64,10 @@ class ChunkFetcher:
 
         Raises
         ------
-        FileNotFoundError
-            A shard is missing.
         StoreError
-            One cannot be read.
+            A shard is missing, cannot be read, or has a damaged index.
         ValueError
-            An index is damaged, or a shard is cut short.
+            One is cut short.
         """
         known = {} if is_fresh else dict(self._indices)
         wanted: dict[int, set[int]] = defaultdict(set)
@@ -78,7 +79,8 @@ class ChunkFetcher:
             if key not in known and len(wanted[shard]) == sharding.chunks:
                 chunks |= self.fetch_shard(name, sharding, shard)
         rest = {shard: key for shard, key in keys.items() if not wanted[shard] <= chunks.keys()}
-        self._read_indices([key for key in rest.values() if key not in known], sharding)
+        unknown = {key: shard for shard, key in rest.items() if key not in known}
+        self._read_indices(name, sharding, unknown)
         try:
             return {**chunks, **self._fetch_parts(name, rest, wanted, sharding)}
         except ValueError:
@@ -86,11 +88,12 @@ class ChunkFetcher:
                 raise
         return self.fetch(name, sharding, numbers, is_fresh=True)  # a shard has got more subjects
 
-    def _read_indices(self, keys: Iterable[str], sharding: Sharding) -> None:
-        for key, tail in read_ends(self.store, keys, index_size(sharding.chunks)).items():
+    def _read_indices(self, name: str, sharding: Sharding, shards: Mapping[str, int]) -> None:
+        for key, tail in read_ends(self.store, shards, index_size(sharding.chunks)).items():
             if tail is None:
-                raise FileNotFoundError(key)
-            self._indices[key] = read_index(tail, sharding.chunks)
+                raise missing_shard(self.store, name, shards[key])
+            with self._naming(name, shards[key]):
+                self._indices[key] = read_index(tail, sharding.chunks)
 
     def _fetch_parts(
         self,
@@ -116,6 +119,22 @@ class ChunkFetcher:
         for number, part in ranges.items():
             data = found[part]
             if data is None:
-                raise FileNotFoundError(part[0])
+                raise missing_shard(self.store, name, number // sharding.chunks)
             chunks[number] = whole_chunk(data, part[2] - part[1])
         return chunks
+
+    @contextlib.contextmanager
+    def _naming(self, name: str, shard: int) -> Iterator[None]:
+        """Say which of several shards cannot be read."""
+        try:
+            yield
+        except ValueError as error:
+            raise StoreError(
+                f"shard {shard} of {name} in {self.store.url} cannot be read: "
+                f"{error_message(error)}"
+            ) from error
+
+
+def missing_shard(store: ObjectStore, name: str, shard: int) -> StoreError:
+    """What to raise where a shard does not exist."""
+    return StoreError(f"shard {shard} of {name} in {store.url} is missing: the store is damaged")

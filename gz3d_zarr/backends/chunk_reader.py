@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_cache import ChunkCache, CroppedMasks
-from gz3d_zarr.backends.chunk_fetcher import ChunkFetcher, Chunks
+from gz3d_zarr.backends.chunk_fetcher import ChunkFetcher, Chunks, missing_shard
 from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.backends.pixel_part import EVERYTHING, PixelPart
 from gz3d_zarr.backends.root import READ_ERRORS, open_root, read_member
@@ -161,7 +161,7 @@ class ChunkReader:
             try:
                 self._require_chunks(name, sharding, shard, slice(first, last))
             except FileNotFoundError as error:
-                raise self._missing(name, shard) from error
+                raise missing_shard(self._store, name, shard) from error
             except access_errors(*READ_ERRORS) as error:
                 raise StoreError(
                     f"shard {shard} of {name} in {self._store.url} cannot be read: "
@@ -282,7 +282,8 @@ class ChunkReader:
         try:
             yield
         except FileNotFoundError as error:
-            raise self._missing(name, row // (sharding.size if sharding else 1)) from error
+            shard = row // (sharding.size if sharding else 1)
+            raise missing_shard(self._store, name, shard) from error
         except access_errors(*READ_ERRORS) as error:
             raise StoreError(
                 f"{name} of row {row} in {self._store.url} cannot be read: {error_message(error)}"
@@ -382,11 +383,6 @@ class ChunkReader:
 
     def _new_state(self, pid: int) -> _ProcessState:
         return _ProcessState(pid, ChunkFetcher(self._store))
-
-    def _missing(self, name: str, shard: int) -> StoreError:
-        return StoreError(
-            f"shard {shard} of {name} in {self._store.url} is missing: the store is damaged"
-        )
 
 
 def _read_at(file: FileIO, offset: int, size: int) -> bytes:

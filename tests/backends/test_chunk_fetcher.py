@@ -195,6 +195,14 @@ def test_damage_and_loss_are_told(wide: Path, memory: str) -> None:
     fresh = gz3d_zarr.open_store(memory, chunks=None)["image"]
     with pytest.raises(StoreError, match="the index of its shard is damaged"):
         fresh[[2, 4]].load()
+    with pytest.raises(StoreError, match=r"shard 0 of image in .* cannot be read: the index"):
+        fresh[[17, 4]].load()
+    last = IMAGES.replace("/c/0", "/c/1")
+    store.delete([last])
+    store.put(IMAGES, data)
+    for rows in ([2, 17], [16, 2]):  # which of the two is named, whatever comes first
+        with pytest.raises(StoreError, match="shard 1 of image in .* is missing"):
+            gz3d_zarr.open_store(memory, chunks=None)["image"][rows].load()
     store.delete([IMAGES])
     with pytest.raises(StoreError, match="shard 0 of image in .* is missing"):
         fresh[[2, 4]].load()
