@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ def subset(
     client: Client | None = None,
     *,
     rows: Rows = None,
-    ids: Sequence[str | int] | None = None,
+    ids: str | int | Iterable[str | int] | None = None,
     cone: tuple[float, float, float] | None = None,
     min_vote_fraction: float | None = None,
     table: str | Path | None = None,
@@ -65,7 +65,7 @@ def subset(
     rows : sequence of int or bool, slice, or Dataset, optional
         Positions along ``subject``, a bool for every subject, a slice, or a selection from the
         store.
-    ids : sequence of str or int, optional
+    ids : str, int or iterable of them, optional
         MaNGA ids, Zooniverse subject ids or, with a table that has them, plate-IFUs.
     cone : tuple of float, optional
         Right ascension and declination in degrees, and a radius in arcseconds.
@@ -97,7 +97,7 @@ def subset(
     dataset = store if isinstance(store, xr.Dataset) else None
     if dataset is not None and (rows is not None or storage_options is not None):
         raise UsageError("rows and storage_options are for a path or a URL, not for a Dataset")
-    if dataset is None and rows is None and rules == RowRules():
+    if dataset is None and rows is None and rules.is_empty:
         raise UsageError(
             "no condition is given: choose subjects by ids, cone, min_vote_fraction, table (--ids, "
             "--cone, --min-vote-fraction, --table) or rows; copy takes the whole store"

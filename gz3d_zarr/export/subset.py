@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gz3d_zarr.analysis.selection import select_cone
+from gz3d_zarr.analysis.selection import as_list, select_cone
 from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.backends.store import find_root, open_dataset, read_store
 from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.datamodel.ids import find_rows, is_plate_ifu, parse_id
+from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.datamodel.variables import VARIABLES
-from gz3d_zarr.errors import LeftOutWarning, Status, StoreError, UsageError, plural
+from gz3d_zarr.errors import LeftOutWarning, Status, StoreError, UsageError, plural, quote
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class RowRules:
 
     Attributes
     ----------
-    ids : sequence of str or int, optional
+    ids : str, int or iterable of them, optional
         MaNGA ids, Zooniverse subject ids or, with a table that has them, plate-IFUs.
     cone : tuple of float, optional
         Right ascension and declination in degrees, and a radius in arcseconds.
@@ -53,10 +54,15 @@ class RowRules:
         counted in the log.
     """
 
-    ids: Sequence[str | int] | None = None
+    ids: str | int | Iterable[str | int] | None = None
     cone: tuple[float, float, float] | None = None
     min_vote_fraction: float | None = None
     table: str | Path | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is given: then all subjects meet it."""
+        return all(getattr(self, each.name) is None for each in fields(self))
 
     def find(self, dataset: xr.Dataset) -> NDArray[np.int64]:
         """Rows of the subjects, ascending.
@@ -75,8 +81,7 @@ class RowRules:
         if self.ids is not None:
             found.append(("has one of the ids", _find_ids(dataset, self.ids, table)))
         if self.cone is not None:
-            inside = find_positions(dataset, select_cone(dataset, *self.cone))
-            found.append(("is in the cone", inside))
+            found.append(("is in the cone", _find_in_cone(dataset, self.cone)))
         if self.min_vote_fraction is not None:
             words = f"has a vote fraction of at least {self.min_vote_fraction}"
             found.append((words, _find_votes(dataset, self.min_vote_fraction)))
@@ -218,14 +223,30 @@ def read_texts(selection: Selection) -> dict[str, NDArray[np.object_]]:
         ) from error
 
 
-def find_ids(dataset: xr.Dataset, ids: Sequence[str | int]) -> NDArray[np.int64]:
+def find_ids(dataset: xr.Dataset, ids: str | int | Iterable[str | int]) -> NDArray[np.int64]:
     """Rows with these MaNGA or Zooniverse subject ids, ascending; `find_rows` says more."""
     labels, numbers = dataset["subject"].values, dataset["zooniverse_subject_id"].values
-    return np.unique(np.array(find_rows([parse_id(i) for i in ids], labels, numbers), np.int64))
+    wanted = [parse_id(i) for i in as_list(ids)]
+    return np.unique(np.array(find_rows(wanted, labels, numbers), np.int64))
 
 
-def _find_ids(dataset: xr.Dataset, ids: Sequence[str | int], table: Any) -> NDArray[np.int64]:
+def _find_in_cone(dataset: xr.Dataset, cone: tuple[float, float, float]) -> NDArray[np.int64]:
+    """Rows within a radius of a position."""
+    try:
+        ra, dec, radius = cone
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"cone is {quote(cone)}, expected right ascension and declination in degrees and a "
+            "radius in arcseconds"
+        ) from None
+    return find_positions(dataset, select_cone(dataset, ra, dec, radius))
+
+
+def _find_ids(
+    dataset: xr.Dataset, given: str | int | Iterable[str | int], table: Any
+) -> NDArray[np.int64]:
     """Rows with these ids, of which a survey table tells the plate-IFUs."""
+    ids = as_list(given)
     if not any(is_plate_ifu(wanted) for wanted in ids):
         return find_ids(dataset, ids)
     if table is not None:
@@ -242,7 +263,7 @@ def _find_ids(dataset: xr.Dataset, ids: Sequence[str | int], table: Any) -> NDAr
 
 def _find_votes(dataset: xr.Dataset, least: float) -> NDArray[np.int64]:
     """Rows whose spiral or bar votes over total classifications reach a fraction."""
-    if not 0 <= least <= 1:
+    if not 0 <= check_type("min_vote_fraction", least, float) <= 1:
         raise UsageError(
             f"min_vote_fraction (--min-vote-fraction) is {least}, expected a number from 0 to 1"
         )
@@ -274,6 +295,11 @@ def find_positions(dataset: xr.Dataset, rows: Rows) -> NDArray[np.int64]:
     if isinstance(rows, RowRules):
         return rows.find(dataset)
     if isinstance(rows, xr.Dataset):
+        if "zooniverse_subject_id" not in rows.variables:
+            raise UsageError(
+                "rows is a Dataset without zooniverse_subject_id, expected a selection from the "
+                "store"
+            )
         ids = np.atleast_1d(rows["zooniverse_subject_id"].values).tolist()
         return find_ids(dataset, ids) if ids else np.zeros(0, np.int64)
     try:

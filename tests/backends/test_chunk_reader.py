@@ -152,6 +152,24 @@ def test_cones(store: Path) -> None:
     other = [str(dataset["zooniverse_subject_id"].values[5])]
     with pytest.raises(UsageError, match="none has one of the ids and is in the cone"):
         select_rows(store, RowRules(other, cone))
+    for wrong in ((1, 2), "abcd", 5, "abc"):
+        with pytest.raises(UsageError, match=r"(cone|ra) is .*expected"):
+            select_rows(store, RowRules(cone=wrong))  # type: ignore[arg-type]
+    assert select_rows(store, RowRules(cone=np.array(cone))).rows.tolist() == [4]  # type: ignore[arg-type]
+
+
+def test_ids_may_be_one_or_an_array(store: Path) -> None:
+    dataset = gz3d_zarr.open_store(store)
+    numbers = dataset["zooniverse_subject_id"].values
+    texts = [str(number) for number in numbers[[2, 5]]]
+    for given in (numbers[[5, 2]], np.array(texts), (number for number in numbers[[2, 5]])):
+        assert select_rows(store, RowRules(ids=given)).rows.tolist() == [2, 5]
+    for one in (numbers[5], int(numbers[5]), texts[1]):
+        assert select_rows(store, RowRules(ids=one)).rows.tolist() == [5]
+    with pytest.raises(UsageError, match="an id is 1.5"):
+        select_rows(store, RowRules(ids=1.5))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="a Dataset without zooniverse_subject_id"):
+        select_rows(store, dataset.drop_vars("zooniverse_subject_id"))
 
 
 def test_votes_select_what_a_build_would(simulated: Path, store: Path) -> None:
@@ -160,9 +178,9 @@ def test_votes_select_what_a_build_would(simulated: Path, store: Path) -> None:
         wanted = gz3d_zarr.open_source(simulated, min_vote_fraction=least)
         rows = RowRules(min_vote_fraction=least).find(gz3d_zarr.open_store(store))
         assert sorted(ids[rows]) == sorted(wanted["zooniverse_subject_id"].values)
-    for wrong in (20, -0.1, float("nan")):
-        with pytest.raises(UsageError, match="expected a number from 0 to 1"):
-            select_rows(store, RowRules(min_vote_fraction=wrong))
+    for wrong in (20, -0.1, float("nan"), "0.5"):
+        with pytest.raises(UsageError, match="min_vote_fraction.* expected a number"):
+            select_rows(store, RowRules(min_vote_fraction=wrong))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="none has a vote fraction of at least 1"):
         select_rows(store, RowRules(min_vote_fraction=1))
 

@@ -220,6 +220,9 @@ def test_what_is_refused(store: Path, sample: Path, client: Client, tmp_path: Pa
     new = tmp_path / "new.zarr"
     with pytest.raises(UsageError, match="no condition is given.*copy takes the whole store"):
         gz3d_zarr.subset(store, new, client)
+    with pytest.raises(UsageError, match="none has one of the ids and has a vote fraction"):
+        ids = gz3d_zarr.open_store(store)["zooniverse_subject_id"].values[:2]
+        gz3d_zarr.subset(store, new, client, ids=ids, min_vote_fraction=1)
     with pytest.raises(UsageError, match="no subject is selected"):
         gz3d_zarr.subset(store, new, client, rows=[])
     with pytest.raises(UsageError, match="no subject is selected"):
