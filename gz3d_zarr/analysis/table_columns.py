@@ -220,14 +220,24 @@ def _is_nan(cell: Any) -> bool:
 
 
 def _typed(cells: Sequence[Any]) -> NDArray[Any] | None:
-    """Objects as an array of text or whole numbers; None if they are of other kinds or several."""
+    """Objects as an array of text, numbers or bools; None if they are of other kinds or several."""
     if all(isinstance(cell, str | bytes) for cell in cells):
         texts = [c.decode("utf-8", "replace") if isinstance(c, bytes) else c for c in cells]
         return np.array([text.rstrip(" \0") for text in texts], np.str_)
     if all(isinstance(cell, Integral) and not isinstance(cell, bool) for cell in cells):
         numbers = np.array(cells)
         return numbers if numbers.dtype.kind in "iu" else None
+    if all(isinstance(cell, bool | np.bool_) for cell in cells):
+        return np.array(cells, bool)
+    if all(isinstance(cell, float | np.floating) or _is_exact(cell) for cell in cells):
+        return np.array(cells, float)
     return None
+
+
+def _is_exact(cell: Any) -> bool:
+    """Whether it is a whole number that float64 represents."""
+    is_whole = isinstance(cell, Integral) and not isinstance(cell, bool)
+    return is_whole and abs(int(cell)) <= MAX_EXACT_INTEGER
 
 
 def _kind(given: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from gz3d_zarr.analysis.indexing import isel_subjects
 from gz3d_zarr.analysis.subject_table import subject_table
-from gz3d_zarr.backends.store import open_dataset
+from gz3d_zarr.backends.store import find_object_store, open_dataset
 from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.errors import StoreError, UsageError, error_message, missing_extra_error, plural
 from gz3d_zarr.export.one_file import open_file, partial_file
@@ -118,6 +119,8 @@ def export_table(
         if rows is not None:
             raise UsageError("rows is for a store; select the subjects of the Dataset instead")
         chosen = store
+        with contextlib.suppress(UsageError):  # it may be of no store, such as files
+            url = find_object_store(store).url
     else:
         opened = open_object_store(store, shared if is_url(str(store)) else None)
         dataset, url = open_dataset(opened), opened.url

@@ -141,6 +141,25 @@ def test_joins_of_frames_datasets_records_and_files(ds: xr.Dataset, tmp_path: Pa
     assert "table_k" in again
 
 
+def test_columns_of_objects_keep_their_values(ds: xr.Dataset) -> None:
+    """pandas keeps numbers beside None as objects."""
+    cells: dict[str, list[Any]] = {
+        "real": [1.5, None, 2],
+        "whole": [2**60, None, 2],
+        "flag": [True, None, False],
+        "mixed": [1.5, None, 2**60],  # float64 would round it
+        "other": [1.5, None, "a"],
+    }
+    frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in cells.items()})
+    frame["zooniverse_subject_id"] = ds["zooniverse_subject_id"].values[:3]
+    with pytest.warns(LeftOutWarning, match="2 columns of the table left out.*mixed .*other"):
+        joined = ds.gz3d.join(frame, on="zooniverse_subject_id", how="inner")
+    np.testing.assert_array_equal(joined["real"], [1.5, np.nan, 2])
+    np.testing.assert_array_equal(joined["flag"], [1, np.nan, 0])
+    assert joined["whole"].values.tolist() == [2**60, 0, 2]
+    assert joined["whole_masked"].values.tolist() == [False, True, False]
+
+
 def test_joins_that_cannot_be_say_why(ds: xr.Dataset) -> None:
     table = make_drpall(ds)
     with pytest.raises(

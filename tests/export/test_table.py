@@ -205,6 +205,8 @@ def test_what_cannot_be_written_is_refused(store: Path, tmp_path: Path, read_onl
         export_table(store, tmp_path / "t.xlsx")
     with pytest.raises(StoreError, match="is inside the store"):
         export_table(store, store / "t.csv")
+    with pytest.raises(StoreError, match="is inside the store"):
+        export_table(gz3d_zarr.open_store(store).isel(subject=[1]), store / "t.csv")
     with pytest.raises(UsageError, match="rows is for a store"):
         export_table(gz3d_zarr.open_store(store), tmp_path / "u.csv", rows=[1])
     with pytest.raises(UsageError, match="no subject is selected"):
