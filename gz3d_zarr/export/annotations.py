@@ -13,6 +13,7 @@ from gz3d_zarr.backends.store import read_group
 from gz3d_zarr.datamodel.annotations import CLUSTER_COLUMNS, MarkTable, marks_from_json
 from gz3d_zarr.datamodel.arrays import CLUSTERS_GROUP, MARKS
 from gz3d_zarr.datamodel.cluster_arrays import ROW_SIZES
+from gz3d_zarr.datamodel.limits import MAX_SHARD_SUBJECT
 from gz3d_zarr.datamodel.sealed_json import PARSE_ERRORS
 from gz3d_zarr.errors import StoreError
 from gz3d_zarr.export.subset import Selection
@@ -97,7 +98,7 @@ def _read_marks(store: ObjectStore, selection: Selection) -> list[dict[str, Mark
     document = json.dumps(array).encode()
     marks = []
     for number in np.unique(shards).tolist():
-        data = store.get(shard_key(MARKS, number))
+        data = store.get(shard_key(MARKS, number), size * MAX_SHARD_SUBJECT)
         if data is None:
             raise StoreError(
                 f"shard {number} of {MARKS} in {store.url} is missing: the store is damaged"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import shutil
 import sys
 import time
@@ -109,6 +110,9 @@ def test_damaged_clusters_and_marks(store: Path, client: Client, tmp_path: Path)
     data = (store / "marks/annotations/c/0").read_bytes()
     (copy / "marks/annotations/c/0").write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
     with pytest.raises(StoreError, match="marks/annotations/c/0 is damaged"):
+        export_fits(copy, tmp_path / "out", client, rows=[1])
+    os.truncate(copy / "marks/annotations/c/0", 2**28)  # no more of it is read than fits
+    with pytest.raises(StoreError, match="marks/annotations/c/0 has more than 128 MiB"):
         export_fits(copy, tmp_path / "out", client, rows=[1])
     remove_packs(copy)
     zarr.open_array(copy, path="clusters/number_galaxy_centers", mode="r+")[:] = 7
