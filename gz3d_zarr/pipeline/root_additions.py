@@ -12,7 +12,7 @@ from zarr.storage import MemoryStore, StorePath
 from gz3d_zarr.backends.root import READ_ERRORS
 from gz3d_zarr.datamodel.limits import MAX_DOCUMENT
 from gz3d_zarr.datamodel.root_claims import find_excess
-from gz3d_zarr.datamodel.schema import SCHEMA, SCHEMA_VERSION
+from gz3d_zarr.datamodel.schema import PARENT_ATTRS, SCHEMA, SCHEMA_VERSION
 from gz3d_zarr.errors import shorten
 from gz3d_zarr.storage.build_record import ROOT_KEY
 from gz3d_zarr.storage.published_receipts import PublishedReceipts
@@ -68,7 +68,9 @@ def carry_additions(
     is_known = attrs.get("schema") == SCHEMA and attrs.get("schema_version") == SCHEMA_VERSION
     if not isinstance(before, dict) or not isinstance(new, dict) or not is_known:
         return root, _left_out("whatever it listed", "it was damaged or of another version")
-    added = {name: attrs[name] for name in attrs.keys() - new["attributes"].keys()}
+    # A store that replaces a subset was not taken from its parent.
+    others = attrs.keys() - new["attributes"].keys() - {*PARENT_ATTRS}
+    added = {name: attrs[name] for name in others}
     members = _added_members(before, new)
     misfits = _find_misfits(members, _added_members(new, {}), keeps_subjects)
     kept = {name: members[name] for name in sorted(members.keys() - misfits)}

@@ -249,6 +249,19 @@ def test_an_update_adds_the_other_subjects(
     assert gz3d_zarr.open_store(last).attrs["appended"] == 2
 
 
+def test_what_replaces_a_subset_has_no_parent(
+    sample: Path, simulated: Path, client: Client, tmp_path: Path
+) -> None:
+    replaced = Path(shutil.copytree(sample, tmp_path / "replaced.zarr"))
+    root = json.loads((replaced / "zarr.json").read_bytes())
+    root["attributes"]["mine"] = "kept"
+    (replaced / "zarr.json").write_text(json.dumps(root))
+    gz3d_zarr.build(simulated, replaced, client, overwrite=True, shard_size=16)
+    attrs = gz3d_zarr.open_store(replaced).attrs
+    assert attrs["mine"] == "kept"
+    assert not [name for name in attrs if name.startswith("parent")]
+
+
 def test_a_dataset_is_saved_with_what_its_store_has(
     store: Path, client: Client, tmp_path: Path
 ) -> None:
