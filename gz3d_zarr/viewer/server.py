@@ -41,6 +41,7 @@ _HEADERS = {
 }
 _LOGGER = logging.getLogger(__name__)
 _LOGGER.addHandler(logging.NullHandler())
+_LOGGER.propagate = False  # the command line prints what the package logs
 """What strangers send, such as a port scanner, is no message for the terminal or the notebook."""
 _Running = tuple[asyncio.AbstractEventLoop, asyncio.Event, int]
 T = TypeVar("T")

@@ -60,7 +60,7 @@ from gz3d_zarr import *
 print(open_store.__module__, copy.__module__, Status.OK.label)
 """
     lines = fresh(code).splitlines()
-    assert lines == ["[]", "22 True", "gz3d_zarr.backends.store gz3d_zarr.pipeline.copy ok"]
+    assert lines == ["[]", "23 True", "gz3d_zarr.backends.store gz3d_zarr.pipeline.copy ok"]
     with pytest.raises(AttributeError, match="nothing"):
         gz3d_zarr.nothing  # noqa: B018
 

@@ -199,7 +199,7 @@ def test_plate_ifus_are_known_once_a_table_is_joined(ds: xr.Dataset) -> None:
 @pytest.mark.parametrize(
     ("columns", "on", "message"),
     [
-        ({"name": ["a"], "z": [1.0]}, "mangaid", r"no column mangaid .* another: name, z$"),
+        ({"name": ["a"], "z": [1.0]}, "mangaid", r"no column mangaid .* another; it has name, z$"),
         ({"mangaid": ["1-22", "14000007"]}, "mangaid", "different kinds, '1-22' and '14000007'"),
         ({"mangaid": [14000007]}, "mangaid", "has 14000007, expected MaNGA ids such as 1-603114"),
         ({"mangaid": ["14000007"]}, "mangaid", "has '14000007', expected MaNGA ids"),

@@ -541,7 +541,7 @@ def test_small_object_that_a_server_did_not_keep_is_noticed(
     """A PUT that is confirmed, and stores nothing or only the first bytes."""
     target, put = tmp_path / "g.zarr", LocalStore._put
 
-    def put_badly(self: LocalStore, name: str, data: bytes, content_type: str) -> None:
+    def put_badly(self: LocalStore, name: str, data: bytes, content_type: str = "") -> None:
         if not name.startswith(key):
             put(self, name, data, content_type)
         elif kept is not None:
