@@ -93,9 +93,8 @@ def build_shard(task: ShardTask) -> Receipt:
     known = task.previous.outcomes if task.previous is not None else ()
     wanted = [i for i in range(len(task.files)) if i not in outcomes]
     files = [task.files[i] for i in wanted]
-    bodies = read_files(
-        files, task.fetch.source_options, task.fetch, limit_by_semaphore(task.semaphore)
-    )
+    connection = limit_by_semaphore(task.semaphore)
+    bodies = read_files(files, task.fetch.source_options, task.fetch, connection)
     report = make_reporter(task.topic, task.shard)
     with contextlib.closing(bodies):
         for i, (path, sha1), body in zip(wanted, files, bodies, strict=True):
@@ -104,7 +103,8 @@ def build_shard(task: ShardTask) -> Receipt:
                 path, sha1, body, trust_names=task.fetch.trust_names, before=before
             )
             if outcome.status in FAILED_TO_READ:
-                check_source(task.source, path, outcome.status, task.fetch.source_options)
+                with connection(_always):  # it asks the server, too
+                    check_source(task.source, path, outcome.status, task.fetch.source_options)
             if task.strict and outcome.status is not Status.OK:
                 raise SubjectError(outcome.status, f"{shorten(path)}: {outcome.reason}")
             if subject is not None:
@@ -165,6 +165,10 @@ def _check_kept(task: ShardTask, outcomes: Sequence[SubjectOutcome]) -> None:
                 f"now the file is {now.status.label}, {now.reason or 'with another sha1'}. The "
                 "store stays as it was; restore the file and use --resume"
             )
+
+
+def _always() -> bool:
+    return True
 
 
 def limit_by_semaphore(semaphore: Semaphore | None) -> ConnectionLimiter:

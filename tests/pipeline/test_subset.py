@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -23,7 +24,6 @@ from gz3d_zarr import StoreError, UsageError
 from gz3d_zarr.backends.store_info import read_info
 from gz3d_zarr.cli import main
 from gz3d_zarr.export.fits import export_fits
-from gz3d_zarr.export.torch import GZ3DDataset
 from gz3d_zarr.pipeline import subset_task
 from gz3d_zarr.storage.local_store import LocalStore
 from gz3d_zarr.storage.object_store import ObjectStore
@@ -78,7 +78,10 @@ def test_a_subset_is_what_a_build_of_its_subjects_writes(
 
 def test_a_subset_is_read_like_any_store(sample: Path, client: Client, tmp_path: Path) -> None:
     assert export_fits(sample, tmp_path / "fits", client).files == len(ROWS)
-    assert len(GZ3DDataset(sample)) == len(ROWS)
+    if importlib.util.find_spec("torch"):
+        from gz3d_zarr.export.torch import GZ3DDataset
+
+        assert len(GZ3DDataset(sample)) == len(ROWS)
     assert len(gz3d_zarr.open_store(sample).gz3d.clusters("center")) > 0
     again = gz3d_zarr.subset(sample, tmp_path / "half.zarr", client, rows=slice(None, None, 2))
     assert again.subjects == 5

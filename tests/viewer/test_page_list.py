@@ -75,7 +75,7 @@ def test_filters_select_the_rows_that_python_selects(
         expect_rows(page, np.flatnonzero(expected))
     slide(page, "#spiral", 40)
     wait_for(page, f'listed="{((spiral >= 0.4) & (asked[:, 3] > 0)).sum()}"')
-    assert "spiral=40" in page.url
+    page.wait_for_url("**spiral=40**")
     page.click("#reset")
     wait_for(page, f'listed="{len(status)}"')
 
