@@ -348,7 +348,9 @@ def test_a_pack_that_claims_more_than_it_has_is_refused(tmp_path: Path) -> None:
     pack = pack[:central] + struct.pack("<II", 400, 400) + pack[central + 8 :]
     target = open_object_store(tmp_path / "g.zarr")
     target.put(pack_key(digest(pack)), pack)
-    with pytest.raises(StoreError, match="the small arrays of .* cannot be read: EOFError"):
+    with pytest.raises(
+        StoreError, match="the small arrays of .* cannot be read: (EOFError|Overlapped entries)"
+    ):
         read_packs(target, {"small_arrays_sha256": digest(pack)})
 
 

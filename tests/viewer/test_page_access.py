@@ -110,7 +110,8 @@ def test_a_notebook_shows_the_page_and_links_to_it(
         reading = f"fetch('{server.link}store/zarr.json').then(() => 'read', () => 'refused')"
         assert page.evaluate(reading) == "refused"
         page.evaluate("document.querySelector('a').target = ''")  # the same visit, without a tab
-        page.click("a")
+        page.evaluate("document.querySelector('a').click()")
+        page.wait_for_url(f"{server.link}**")
         wait_for(page, "listed")
         assert page.url.startswith(server.link)
         page.reload()  # it is still a visit from another site
