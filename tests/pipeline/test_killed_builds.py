@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -39,17 +41,23 @@ def clean(source: Path, client: Client, tmp_path_factory: pytest.TempPathFactory
     return found
 
 
-def build(source: Path, store: Path, *options: str) -> subprocess.Popen[bytes]:
+def build(
+    source: Path,
+    store: Path,
+    *options: str,
+    enter: Sequence[str] = (),
+    log: Path | None = None,
+) -> subprocess.Popen[bytes]:
     """The command in a process group of its own, its scratch files beside the source."""
     scratch = source.parent / "scratch"
     scratch.mkdir(exist_ok=True)
     arguments = ["build", str(source), str(store), "--shard-size", str(SHARD_SIZE), *options]
-    with (store.parent / "log").open("ab") as log:
+    with (log or store.parent / "log").open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "gz3d_zarr", *arguments, "--workers", "2"],
+            [*enter, sys.executable, "-m", "gz3d_zarr", *arguments, "--workers", "2"],
             env={**os.environ, "TMPDIR": str(scratch)},
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
 
@@ -118,38 +126,60 @@ def test_killed_worker_does_not_stop_the_build(
     assert not (store / ".gz3d").exists()
 
 
+@dataclass(frozen=True)
+class SmallDisk:
+    """A tmpfs that only the processes of one namespace have: it goes with them, however they end."""
+
+    enter: tuple[str, ...]  # before a command that shall see it
+    folder: Path  # for those
+    seen: Path  # for this process
+
+    def grow(self) -> None:
+        command = [*self.enter, "mount", "-o", "remount,size=256m", str(self.folder)]
+        subprocess.run(command, check=True)
+
+
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     """A disk of 32 MB; tests skip where none may be mounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(disk)],
-        capture_output=True,
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if shutil.which("unshare") is None:
+        pytest.skip("no disk can be mounted here: unshare, of util-linux, is missing")
+    mount = 'mount -t tmpfs -o size=32m tmpfs "$0" && echo ready && exec cat'
+    with subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+    ) as holder:  # ends with its input
+        assert holder.stdout is not None
+        assert holder.stderr is not None
+        if holder.stdout.readline() != "ready\n":
+            pytest.skip(f"no disk can be mounted here: {holder.stderr.read().strip()}")
+        namespace = Path("/proc") / str(holder.pid)
+        enter = ("nsenter", f"--mount={namespace / 'ns' / 'mnt'}")
+        yield SmallDisk(enter, folder, namespace / "root" / folder.relative_to("/"))
+        holder.communicate(timeout=10)
 
 
 def test_full_disk_is_told_and_the_build_resumes(
-    source: Path, clean: dict[str, str], small_disk: Path, tmp_path: Path
+    source: Path, clean: dict[str, str], small_disk: SmallDisk, tmp_path: Path
 ) -> None:
-    store = small_disk / "g.zarr"
-    process = build(source, store)
-    assert process.wait() == 1
-    log = (small_disk / "log").read_text()
-    assert f"cannot be written: {os.strerror(errno.ENOSPC)}" in log
-    assert "Traceback" not in log
+    store, log = small_disk.seen / "g.zarr", tmp_path / "log"
+
+    def build_there(*options: str) -> int:
+        place = small_disk.folder / "g.zarr"
+        return build(source, place, *options, enter=small_disk.enter, log=log).wait()
+
+    assert build_there() == 1
+    assert f"cannot be written: {os.strerror(errno.ENOSPC)}" in log.read_text()
+    assert "Traceback" not in log.read_text()
     assert 0 < receipts(store) < SUBJECTS // SHARD_SIZE
     with pytest.raises(gz3d_zarr.IncompleteStoreError):
         gz3d_zarr.open_store(store)
-    subprocess.run(["mount", "-o", "remount,size=256m", str(small_disk)], check=True)
-    assert build(source, store, "--resume").wait() == 0, (small_disk / "log").read_text()
+    small_disk.grow()
+    assert build_there("--resume") == 0, log.read_text()
     assert shards(store) == clean
     assert not list(store.rglob("*.partial"))
