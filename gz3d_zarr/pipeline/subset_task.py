@@ -192,14 +192,16 @@ def _read_chunks(
 ) -> dict[int, bytes | memoryview]:
     """Encoded chunks of a shard of the parent, checked.
 
-    If at least half of the subjects are taken, the whole shard is read, and its digest compared;
-    otherwise only these chunks, which have checksums of their own.
+    If at least half of the subjects are taken, or more than a quarter on a local disk, the whole
+    shard is read and its digest compared; otherwise these chunks only, which have to be decoded to
+    compare their checksums.
     """
     store, stored = task.parent.store, part.objects[name]
     chunk = array.chunk_size(task.layout.shard_size)
     size = task.layout.shard_size // chunk
     try:
-        if 2 * len(part.rows) >= part.count:
+        share = len(part.rows) / part.count
+        if share >= 1 / 2 or (store.is_local and share > 1 / 4):
             whole = _get_whole(task, part, name)
             index = read_index(whole, size)
             return {number: _present(cut_chunk(whole, index[number])) for number in numbers}
