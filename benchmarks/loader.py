@@ -3,15 +3,17 @@
     python benchmarks/loader.py [--count 1024] [--batch 32] [--workers 2] [--source DIR]
 
 Subjects a second, from the first batch on (workers are running by then) and start included, of
-the best of some epochs, and the most memory (RSS, MiB) of the main process so far, shared pages
-included. Every batch is looked at in the main process: one picture's mean.
+the best of some epochs, and the most memory (RSS, MiB) of the main process, shared pages included.
+Each row has a main process of its own, in which every batch is looked at: one picture's mean.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +50,42 @@ def main() -> None:
         print()
         print("| codec | dataset | workers | start | subjects/s | with the start | MiB |")
         print("|" + " --- |" * 7)
+        context = multiprocessing.get_context("spawn")
         for codec in ("portable", "compact"):
             store = folder / f"{codec}.zarr"
             gz3d_zarr.build(source, store, codec=codec, workers=2)
-            for workers, start in (
-                (0, None),
-                (options.workers, "fork"),
-                (options.workers, "spawn"),
-            ):
-                iterable = GZ3DIterableDataset(store)
-                print_row(codec, "iterable", iterable, options, workers, start)
-            for name, choices in CHOICES.items():
-                ready = GZ3DIterableDataset(store, batch_size=options.batch, **choices)
-                print_row(codec, name, ready, options, options.workers, "fork")
-            by_row = GZ3DDataset(store)
-            print_row(codec, "map-style, shuffled", by_row, options, options.workers, "fork")
-            examples = iterable_dataset(store)
-            for form, workers, start in (("torch", options.workers, "fork"), ("numpy", 0, None)):
-                formatted = examples.with_format(form)
-                print_row(codec, f"Hugging Face, {form}", formatted, options, workers, start)
+            for name, workers, start in list_rows(options.workers):
+                arguments = (codec, name, store, options, workers, start)
+                process = context.Process(target=print_row, args=arguments)
+                process.start()
+                process.join()
+                if process.exitcode:
+                    raise SystemExit(process.exitcode)
+
+
+def list_rows(workers: int) -> Iterator[tuple[str, int, str | None]]:
+    """Give name, number of workers and how they start, of each row of a codec."""
+    yield from (
+        ("iterable", 0, None),
+        ("iterable", workers, "fork"),
+        ("iterable", workers, "spawn"),
+    )
+    for name in [*CHOICES, "map-style, shuffled", "Hugging Face, torch"]:
+        yield name, workers, "fork"
+    yield "Hugging Face, numpy", 0, None
+
+
+def make_dataset(
+    name: str, store: Path, batch: int
+) -> GZ3DDataset | GZ3DIterableDataset | IterableDataset:
+    """Make the dataset of a row."""
+    if name == "iterable":
+        return GZ3DIterableDataset(store)
+    if name in CHOICES:
+        return GZ3DIterableDataset(store, batch_size=batch, **CHOICES[name])
+    if name == "map-style, shuffled":
+        return GZ3DDataset(store)
+    return iterable_dataset(store).with_format(name.removeprefix("Hugging Face, "))
 
 
 def gather(examples: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -77,12 +96,13 @@ def gather(examples: list[dict[str, Any]]) -> dict[str, list[Any]]:
 def print_row(
     codec: str,
     name: str,
-    dataset: GZ3DDataset | GZ3DIterableDataset | IterableDataset,
+    store: Path,
     options: argparse.Namespace,
     workers: int,
     start: str | None,
 ) -> None:
-    """Run some epochs and print the best."""
+    """Run some epochs in this process and print the best."""
+    dataset = make_dataset(name, store, options.batch)
     loader = torch.utils.data.DataLoader(
         dataset,
         batch_size=None if name in CHOICES else options.batch,
