@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import http.client
 import json
@@ -313,11 +314,23 @@ def test_a_web_server_without_ranges_is_told(store: Path, tmp_path: Path) -> Non
             assert b"ignores the range" in body
 
 
-def test_command_ends_cleanly(store: Path) -> None:
-    command = [sys.executable, "-W", "error", "-m", "gz3d_zarr", "view", str(store), "--no-browser"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+@pytest.mark.parametrize(
+    ("at_start", "number"),
+    [("default_int_handler", signal.SIGINT), ("SIG_IGN", signal.SIGTERM)],
+    ids=["Ctrl-C", "a background job's end"],
+)
+def test_command_ends_cleanly(store: Path, at_start: str, number: signal.Signals) -> None:
+    # The tests may themselves run in the background, where shells have SIGINT ignored.
+    code = f"import signal; signal.signal(signal.SIGINT, signal.{at_start}); "
+    code += "from gz3d_zarr.cli import main; main()"
+    command = [sys.executable, "-W", "error", "-c", code, "view", str(store), "--no-browser"]
+    with (
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(process.kill)  # whatever fails: leaving waits for its end
         assert process.stdout is not None
         link = process.stdout.readline().strip()
         assert link.startswith("http://127.0.0.1:")
@@ -328,7 +341,7 @@ def test_command_ends_cleanly(store: Path) -> None:
         assert not [
             f.path for f in psutil.Process(process.pid).open_files() if "gz3d.zarr" in f.path
         ]
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=20)
         idle.close()
     assert process.returncode == 0
