@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from gz3d_zarr.datamodel.limits import object_limit
 from gz3d_zarr.errors import CLIENT_ERRORS, StoreError, access_errors, error_message
@@ -21,6 +21,7 @@ from gz3d_zarr.locations import hide_options, is_http, origin, public_cause
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
+T = TypeVar("T")
 MAX_PARALLEL_REQUESTS = 16
 """Small objects that are written or deleted at the same time where each waits for a network."""
 READ_BACK_SECONDS = 5.0
@@ -119,14 +120,8 @@ class ObjectStore(ABC):
             If it cannot be read, or has more bytes.
         """
         limit = object_limit(key) if limit is None else limit
-        with self._convert_errors("read", key):
-            try:
-                data = self._get(key, None if limit is None else limit + 1)
-            except (FileNotFoundError, NotADirectoryError) as error:
-                if _lacks_bucket(error):
-                    raise
-                return None
-        if limit is not None and len(data) > limit:
+        data = self._read(key, lambda: self._get(key, None if limit is None else limit + 1))
+        if data is not None and limit is not None and len(data) > limit:
             raise StoreError(
                 f"{self.url}/{key} has more than {limit / 2**20:.3g} MiB: it was not written by "
                 "gz3d-zarr, or is damaged, and the store cannot be trusted"
@@ -141,13 +136,7 @@ class ObjectStore(ABC):
         StoreError
             If it cannot be read.
         """
-        with self._convert_errors("read", key):
-            try:
-                return self._get(key, size + 1)[: size + 1]
-            except (FileNotFoundError, NotADirectoryError) as error:
-                if _lacks_bucket(error):
-                    raise
-                return None
+        return self._read(key, lambda: self._get(key, size + 1)[: size + 1])
 
     def get_range(self, key: str, start: int, stop: int | None = None) -> bytes | None:
         """Read bytes `start` to `stop` of one object, fewer where it is shorter; None if absent.
@@ -159,14 +148,8 @@ class ObjectStore(ABC):
         StoreError
             If it cannot be read.
         """
-        with self._convert_errors("read", key):
-            try:
-                data = self._get_range(key, start, stop)
-                return data[start:] if stop is None else data[: stop - start]
-            except (FileNotFoundError, NotADirectoryError) as error:
-                if _lacks_bucket(error):
-                    raise
-                return None
+        cut = slice(start, None) if stop is None else slice(stop - start)
+        return self._read(key, lambda: self._get_range(key, start, stop)[cut])
 
     def get_size(self, key: str) -> int | None:
         """Size of one object in bytes; None if there is none.
@@ -176,13 +159,7 @@ class ObjectStore(ABC):
         StoreError
             If it cannot be read.
         """
-        with self._convert_errors("read", key):
-            try:
-                return self._get_size(key)
-            except (FileNotFoundError, NotADirectoryError) as error:
-                if _lacks_bucket(error):
-                    raise
-                return None
+        return self._read(key, lambda: self._get_size(key))
 
     def get_all(self, keys: Iterable[str]) -> dict[str, bytes | None]:
         """Read objects, None for each that does not exist; over a network many at a time.
@@ -311,6 +288,16 @@ class ObjectStore(ABC):
     @abstractmethod
     def _delete(self, key: str) -> None:
         """Delete one object, if it exists."""
+
+    def _read(self, key: str, request: Callable[[], T]) -> T | None:
+        """Make a request for one object; None if the object does not exist."""
+        with self._convert_errors("read", key):
+            try:
+                return request()
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if _lacks_bucket(error):
+                    raise
+                return None
 
     def _put_if_absent(self, key: str, data: bytes) -> bool:
         """Create an object; a server that ignores the condition does so twice."""
