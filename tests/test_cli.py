@@ -120,6 +120,14 @@ def test_options_reach_the_plan(simulated: Path, tmp_path: Path, here: Client) -
         input="1-600002  # twins\n\n14000000\n",
     )  # fmt: skip
     assert json.loads(chosen.stdout)["subjects"] == 3
+    (tmp_path / "t.csv").write_text("mangaid,plateifu\n1-600002,8623-12701\n")
+    for option in ("--table", "--ids-table"):
+        named = run(
+            "plan", simulated, tmp_path / "g.zarr", "--ids", "-", option, tmp_path / "t.csv",
+            "--json", input="8623-12701",
+        )  # fmt: skip
+        assert json.loads(named.stdout)["subjects"] == 2
+    (tmp_path / "t.csv").unlink()
     voted = run("plan", simulated, tmp_path / "g", "--min-vote-fraction", "0.5", "--json")
     assert 0 < json.loads(voted.stdout)["subjects"] < 18
     (tmp_path / "taken").mkdir()

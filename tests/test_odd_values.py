@@ -220,7 +220,7 @@ def test_odd_ids(simulated: Path, tmp_path: Path, lines: list[bytes]) -> None:
     arguments = ["plan", str(simulated), str(tmp_path / "g"), "--workers", "1", "--ids"]
     result = CliRunner().invoke(main, [*arguments, str(listed)])
     assert result.exit_code in (0, 1, 2), result.exception
-    table = [*arguments, "-", "--ids-table", str(listed)]
+    table = [*arguments, "-", "--table", str(listed)]
     assert CliRunner().invoke(main, table, input="8623-12701\n").exit_code in (1, 2)
 
 

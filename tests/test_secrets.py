@@ -75,7 +75,7 @@ SOURCE_OPTIONS = [
     ["--source-option", f"{SECRET}=1"],
     ["--source-option", f"x={SECRET}"],
     *(["--catalogue", url] for url in URLS),
-    *(["--ids", "-", "--ids-table", url] for url in URLS),
+    *(["--ids", "-", "--table", url] for url in URLS),
 ]
 
 

@@ -23,7 +23,7 @@ class PictureOptions:
         "Only the marks of this class. Repeatable. [default: all]",
         tuple,
         choices=CLASSES,
-        flag="class",
+        flags=("class",),
     )
     threshold: float = option(
         THRESHOLD, "Outline the pixels that have more than N marks.", float, "N"

@@ -180,10 +180,11 @@ def declare_options(
     )
 
 
-def _names(name: str, spec: OptionSpec, default: Any) -> tuple[str, str]:
-    flag = spec.flag or (name.removesuffix("s") if spec.type is dict else name)
-    flag = flag.replace("_", "-")
-    return f"--{flag}/--no-{flag}" if default is True else f"--{flag}", name
+def _names(name: str, spec: OptionSpec, default: Any) -> tuple[str, ...]:
+    flag = (name.removesuffix("s") if spec.type is dict else name).replace("_", "-")
+    if default is True:
+        return f"--{flag}/--no-{flag}", name
+    return *(f"--{given}" for given in spec.flags or (flag,)), name
 
 
 def _click_arguments(spec: OptionSpec, default: Any) -> dict[str, Any]:

@@ -44,15 +44,15 @@ class OptionSpec:
         Placeholder of the value in help pages.
     choices : tuple of str
         All values, where they are few.
-    flag : str
-        Name on the command line, where it is another one.
+    flags : tuple of str
+        Names on the command line, where they are others; the first is the one to use.
     """
 
     help: str
     type: type = str
     metavar: str = ""
     choices: tuple[str, ...] = ()
-    flag: str = ""
+    flags: tuple[str, ...] = ()
 
 
 def option(
@@ -62,11 +62,11 @@ def option(
     metavar: str = "",
     *,
     choices: tuple[str, ...] = (),
-    flag: str = "",
+    flags: tuple[str, ...] = (),
     repr: bool = True,  # noqa: A002 - the name that dataclasses have
 ) -> Any:
     """Declare a field of a group of options."""
-    spec = OptionSpec(help, type, metavar, choices, flag)
+    spec = OptionSpec(help, type, metavar, choices, flags)
     return field(default=default, repr=repr, metadata={"option": spec})
 
 

@@ -25,7 +25,7 @@ def read_plate_ifus(path: str | Path) -> dict[str, str]:
     """
     from astropy.table import Table  # slow to import
 
-    what = "the table of ids_table (--ids-table)"
+    what = "the table of ids_table (--table)"
     try:
         name = str(path).lower().removesuffix(".gz")
         form = "fits" if name.endswith((".fits", ".fit")) else "ascii.csv"

@@ -38,10 +38,11 @@ class SelectionOptions:
     )
     ids_table: str | Path | None = option(
         None,
-        "FITS or CSV table with the columns mangaid and plateifu, such as DRPall, for ids such as "
-        "8623-12701.",
+        "FITS or CSV table with the columns mangaid and plateifu, such as DRPall. With it, --ids "
+        "may have plate-IFUs.",
         str,
         "FILE",
+        flags=("table", "ids-table"),
     )
     min_vote_fraction: float | None = option(
         None,
@@ -71,7 +72,7 @@ class SelectionOptions:
                 f"missing_ids is {self.missing_ids!r}, expected one of {', '.join(MISSING_IDS)}"
             )
         if self.ids_table is not None and self.ids is None:
-            raise UsageError("ids_table (--ids-table) is for ids (--ids), and there are none")
+            raise UsageError("ids_table (--table) is for ids (--ids), and there are none")
 
     def adopt(self, record: Mapping[str, Any]) -> SelectionOptions:
         """Fill in what is not given from the record of a store or of an unfinished build."""

@@ -173,7 +173,7 @@ def _select_ids(
         rows = find_rows(ids, manga_ids, subject_ids)
     except UsageError as error:
         if any(is_plate_ifu(wanted) for wanted in missing):
-            hint = "plate-IFUs need a table that has them: ids_table (--ids-table)"
+            hint = "plate-IFUs need a table that has them: ids_table (--table)"
         elif not warns and len(missing) < len(set(ids)):
             hint = 'missing_ids="warn" (--missing-ids warn) leaves such ids out'
         else:

@@ -40,16 +40,16 @@ def test_plate_ifus_are_found_by_a_table(simulated: Path, tmp_path: Path, name: 
     for ids_table in (None, tmp_path / name):
         with pytest.raises(
             UsageError,
-            match=r"id '9999-127'.*plate-IFUs need a table that has them: ids_table \(--ids-table",
+            match=r"id '9999-127'.*plate-IFUs need a table that has them: ids_table \(--table\)",
         ):
             make_manifest(listing, ids=["9999-127"], ids_table=ids_table)
 
 
 def test_unusable_tables_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--ids-table. .*none.fits cannot be read"):
+    with pytest.raises(UsageError, match="--table. .*none.fits cannot be read"):
         read_plate_ifus(tmp_path / "none.fits")
     (tmp_path / "t.csv").write_text("mangaid,x\n1-1,2\n")
     with pytest.raises(UsageError, match=r"t\.csv has no column plateifu"):
         read_plate_ifus(tmp_path / "t.csv")
-    with pytest.raises(UsageError, match="--ids-table"):
+    with pytest.raises(UsageError, match="--table"):
         SelectionOptions(ids_table="t.csv")
