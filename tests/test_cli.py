@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from distributed import Client
 from files import link_many, subject_files
+from waiting import ending, wait_until
 
 import gz3d_zarr
 from gz3d_zarr.cli import main
@@ -292,13 +292,13 @@ def test_interrupt_ends_cleanly_and_says_how_to_go_on(
         start_new_session=True,  # a process group of its own, as a terminal gives
     )
     receipts = tmp_path / "g.zarr" / ".gz3d" / "receipts"
-    while process.poll() is None and not list(receipts.glob("0*.json")):
-        time.sleep(0.02)
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)
-    else:
-        os.kill(process.pid, number)
-    out, errors = process.communicate(timeout=60)
+    with ending(process):
+        wait_until(lambda: list(receipts.glob("0*.json")) or process.poll() is not None)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid, number)
+        out, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert out == ""
     assert errors.strip().splitlines()[-1] == INTERRUPTED
@@ -327,10 +327,12 @@ def test_interrupt_while_workers_start_is_not_lost(archive: Path, tmp_path: Path
         text=True,
         start_new_session=True,
     )
-    while process.poll() is None and not any(map(is_worker, children(process.pid))):
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    out, errors = process.communicate(timeout=60)
+    with ending(process):
+        wait_until(
+            lambda: [*filter(is_worker, children(process.pid))] or process.poll() is not None
+        )
+        os.killpg(process.pid, signal.SIGINT)
+        out, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert out == ""
     assert errors.strip().splitlines()[-1] == INTERRUPTED

@@ -21,6 +21,7 @@ from astropy.io import fits
 from click.testing import CliRunner
 from distributed import Client
 from files import subject_files
+from waiting import LIMIT_SECONDS
 
 import gz3d_zarr
 from gz3d_zarr import GZ3DError, SourceError, Status, StoreError, SubjectError, UsageError
@@ -215,8 +216,9 @@ def test_store_that_claims_too_much_takes_no_memory(
     target = Path(shutil.copytree(store, tmp_path / "g.zarr"))
     claim(target, edit)
     done = subprocess.run(
-        [sys.executable, "-c", NO_MEMORY, str(target)], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", NO_MEMORY, str(target)],
+        capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS,
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
 
 

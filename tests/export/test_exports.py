@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from click.testing import CliRunner, Result
 from distributed import Client
 from files import opened, subject_files
 from stores import remove_packs
+from waiting import wait_until
 
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
@@ -209,12 +209,8 @@ def test_destinations_that_cannot_be_written_to(
     shutil.copytree(store / "catalogue", copy / "catalogue")
     with pytest.raises(StoreError, match="shard 2 of segmentation .* is missing"):
         export_fits(copy, tmp_path / "out", client)
-    for _ in range(500):  # tasks of the other worker may still be at it
-        left = list((tmp_path / "out").glob(".*"))
-        if not left:
-            break
-        time.sleep(0.02)
-    assert not left
+    # Tasks of the other worker may still be at it.
+    wait_until(lambda: not list((tmp_path / "out").glob(".*")))
 
 
 def test_export_as_a_person_runs_it(store: Path, tmp_path: Path) -> None:

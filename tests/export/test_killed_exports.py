@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from distributed import Client
 from manga_files import drpall_rows
 from stores import objects
+from waiting import wait_for_tasks
 
 import gz3d_zarr
 from gz3d_zarr import StoreError
@@ -80,8 +80,7 @@ def test_killed_export_leaves_whole_files_and_is_repeated(
             kill_after(writes, patch)
             with pytest.raises(KilledError):
                 export(store, folder, client)
-            while any(client.run(lambda dask_worker: len(dask_worker.state.executing)).values()):
-                time.sleep(0.01)  # the other worker's task dies later
+            wait_for_tasks(client)  # the other worker's dies later
         found = {key: value for key, value in objects(folder).items() if ".partial" not in key}
         assert found.items() <= clean.items()
         assert [*folder.rglob(".*.partial")]

@@ -34,6 +34,7 @@ from files import (
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import LIMIT_SECONDS
 
 import gz3d_zarr
 from gz3d_zarr import GZ3DError, SourceError, Status, SubjectError
@@ -173,7 +174,7 @@ def test_bomb_takes_no_more_memory_than_the_limit(simulated: Path, tmp_path: Pat
     said, peak = {}, {}
     for name, path in {"good": subject_files(simulated)[0], "bomb": tmp_path / "bomb"}.items():
         command = [sys.executable, "-c", script, str(path)]
-        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        out = subprocess.check_output(command, text=True, timeout=LIMIT_SECONDS)
         said[name], kilobytes = out.splitlines()
         peak[name] = int(kilobytes) / 1024
     assert said["good"] == "good"

@@ -21,6 +21,7 @@ from distributed import Client, LocalCluster
 from distributed.comm import CommClosedError
 from files import link_many
 from stores import shards
+from waiting import ending, wait_for_tasks, wait_until
 
 import gz3d_zarr
 from gz3d_zarr import BuildError, GZ3DError, UsageError
@@ -96,8 +97,7 @@ def test_tasks_that_wait_for_a_slot_do_not_outlive_their_run(
         results = dask_tasks.run_tasks(client, note_start, range(8), "test", 4)
         next(results)
         results.close()
-        while any(client.run(lambda dask_worker: len(dask_worker.state.executing)).values()):
-            time.sleep(0.01)
+        wait_for_tasks(client)
         assert len(STARTED) <= 2  # the first, and the one that had its slot
         assert sorted(dask_tasks.run_tasks(client, note_start, range(3), "test", 4)) == [0, 1, 2]
 
@@ -154,8 +154,7 @@ def test_build_goes_on_when_all_workers_were_gone(
     with local_cluster(tmp_path, n_workers=1, threads_per_worker=1) as workers:
 
         def come_again() -> None:
-            while "There are no workers at" not in caplog.text:
-                time.sleep(0.01)
+            wait_until(lambda: "There are no workers at" in caplog.text)
             workers.scale(1)
 
         watching = threading.Thread(target=come_again, daemon=True)
@@ -175,7 +174,7 @@ def test_build_goes_on_when_all_workers_were_gone(
             finally:
                 too_long.cancel()
     assert report.ok == 18
-    watching.join()
+    watching.join(60)
 
 
 def test_address_without_a_port_is_refused(simulated: Path, tmp_path: Path) -> None:
@@ -276,10 +275,10 @@ if __name__ == "__main__":
 
 def test_scheduler_that_goes_away_is_named(simulated: Path, tmp_path: Path) -> None:
     source = link_many(simulated, tmp_path / "many", 300)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCHEDULER, str(tmp_path / "dask")], stdout=subprocess.PIPE, text=True
-    )
-    try:
+    command = [sys.executable, "-c", SCHEDULER, str(tmp_path / "dask")]
+    with ending(
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    ) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
 
@@ -295,11 +294,6 @@ def test_scheduler_that_goes_away_is_named(simulated: Path, tmp_path: Path) -> N
                 source, tmp_path / "g.zarr", scheduler=address, shard_size=2, progress=kill
             )
         assert time.monotonic() - began < 30
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
     with pytest.raises(gz3d_zarr.IncompleteStoreError):
         gz3d_zarr.open_store(tmp_path / "g.zarr")
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 from distributed import Client
 from files import link_many
 from stores import objects, shards
+from waiting import LIMIT_SECONDS, ending, wait_until
 
 import gz3d_zarr
 
@@ -68,18 +67,19 @@ def receipts(store: Path) -> int:
 
 def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:
     """SIGKILL to the whole group, once the moment has come."""
-    deadline = time.monotonic() + 120
-    while not ready() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    try:
+    with ending(process):
+        wait_until(lambda: ready() or process.poll() is not None)
         assert process.poll() is None, "it ended before it could be killed"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+
+
+def finish(process: subprocess.Popen[bytes]) -> int:
+    """Its exit status."""
+    with ending(process):
+        return process.wait(LIMIT_SECONDS)
 
 
 def test_killed_at_five_moments_and_resumed_each_time(
-    source: Path, clean: dict[str, str], tmp_path: Path
+    source: Path, clean: dict[str, str], client: Client, tmp_path: Path
 ) -> None:
     store = tmp_path / "g.zarr"
     shard = store / "image" / "c"
@@ -98,9 +98,9 @@ def test_killed_at_five_moments_and_resumed_each_time(
         assert receipts(store) >= done
         done = receipts(store)
     assert done == SUBJECTS // SHARD_SIZE
-    assert build(source, store, "--resume").wait() == 0, (tmp_path / "log").read_text()
+    assert finish(build(source, store, "--resume")) == 0, (tmp_path / "log").read_text()
     assert shards(store) == clean
-    gz3d_zarr.build(source, tmp_path / "one.zarr", workers=1, limit=1)
+    gz3d_zarr.build(source, tmp_path / "one.zarr", client, limit=1)
     small = {key for key in objects(tmp_path / "one.zarr") if "/c/" not in key}
     found = {key for key in objects(store) if "/c/" not in key}
     assert len(found ^ small) == 6  # each has receipts and two packs, named by their digests
@@ -111,16 +111,14 @@ def test_killed_worker_does_not_stop_the_build(
     source: Path, clean: dict[str, str], tmp_path: Path
 ) -> None:
     store = tmp_path / "g.zarr"
-    process = build(source, store)
-    while receipts(store) < 2:
-        assert process.poll() is None
-        time.sleep(0.005)
-    largest = max(
-        psutil.Process(process.pid).children(recursive=True),
-        key=lambda child: child.memory_info().rss,
-    )  # a worker that holds a shard
-    largest.kill()
-    assert process.wait() == 0, (tmp_path / "log").read_text()
+    with ending(build(source, store)) as process:
+        wait_until(lambda: receipts(store) >= 2 or process.poll() is not None)
+        largest = max(
+            psutil.Process(process.pid).children(recursive=True),
+            key=lambda child: child.memory_info().rss,
+        )  # a worker that holds a shard
+        largest.kill()
+        assert process.wait(LIMIT_SECONDS) == 0, (tmp_path / "log").read_text()
     assert shards(store) == clean
     assert not list(store.rglob("*.partial"))
     assert not (store / ".gz3d").exists()
@@ -136,7 +134,7 @@ class SmallDisk:
 
     def grow(self) -> None:
         command = [*self.enter, "mount", "-o", "remount,size=256m", str(self.folder)]
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, timeout=LIMIT_SECONDS)
 
 
 @pytest.fixture
@@ -171,7 +169,7 @@ def test_full_disk_is_told_and_the_build_resumes(
 
     def build_there(*options: str) -> int:
         place = small_disk.folder / "g.zarr"
-        return build(source, place, *options, enter=small_disk.enter, log=log).wait()
+        return finish(build(source, place, *options, enter=small_disk.enter, log=log))
 
     assert build_there() == 1
     assert f"cannot be written: {os.strerror(errno.ENOSPC)}" in log.read_text()

@@ -15,6 +15,7 @@ import pytest
 from distributed import Client
 from files import subject_files
 from stores import StopHereError, objects, stop_after
+from waiting import LIMIT_SECONDS
 
 import gz3d_zarr
 from gz3d_zarr import BuildError, SourceError, StoreError, UsageError
@@ -379,9 +380,9 @@ def test_second_builder_between_the_renames_is_refused(
 
     def interrupted(self: Path, to: Any) -> Any:
         if self.name.endswith(BUILDING_SUFFIX) and not refused:
-            thread = threading.Thread(target=build_again)
+            thread = threading.Thread(target=build_again, daemon=True)
             thread.start()
-            thread.join()
+            thread.join(LIMIT_SECONDS)
             target.mkdir(exist_ok=True)  # what a builder that is killed then leaves
             (target / ".gz3d").mkdir()
             (target / ".gz3d" / "lease.json").write_text("{}")

@@ -43,6 +43,7 @@ from servers import (
     status,
     wait_for_others,
 )
+from waiting import wait_until
 
 import gz3d_zarr
 from gz3d_zarr import BuildError, SourceError, Status, SubjectError, UsageError
@@ -355,10 +356,7 @@ def test_body_is_hashed_once_and_unpacked_once(
 def test_unpacked_bodies_do_not_wait(server: ArchiveServer, counts: Counter[str]) -> None:
     bodies = read_files([(server.url + name, None) for name in names(server)])
     assert isinstance(next(bodies), FileBody)
-    deadline = time.monotonic() + 10
-    while sum(server.requests.values()) < len(names(server)) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert sum(server.requests.values()) == len(names(server))
+    wait_until(lambda: sum(server.requests.values()) == len(names(server)))
     assert counts["unpacked"] == 1
     bodies.close()
 

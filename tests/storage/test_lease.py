@@ -24,6 +24,7 @@ from object_stores import (
     run_moto,
     run_proxy,
 )
+from waiting import wait_until
 
 from gz3d_zarr import StoreError, locations
 from gz3d_zarr.storage import base_store, lease
@@ -129,8 +130,7 @@ def test_lease_of_a_builder_elsewhere_holds_while_it_is_renewed(
     renewing = threading.Thread(target=renew)
     renewing.start()
     try:
-        while local.get(LEASE_KEY) is None:
-            time.sleep(0.01)
+        wait_until(lambda: local.get(LEASE_KEY))
         with pytest.raises(StoreError, match="is being built by process 7 on elsewhere"):
             hold_lease(local).__enter__()
     finally:
@@ -144,8 +144,7 @@ def test_lease_is_renewed_until_somebody_else_has_it(
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.2)  # our put takes less
     with hold_lease(local):
         first = local.get(LEASE_KEY)
-        while local.get(LEASE_KEY) == first:
-            time.sleep(0.01)
+        wait_until(lambda: local.get(LEASE_KEY) != first)
         local.put(LEASE_KEY, b'{"build_id": "a successor"}')  # this builder was suspended
         time.sleep(0.3)
         assert json.loads(local.get(LEASE_KEY) or b"") == {"build_id": "a successor"}
@@ -158,8 +157,7 @@ def test_lease_that_somebody_deleted_is_taken_again(
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)
     with hold_lease(local) as mine:
         local.delete([LEASE_KEY])
-        while local.get(LEASE_KEY) is None:
-            time.sleep(0.01)
+        wait_until(lambda: local.get(LEASE_KEY))
         assert mine.is_ours()
         with pytest.raises(StoreError, match="is being built by process"):
             check_free(local)

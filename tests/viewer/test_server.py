@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
 import http.client
 import json
@@ -25,6 +24,7 @@ import pytest
 from click.testing import CliRunner
 from object_stores import S3Server, close_sessions, fresh_bucket, run_moto
 from servers import serve
+from waiting import ending, wait_until
 
 import gz3d_zarr
 from gz3d_zarr.cli import main
@@ -206,8 +206,7 @@ def test_a_store_that_does_not_answer_holds_up_nothing() -> None:
     with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
         request = f"GET {parts.path}store/zarr.json HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n"
         connection.sendall(request.encode())
-        while not any(thread.name == "gz3d-view-read" for thread in threading.enumerate()):
-            time.sleep(0.01)
+        wait_until(lambda: "gz3d-view-read" in [thread.name for thread in threading.enumerate()])
         assert ask(server.link)[0] == 200  # others are answered
         start = time.monotonic()
         server.close()
@@ -324,13 +323,10 @@ def test_command_ends_cleanly(store: Path, at_start: str, number: signal.Signals
     code = f"import signal; signal.signal(signal.SIGINT, signal.{at_start}); "
     code += "from gz3d_zarr.cli import main; main()"
     command = [sys.executable, "-W", "error", "-c", code, "view", str(store), "--no-browser"]
-    with (
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process,
-        contextlib.ExitStack() as stack,
-    ):
-        stack.callback(process.kill)  # whatever fails: leaving waits for its end
+    pipe = subprocess.PIPE
+    with ending(
+        subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    ) as process:
         assert process.stdout is not None
         link = process.stdout.readline().strip()
         assert link.startswith("http://127.0.0.1:")
