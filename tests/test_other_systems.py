@@ -61,7 +61,7 @@ def test_stores_are_built_replaced_and_read(
     assert gz3d_zarr.verify(target, simulated, client).passed
     with gz3d_zarr.open_store(target) as ds:
         assert ds["image"].any(("y", "x", "channel")).values.all()
-    export_fits(target, tmp_path / "files")
+    export_fits(target, tmp_path / "files", client)
     assert len(list((tmp_path / "files").glob("*.fits.gz"))) == 3
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy import units as u
+from distributed import Client
 from files import opened, subject_files
 from stores import remove_packs
 
@@ -191,7 +192,9 @@ def test_what_has_no_store_says_so(ds: xr.Dataset, simulated: Path) -> None:
 
 
 @pytest.mark.parametrize("chunk", ["clusters/star_var_x/c/0", "clusters/star_count/c/0"])
-def test_lost_chunk_of_the_clusters_is_an_error(store: Path, tmp_path: Path, chunk: str) -> None:
+def test_lost_chunk_of_the_clusters_is_an_error(
+    store: Path, client: Client, tmp_path: Path, chunk: str
+) -> None:
     """Zarr would give zeros."""
     copy = Path(shutil.copytree(store, tmp_path / "g.zarr"))
     remove_packs(copy)
@@ -201,7 +204,7 @@ def test_lost_chunk_of_the_clusters_is_an_error(store: Path, tmp_path: Path, chu
     with pytest.raises(StoreError, match=message):
         ds.gz3d.clusters("star")
     with pytest.raises(StoreError, match=message):
-        export_fits(copy, tmp_path / "files", workers=1)
+        export_fits(copy, tmp_path / "files", client)
     assert not list((tmp_path / "files").glob("*.gz"))
 
 

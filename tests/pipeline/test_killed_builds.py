@@ -21,8 +21,8 @@ from waiting import LIMIT_SECONDS, ending, wait_until
 import gz3d_zarr
 
 pytestmark = pytest.mark.long
-SUBJECTS = 160
-SHARD_SIZE = 10
+SUBJECTS = 80
+SHARD_SIZE = 5
 
 
 @pytest.fixture(scope="module")
@@ -133,18 +133,18 @@ class SmallDisk:
     seen: Path  # for this process
 
     def grow(self) -> None:
-        command = [*self.enter, "mount", "-o", "remount,size=256m", str(self.folder)]
+        command = [*self.enter, "mount", "-o", "remount,size=128m", str(self.folder)]
         subprocess.run(command, check=True, timeout=LIMIT_SECONDS)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """A disk of 32 MB; tests skip where none may be mounted."""
+    """A disk of 16 MB; tests skip where none may be mounted."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if shutil.which("unshare") is None:
         pytest.skip("no disk can be mounted here: unshare, of util-linux, is missing")
-    mount = 'mount -t tmpfs -o size=32m tmpfs "$0" && echo ready && exec cat'
+    mount = 'mount -t tmpfs -o size=16m tmpfs "$0" && echo ready && exec cat'
     with subprocess.Popen(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, str(folder)],
         stdin=subprocess.PIPE,
