@@ -206,7 +206,7 @@ def test_training(client: Client) -> None:
     threads = torch.get_num_threads()
     try:
         with client.as_current(), torch.random.fork_rng():
-            names = run("training", SUBJECTS=24, EPOCHS=3)
+            names = run("training", SUBJECTS=20, EPOCHS=2)
     finally:
         torch.set_num_threads(threads)
     assert names["losses"][-1] < names["losses"][0]

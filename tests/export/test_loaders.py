@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
+import multiprocessing.context
 import os
 import pickle
 import subprocess
@@ -29,6 +31,14 @@ def loaders() -> Any:
     from gz3d_zarr.export import torch as loaders
 
     return loaders
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> multiprocessing.context.BaseContext:
+    """Starts workers that inherit nothing, as if spawned, but torch is imported for all at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gz3d_zarr.export.torch", "gz3d_zarr.export.huggingface"])
+    return context
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +177,9 @@ def test_an_epoch_fetches_shards_and_decodes_subjects_once(
     np.testing.assert_array_equal(image.permute(1, 2, 0), stored["image"])
 
 
-def test_spawned_workers_that_stay_learn_of_the_next_epoch(loaders: Any, holed: Path) -> None:
+def test_fresh_workers_that_stay_learn_of_the_next_epoch(
+    loaders: Any, holed: Path, forkserver: multiprocessing.context.BaseContext
+) -> None:
     from torch.utils.data import DataLoader
 
     with warns_of_two():
@@ -176,7 +188,7 @@ def test_spawned_workers_that_stay_learn_of_the_next_epoch(loaders: Any, holed: 
         dataset,
         batch_size=3,
         num_workers=2,
-        multiprocessing_context="spawn",
+        multiprocessing_context=forkserver,
         persistent_workers=True,
     )
     orders = []
@@ -491,7 +503,9 @@ def test_hugging_face_takes_no_rank_that_it_was_not_given(
     assert len(list(part.select_columns("object_id"))) == 9
 
 
-def test_hugging_face_in_the_workers_of_a_dataloader(store: Path) -> None:
+def test_hugging_face_in_the_workers_of_a_dataloader(
+    store: Path, forkserver: multiprocessing.context.BaseContext
+) -> None:
     pytest.importorskip("datasets")
     pytest.importorskip("torch")
     from torch.utils.data import DataLoader
@@ -499,6 +513,6 @@ def test_hugging_face_in_the_workers_of_a_dataloader(store: Path) -> None:
     from gz3d_zarr.export.huggingface import iterable_dataset
 
     dataset = iterable_dataset(store, rows=range(8)).select_columns(["object_id", "ra"])
-    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="spawn")
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=forkserver)
     positions = sorted(example["ra"] for example in loader)
     assert positions == sorted(gz3d_zarr.open_store(store)["ra"].values[:8].tolist())
