@@ -34,9 +34,10 @@ from gz3d_zarr.progress import ProgressOption
 from gz3d_zarr.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
-    import xarray as xr
     from astropy.io.fits import BinTableHDU, HDUList
     from distributed import Client
+
+    from gz3d_zarr.export.subset import Rows
 
 
 COMPRESSION = 6
@@ -75,7 +76,7 @@ def export_fits(
     dest: str | Path,
     client: Client | None = None,
     *,
-    rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None = None,
+    rows: Rows = None,
     scheduler: str | None = None,
     workers: int | None = None,
     overwrite: bool = False,
@@ -97,9 +98,10 @@ def export_fits(
         Folder or fsspec URL; a missing folder is created.
     client : distributed.Client, optional
         Runs the tasks, as for `build`.
-    rows : sequence of int, or Dataset, optional
-        Positions along ``subject``, or a Dataset that was selected from the store; by default
-        all. Subjects whose status is not ok are left out, and counted.
+    rows : sequence of int or bool, slice, Dataset, or RowRules, optional
+        Positions along ``subject``, a bool for every subject of the store, a slice, a Dataset that
+        was selected from the store, or rules; by default all. Subjects whose status is not ok are
+        left out, and counted.
     scheduler, workers
         As for `build`.
     overwrite : bool

@@ -23,16 +23,16 @@ from gz3d_zarr.datamodel.wcs import image_wcs
 from gz3d_zarr.errors import UsageError, missing_extra_error, plural
 from gz3d_zarr.export.annotations import read_marks
 from gz3d_zarr.export.one_file import open_file, partial_file
-from gz3d_zarr.export.runner import ExportReport
+from gz3d_zarr.export.runner import ExportReport, share_options
 from gz3d_zarr.export.subset import Selection, select_rows
-from gz3d_zarr.locations import is_url
 from gz3d_zarr.progress import Progress, ProgressOption, choose_progress
 from gz3d_zarr.storage.build_record import ROOT_KEY, refuse_dataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import xarray as xr
     from astropy.wcs import WCS
+
+    from gz3d_zarr.export.subset import Rows
 
 
 PIXELS, SKY = "geometry", "geometry_icrs"
@@ -71,7 +71,7 @@ def export_marks(
     store: str | Path,
     dest: str | Path,
     *,
-    rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None = None,
+    rows: Rows = None,
     classes: Sequence[str] | None = None,
     overwrite: bool = False,
     progress: ProgressOption = None,
@@ -102,9 +102,10 @@ def export_marks(
         A complete store.
     dest : str or Path
         Path or fsspec URL of the file. It is written under a temporary name and renamed.
-    rows : sequence of int, or Dataset, optional
-        Positions along ``subject``, or a Dataset that was selected from the store; by default
-        all. Subjects whose status is not ok are left out, and counted.
+    rows : sequence of int or bool, slice, Dataset, or RowRules, optional
+        Positions along ``subject``, a bool for every subject of the store, a slice, a Dataset that
+        was selected from the store, or rules; by default all. Subjects whose status is not ok are
+        left out, and counted.
     classes : sequence of {'center', 'star', 'spiral', 'bar'}, optional
         By default all.
     overwrite : bool
@@ -131,16 +132,14 @@ def export_marks(
     _import_pyarrow()  # fail before any work
     check_type("overwrite", overwrite, bool)
     check_type("classes", classes, list)
-    check_type("destination_options", destination_options, dict, is_shown=False)
     unknown = sorted({f"{cls!s:.60}" for cls in classes or ()} - {*CLASS_MARKS})
     if unknown:
         raise UsageError(
             f"there is no class {', '.join(unknown)}; expected some of {', '.join(CLASS_MARKS)}"
         )
-    shared = check_type("storage_options", storage_options, dict, is_shown=False) or {}
-    selection = select_rows(store, rows, storage_options=shared if is_url(str(store)) else None)
+    of_store, options = share_options(store, dest, storage_options, destination_options)
+    selection = select_rows(store, rows, storage_options=of_store)
     refuse_dataset(selection.store.url, selection.store.get(ROOT_KEY))
-    options = {**(shared if is_url(str(dest)) else {}), **(destination_options or {})}
     folder, name = open_file(
         dest, options, selection.store.url, "marks.parquet", overwrite=overwrite
     )

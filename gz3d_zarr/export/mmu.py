@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +34,9 @@ from gz3d_zarr.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     import h5py
-    import xarray as xr
     from distributed import Client
+
+    from gz3d_zarr.export.subset import Rows
 
 
 MMU_NSIDE = 16
@@ -78,7 +79,7 @@ def export_mmu(
     dest: str | Path,
     client: Client | None = None,
     *,
-    rows: Sequence[int] | NDArray[np.integer[Any]] | xr.Dataset | None = None,
+    rows: Rows = None,
     scheduler: str | None = None,
     workers: int | None = None,
     overwrite: bool = False,
@@ -99,9 +100,10 @@ def export_mmu(
         Folder or fsspec URL; a missing folder is created.
     client : distributed.Client, optional
         Runs the tasks, as for `build`.
-    rows : sequence of int, or Dataset, optional
-        Positions along ``subject``, or a Dataset that was selected from the store; by default
-        all. Subjects whose status is not ok are left out, and counted.
+    rows : sequence of int or bool, slice, Dataset, or RowRules, optional
+        Positions along ``subject``, a bool for every subject of the store, a slice, a Dataset that
+        was selected from the store, or rules; by default all. Subjects whose status is not ok are
+        left out, and counted.
     scheduler, workers
         As for `build`.
     overwrite : bool

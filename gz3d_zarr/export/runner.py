@@ -109,12 +109,10 @@ def open_source_and_destination(
         it has files and `overwrite` is false.
     """
     check_type("overwrite", overwrite, bool)
-    shared = check_type("storage_options", storage_options, dict, is_shown=False) or {}
-    selection = select_rows(store, rows, storage_options=shared if is_url(str(store)) else None)
+    of_store, of_dest = share_options(store, dest, storage_options, destination_options)
+    selection = select_rows(store, rows, storage_options=of_store)
     refuse_dataset(selection.store.url, selection.store.get(ROOT_KEY))
-    check_type("destination_options", destination_options, dict, is_shown=False)
-    options = {**(shared if is_url(str(dest)) else {}), **(destination_options or {})}
-    destination = open_object_store(dest, options)
+    destination = open_object_store(dest, of_dest)
     if f"{destination.url}/".startswith(f"{selection.store.url}/"):
         raise StoreError(
             f"{destination.url} is inside the store {selection.store.url}; choose another folder"
@@ -129,6 +127,25 @@ def open_source_and_destination(
                 "folder, or replace files with the same names with --overwrite (overwrite=True)"
             )
     return selection, destination
+
+
+def share_options(
+    store: str | Path | None,
+    dest: str | Path,
+    storage_options: Mapping[str, Any] | None,
+    destination_options: Mapping[str, Any] | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the store and of the destination; `storage_options` are for each that is a URL.
+
+    Raises
+    ------
+    UsageError
+        One of them is no mapping.
+    """
+    shared = check_type("storage_options", storage_options, dict, is_shown=False) or {}
+    more = check_type("destination_options", destination_options, dict, is_shown=False) or {}
+    of_store, of_dest = ({**shared} if is_url(str(place)) else {} for place in (store, dest))
+    return of_store, {**of_dest, **more}
 
 
 @contextlib.contextmanager

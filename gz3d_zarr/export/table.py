@@ -18,9 +18,8 @@ from gz3d_zarr.backends.store import find_object_store, open_dataset
 from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.errors import StoreError, UsageError, error_message, missing_extra_error, plural
 from gz3d_zarr.export.one_file import open_file, partial_file
-from gz3d_zarr.export.runner import ExportReport
+from gz3d_zarr.export.runner import ExportReport, share_options
 from gz3d_zarr.export.subset import find_positions
-from gz3d_zarr.locations import is_url
 from gz3d_zarr.progress import Progress, ProgressOption, choose_progress
 from gz3d_zarr.storage.object_store import open_object_store
 
@@ -110,10 +109,9 @@ def export_table(
     import xarray as xr
 
     check_type("overwrite", overwrite, bool)
-    check_type("destination_options", destination_options, dict, is_shown=False)
+    place = None if isinstance(store, xr.Dataset) else store
+    of_store, options = share_options(place, dest, storage_options, destination_options)
     form = _find_format(dest)
-    shared = check_type("storage_options", storage_options, dict, is_shown=False) or {}
-    options = {**(shared if is_url(str(dest)) else {}), **(destination_options or {})}
     url = None
     if isinstance(store, xr.Dataset):
         if rows is not None:
@@ -122,7 +120,7 @@ def export_table(
         with contextlib.suppress(UsageError):  # it may be of no store, such as files
             url = find_object_store(store).url
     else:
-        opened = open_object_store(store, shared if is_url(str(store)) else None)
+        opened = open_object_store(store, of_store)
         dataset, url = open_dataset(opened), opened.url
         positions = find_positions(dataset, rows)
         if not len(positions):
