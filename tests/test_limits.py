@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner
@@ -429,6 +430,20 @@ def test_ids_of_any_length_are_refused_in_one_sentence() -> None:
     with pytest.raises(UsageError, match="no subject has the MaNGA id") as caught:
         find_rows([parse_id("1" * 10_000), "x" * 10_000], ["1-1"], [1])
     assert len(str(caught.value)) < 600
+
+
+def test_an_endless_id_is_compared_with_no_array() -> None:
+    class Label(str):  # NumPy makes an array of what it compares text with: half a minute of 10 MB
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            assert len(str(other)) < 100
+            return str.__eq__(self, other)
+
+    labels = np.array([Label("1-1"), Label("1-2")], object)
+    assert find_rows(["1-2"], labels, [1, 2]) == [1]
+    with pytest.raises(UsageError, match="no subject has the MaNGA id"):
+        find_rows(["x" * 1000], labels, [1, 2])
 
 
 def test_list_of_a_build_that_is_not_text_does_not_matter(

@@ -69,7 +69,7 @@ def find_rows(
     for labels, kind in kinds:
         asked = [wanted for wanted in rows if isinstance(wanted, kind)]
         values = np.asarray(labels)
-        if len(asked) == 1:  # faster than a loop
+        if len(asked) == 1 and len(str(asked[0])) <= MAX_LENGTH:  # faster than a loop
             rows[asked[0]] += np.flatnonzero(values == asked[0]).tolist()
         elif asked:
             for row, label in enumerate(values.tolist()):
