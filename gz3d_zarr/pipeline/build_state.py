@@ -41,7 +41,11 @@ from gz3d_zarr.storage.build_record import (
     root_excess,
 )
 from gz3d_zarr.storage.object_store import ObjectStore
-from gz3d_zarr.storage.published_receipts import is_published_key, read_published_receipts
+from gz3d_zarr.storage.published_receipts import (
+    find_published_receipts,
+    is_published_key,
+    read_published_receipts,
+)
 
 
 class Mode(StrEnum):
@@ -207,7 +211,7 @@ def inspect_target(store: ObjectStore, *, to_write: bool = True) -> Target:
         return Target(state, kept, record, True, damage)
     if root is None and data is not None:
         return Target(TargetState.UNFINISHED, record=record, damage=damage)
-    if not is_only_ours(store) or not any(is_written_by_build(key) for key in store.list_sizes()):
+    if not is_store_without_root(store):
         raise _foreign(store, to_write)
     damage = f"{ROOT_KEY} is {'missing' if root is None else 'damaged'}"
     return Target(TargetState.COMPLETE, record=record, has_root=root is not None, damage=damage)
@@ -290,6 +294,17 @@ def is_ours(key: str) -> bool:
 def is_only_ours(store: ObjectStore) -> bool:
     """Whether nothing exists but a store, or what builds left."""
     return all(key == ROOT_KEY or is_ours(key) for key in store.list_sizes())
+
+
+def is_store_without_root(store: ObjectStore) -> bool:
+    """Whether a store is there, though its root is not or is damaged.
+
+    Where also a page or a person's files lie, its receipts must tell: the names of arrays are not
+    only ours.
+    """
+    if is_only_ours(store):
+        return any(is_written_by_build(key) for key in store.list_sizes())
+    return bool(find_published_receipts(store))
 
 
 def is_written_by_build(key: str) -> bool:

@@ -21,6 +21,7 @@ from gz3d_zarr.pipeline.build_state import (
     inspect_target,
     is_only_ours,
     is_ours,
+    is_store_without_root,
 )
 from gz3d_zarr.storage.build_record import (
     BUILDING_SUFFIX,
@@ -208,8 +209,8 @@ def _rename_into_place(new: ObjectStore, store: ObjectStore) -> None:
 def _delete_replaced(store: ObjectStore) -> None:
     """Delete the old store beside the new one, after moving what a person keeps there."""
     old = store.with_url(store.url + REPLACED_SUFFIX)
-    root = old.get(ROOT_KEY)
-    if read_attrs(root).get("schema") != SCHEMA and not is_only_ours(old):
+    is_known = read_attrs(old.get(ROOT_KEY)).get("schema") == SCHEMA
+    if not is_known and not is_only_ours(old) and not is_store_without_root(old):
         return  # not a store of ours, in spite of its name
     for key in _list_additions(Path(old.url)):
         moved = Path(store.url, key)

@@ -184,6 +184,8 @@ COMPLETE: dict[str, Damage] = {
     "older version": edit_root(schema_version=1),
     "no root": put("zarr.json", None),
     "cut root": cut("zarr.json"),
+    "no root, a page": all_of(put("zarr.json", None), put("index.html", b"mine")),
+    "cut root, notes": all_of(cut("zarr.json"), put("image/notes.txt", b"mine")),
 }
 
 
@@ -205,6 +207,7 @@ def follow(advice: str, source: Path, store: Path, client: Client, good: Path) -
     report = gz3d_zarr.verify(store, client=client)
     assert report.passed, report.to_text()
     assert not (store / ".gz3d").exists()
+    assert not store.with_name(f"{store.name}.replaced").exists()
 
 
 def check_advice(make: Callable[[], Path], source: Path, client: Client, good: Path) -> None:
@@ -253,6 +256,16 @@ def test_advice_on_an_unfinished_build_works(
         return store
 
     check_advice(make, simulated, client, complete)
+
+
+@pytest.mark.parametrize("name", ["index.html", "image/notes.txt"])
+def test_a_persons_files_stay_where_a_store_without_root_is_overwritten(
+    simulated: Path, complete: Path, client: Client, tmp_path: Path, name: str
+) -> None:
+    store = Path(shutil.copytree(complete, tmp_path / "g.zarr"))
+    all_of(put("zarr.json", None), put(name, b"mine"))(store)
+    gz3d_zarr.build(simulated, store, client, **OPTIONS, overwrite=True)
+    assert (store / name).read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("state", COMPLETE)
