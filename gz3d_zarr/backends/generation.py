@@ -62,7 +62,13 @@ class Generation:
             return
         if self.start and self.store.get_range(ROOT_KEY, 0, len(self.start)) == self.start:
             return
-        if _read_id(self.store.get(ROOT_KEY) or b"") != self.id:
+        root = self.store.get(ROOT_KEY)
+        if root is None:
+            raise StoreError(
+                f"{changed_error(self.store)} (there is none now; dask workers must reach the same "
+                "store under this name)"
+            )
+        if _read_id(root) != self.id:
             raise changed_error(self.store)
 
     @contextlib.contextmanager

@@ -29,6 +29,7 @@ from gz3d_zarr.storage.build_record import (
     WORK_PREFIX,
     BuildRecord,
     check_owner,
+    check_reached,
     digest,
     parse_root,
     put_record,
@@ -293,6 +294,8 @@ def copy_objects(task: CopyTask) -> tuple[int, int, int]:
     written = total = 0
     for item in task.objects:
         data = task.source.get_up_to(item.key, item.size)
+        if data is None:
+            check_reached(task.source)
         if data is None or len(data) != item.size:
             raise StoreError(f"{task.source.url}/{item.key} changed while it was copied")
         if item.sha256 and digest(data) != item.sha256:

@@ -30,7 +30,7 @@ from gz3d_zarr.sources.listing import Source
 from gz3d_zarr.sources.options import FetchOptions, SelectionOptions
 from gz3d_zarr.sources.prefetch import read_files
 from gz3d_zarr.sources.select_subjects import read_manifest
-from gz3d_zarr.storage.build_record import parse_digest
+from gz3d_zarr.storage.build_record import check_reached, parse_digest
 from gz3d_zarr.storage.object_store import ObjectStore, open_object_store
 from gz3d_zarr.storage.published_receipts import PublishedReceipts
 from gz3d_zarr.storage.shards import array_documents, decode_shard
@@ -199,6 +199,8 @@ def _read_block(task: VerifyTask, name: str, stored: StoredObject) -> tuple[Any,
         if not task.store.is_local:
             raise  # perhaps only the network
         return None, str(error)
+    if data is None:
+        check_reached(task.store)
     finding = find_damage(stored, data)
     if finding or data is None:
         return None, finding

@@ -246,15 +246,32 @@ def check_owner(store: ObjectStore, build_id: str) -> BuildRecord:
     Raises
     ------
     StoreError
-        Another build has taken the store over, or has ended it.
+        Another build has taken the store over, or has ended it; or this process finds nothing.
     """
     data = store.get(RECORD_KEY)
     record = None
     if data is not None:
         record = BuildRecord.from_json(data)
+    else:
+        check_reached(store)
     if record is None or record.build_id != build_id:
         raise StoreError(
             f"{store.url} was taken over by another build while this one ran; nothing more is "
             "written. Let only one build run there at a time"
         )
     return record
+
+
+def check_reached(store: ObjectStore) -> None:
+    """Refuse to go on where the client has a store and this worker finds none.
+
+    Raises
+    ------
+    StoreError
+        There is no root and no record of a build.
+    """
+    if store.get(ROOT_KEY) is None and store.get(RECORD_KEY) is None:
+        raise StoreError(
+            f"a worker finds nothing at {store.url}: it was deleted meanwhile, or is another place "
+            "for that worker; workers and client must reach the same store under this name"
+        )

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -24,10 +25,18 @@ from stores import shards
 from waiting import ending, wait_for_tasks, wait_until
 
 import gz3d_zarr
-from gz3d_zarr import BuildError, GZ3DError, UsageError
+from gz3d_zarr import BuildError, GZ3DError, StoreError, UsageError
+from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.pipeline import dask_client, dask_tasks, shard_task
+from gz3d_zarr.pipeline.copy import CopyTask, copy_objects
+from gz3d_zarr.pipeline.light_checks import check_without_shards
 from gz3d_zarr.pipeline.plan import MEMORY_SHARE, WORKER_BYTES, task_bytes
+from gz3d_zarr.pipeline.verify import VerifyTask, verify_shard
 from gz3d_zarr.progress import Progress
+from gz3d_zarr.storage.build_record import BuildRecord, check_owner, put_record
+from gz3d_zarr.storage.memory_store import MemoryStore
+from gz3d_zarr.storage.object_store import open_object_store
+from gz3d_zarr.storage.shards import array_documents
 
 
 @contextmanager
@@ -271,6 +280,23 @@ if __name__ == "__main__":
         print(cluster.scheduler_address, flush=True)
         time.sleep(120)
 """
+
+
+def test_worker_for_which_the_store_is_another_place_is_told(store: Path, tmp_path: Path) -> None:
+    here, there = (open_object_store(path) for path in (store, tmp_path / "there.zarr"))
+    alone = check_without_shards(here)
+    assert alone.published is not None
+    receipt, documents = alone.receipts[0], array_documents(alone.published.layout)
+    put_record(here_too := MemoryStore("memory"), BuildRecord("mine"))
+    opened = replace(Generation.from_root(here, here.get("zarr.json") or b""), store=there)
+    for work in (
+        lambda: verify_shard(VerifyTask(receipt, documents, there)),
+        lambda: copy_objects(CopyTask(there, here_too, "mine", receipt.objects)),
+        lambda: check_owner(there, "mine"),  # as each task that writes does
+        opened.check,
+    ):
+        with pytest.raises(StoreError, match="workers (and client )?must reach the same store"):
+            work()
 
 
 def test_scheduler_that_goes_away_is_named(simulated: Path, tmp_path: Path) -> None:
