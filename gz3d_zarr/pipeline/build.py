@@ -18,6 +18,7 @@ from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import Status, StoreError
 from gz3d_zarr.pipeline.build_state import BuildRequest, Mode, choose_request, inspect_target
 from gz3d_zarr.pipeline.failure_policy import FailurePolicy
+from gz3d_zarr.pipeline.light_checks import find_light_damage
 from gz3d_zarr.pipeline.losses import check_build_keeps, check_plan_keeps
 from gz3d_zarr.pipeline.plan import Plan, make_plan, parse_memory
 from gz3d_zarr.pipeline.publish import (
@@ -265,7 +266,7 @@ def build(
             check_plan_keeps(target, beside, work, request)
         if announce is not None:
             announce(work.plan)
-        if work.is_done and beside is target:
+        if work.is_done and beside is target and not find_light_damage(target):
             clean_up_complete(target)
             return _report_complete(target, work, time.monotonic() - began)
         with contextlib.ExitStack() as stack:

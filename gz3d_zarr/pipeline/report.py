@@ -19,6 +19,10 @@ from gz3d_zarr.progress import format_rate
 MAX_LISTED = 50
 """Failures that the text lists; JSON lists all."""
 MAX_ADDITIONS = 10
+REPAIRED = frozenset(
+    ("shard", "object", "values", "metadata", "attributes", "consolidated", "coordinates", "open")
+)
+"""Checks of `verify` after which ``build --resume`` repairs the store."""
 MAY_BE_UNKNOWN = (
     "manga_tile_id",
     "nsa_id",
@@ -235,10 +239,11 @@ class VerifyReport(TextReport):
         lines += [f"  {c.test}  {c.target}: {c.detail}" for c in self.failures[:MAX_LISTED]]
         if len(self.failures) > MAX_LISTED:
             lines.append(f"  and {len(self.failures) - MAX_LISTED} more; --json lists all")
-        if any(check.test == "shard" for check in self.failures):
+        if self.subjects and REPAIRED & {check.test for check in self.failures}:
             lines.append(
-                "To repair a damaged shard, delete its object and run build --resume with the "
-                "same source: it reads the shard again."
+                "To repair it, delete the objects of damaged shards and run build --resume with "
+                "the same source and options (of a subset, with its ids as --ids): it reads these "
+                "shards again, and writes small arrays and metadata anew."
             )
         if self.additions:
             names = ", ".join(self.additions[:MAX_ADDITIONS])

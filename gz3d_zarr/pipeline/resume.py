@@ -74,6 +74,8 @@ class ResumePlan:
     @property
     def notes(self) -> tuple[str, ...]:
         """For the report of the build."""
+        if self.is_done:
+            return ("small arrays and metadata are written again, as some were damaged",)
         if not self.damaged:
             return ()
         shards = f"shard{'s' * (len(self.damaged) > 1)} {', '.join(map(str, self.damaged))}"
@@ -180,6 +182,7 @@ def _continue_store(
     """Add to a complete store, or retry what failed in it, while readers may use it."""
     complete = read_published_receipts(store, target.attrs)
     layout, attrs, published = complete.layout, complete.attributes, complete.receipts
+    target = replace(target, attrs=attrs)  # as they were written
     plan = _with_samples_of(plan, layout)
     record, file_names = target.record, [o.file_name for r in published for o in r.outcomes]
     continues = record is not None and not (request.may_grow or request.retry_failed)

@@ -22,6 +22,7 @@ from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import Status, StoreError, UsageError, plural
 from gz3d_zarr.locations import public_name
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
+from gz3d_zarr.pipeline.light_checks import find_light_damage
 from gz3d_zarr.pipeline.plan import Plan, Resources
 from gz3d_zarr.pipeline.publish import (
     begin_writing,
@@ -249,7 +250,13 @@ def _check_target(target: ObjectStore, plan: Plan, parent: _ParentStore, *, resu
         published = read_published_receipts(target, found.attrs)
         there = [outcome for receipt in published.receipts for outcome in receipt.outcomes]
         if there == [record.outcome for record in parent.records]:
-            return True
+            damage = find_light_damage(target)
+            if not damage:
+                return True
+            raise StoreError(
+                f"{target.url} has these subjects, and is damaged: {damage}; run gz3d-zarr verify "
+                "for details and how to repair it, or choose another path"
+            )
     raise StoreError(
         f"{target.url} holds a store already{', which has not ended' if unfinished else ''}"
         f"{', and not one of these subjects' if resume else ''}; nothing was changed. Choose "

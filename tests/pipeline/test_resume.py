@@ -20,8 +20,10 @@ from stores import StopHereError, keys, objects, shards, stop_after
 
 import gz3d_zarr
 from gz3d_zarr import StoreError, UsageError
+from gz3d_zarr.datamodel.arrays import BIG_ARRAYS
 from gz3d_zarr.datamodel.sealed_json import seal, unseal
 from gz3d_zarr.pipeline import build as building
+from gz3d_zarr.pipeline.light_checks import find_light_damage
 from gz3d_zarr.progress import Progress
 from gz3d_zarr.sources import http as fetch
 from gz3d_zarr.storage.build_record import BUILDING_SUFFIX, LEASE_KEY
@@ -553,3 +555,76 @@ def test_small_object_that_a_server_did_not_keep_is_noticed(
             gz3d_zarr.build(simulated, target, client, limit=2, shard_size=2)
     gz3d_zarr.build(simulated, target, client, limit=2, shard_size=2, resume=True)
     assert gz3d_zarr.verify(target, client=client).passed
+
+
+def lose(key: str) -> Callable[[Path], None]:
+    return lambda store: (store / key).unlink()
+
+
+def flip(key: str) -> Callable[[Path], None]:
+    def damage(store: Path) -> None:
+        data = bytearray((store / key).read_bytes())
+        data[-1] ^= 1
+        (store / key).write_bytes(data)
+
+    return damage
+
+
+def edit_root(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def damage(store: Path) -> None:
+        root = json.loads((store / "zarr.json").read_text())
+        change(root)
+        (store / "zarr.json").write_text(json.dumps(root))
+
+    return damage
+
+
+SMALL_DAMAGE = {
+    "lost array": lose("ra/c/0"),
+    "changed array": flip("status/c/0"),
+    "lost document": lose("image/zarr.json"),
+    "changed attribute": edit_root(lambda root: root["attributes"].update(title="x")),
+    "no parent": edit_root(lambda root: root["attributes"].pop("parent")),
+    "no copy of the metadata": edit_root(lambda root: root.pop("consolidated_metadata")),
+    "a lost shard": lose("image/c/1/0/0/0"),
+}
+
+
+ROWS = [1, 4, 5, 6, 9, 10]
+
+
+@pytest.fixture(scope="module")
+def sample(store: Path, client: Client, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sample") / "g.zarr"
+    gz3d_zarr.subset(store, path, client, rows=ROWS)
+    return path
+
+
+@pytest.mark.parametrize("name", SMALL_DAMAGE)
+def test_resume_repairs_what_is_not_in_a_shard(
+    simulated: Path, store: Path, sample: Path, client: Client, tmp_path: Path, name: str
+) -> None:
+    target = Path(shutil.copytree(sample, tmp_path / "g.zarr"))
+    opened = gz3d_zarr.open_store(sample)
+    ids = {"ids": opened["zooniverse_subject_id"].values.tolist()}
+    SMALL_DAMAGE[name](target)
+    with pytest.raises(StoreError, match=r"has these subjects, and is damaged.*choose another"):
+        gz3d_zarr.subset(store, target, client, rows=ROWS, resume=True)
+    report = gz3d_zarr.build(simulated, target, client, resume=True, **ids)
+    assert report.shards_built == (name == "a lost shard")
+    assert find_light_damage(open_object_store(target)) == ""
+    assert shards(target) == shards(sample)
+    assert gz3d_zarr.open_store(target).attrs["parent"] == store.name
+    xr.testing.assert_equal(
+        opened.drop_vars([*BIG_ARRAYS]), gz3d_zarr.open_store(target).drop_vars([*BIG_ARRAYS])
+    )
+    again = gz3d_zarr.build(simulated, target, client, resume=True, **ids)
+    assert not any("written again" in note for note in again.notes)
+
+
+def test_verify_says_how_a_store_is_repaired(sample: Path, client: Client, tmp_path: Path) -> None:
+    target = Path(shutil.copytree(sample, tmp_path / "g.zarr"))
+    lose("ra/c/0")(target)
+    text = gz3d_zarr.verify(target, client=client).to_text()
+    assert "run build --resume with the same source and options (of a subset, " in text
+    assert "repair" not in gz3d_zarr.verify(sample, client=client).to_text()
