@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +125,10 @@ VARIABLES_BY_CLASS: Mapping[str, tuple[str, ...]] = {
 def _choose(columns: str | Sequence[str], cells: Mapping[str, _Cell]) -> list[str]:
     """Names of the columns that were asked for, each once; a variable gives all its columns."""
     chosen: dict[str, None] = {}
-    for name in [columns] if isinstance(columns, str) else list(columns):
+    names = [columns] if isinstance(columns, str) else columns
+    if not isinstance(names, Iterable):
+        raise UsageError(f"columns is {quote(columns)}, expected names of columns, or None for all")
+    for name in names:
         if name in cells or name in CATALOGUE_TEXT:
             chosen[name] = None
             continue

@@ -264,7 +264,8 @@ def find_object_store(
     if isinstance(store, ObjectStore):
         return store
     source = dataset.encoding.get("source")
-    if source is None or str(source).endswith(".fits.gz"):
+    # A file is a subject's, or netCDF that xarray wrote.
+    if source is None or Path(str(source)).is_file() or str(source).endswith(".fits.gz"):
         raise UsageError(
             f"{purpose}, and this Dataset does not say which store it was opened from: use a "
             "Dataset of gz3d_zarr.open_store, or a selection from one"

@@ -295,6 +295,8 @@ def test_the_table_follows_rows_and_columns(ds: xr.Dataset) -> None:
         ds.gz3d.table("spiral_vote_fracton")
     with pytest.raises(UsageError, match="columns is empty"):
         ds.gz3d.table([])
+    with pytest.raises(UsageError, match="columns is 3, expected names of columns"):
+        ds.gz3d.table(3)
 
 
 def test_tables_of_what_has_no_catalogue(store: Path, simulated: Path, ds: xr.Dataset) -> None:

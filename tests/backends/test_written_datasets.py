@@ -15,7 +15,7 @@ from distributed import Client
 from stores import objects
 
 import gz3d_zarr
-from gz3d_zarr import StoreError
+from gz3d_zarr import StoreError, UsageError
 from gz3d_zarr.cli import main
 
 SELECTIONS: dict[str, Callable[[xr.Dataset], xr.Dataset]] = {
@@ -94,6 +94,11 @@ def test_to_netcdf(store: Path, tmp_path: Path) -> None:
             selected.to_netcdf(path, engine="h5netcdf")
             with xr.open_dataset(path, engine="h5netcdf") as written:
                 assert_same(written, selected)
+                table = written.gz3d.table()
+                assert table["bar_votes"].tolist() == selected["bar_votes"].values.ravel().tolist()
+                assert "file_name" not in table.colnames
+                with pytest.raises(UsageError, match="not say which store it was opened from"):
+                    written.gz3d.save(tmp_path / "saved.zarr")
     with pytest.raises(StoreError, match="which is a file: a store is a folder"):
         gz3d_zarr.open_store(path)
     with pytest.raises(StoreError, match="which is a file: a store is a folder"):
