@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_reader import Fetched
-from gz3d_zarr.datamodel.option_fields import check_options
+from gz3d_zarr.datamodel.option_fields import check_options, check_type
 from gz3d_zarr.errors import UsageError, missing_extra_error
 from gz3d_zarr.export.partition import check_partition, partition
 from gz3d_zarr.export.samples import ASKED, OBJECT_ID, SampleOptions, SampleReader
@@ -110,6 +110,7 @@ def iterable_dataset(
     except ImportError as error:
         raise missing_extra_error("gz3d_zarr.export.huggingface", error, "huggingface") from error
     part, parts = check_partition(rank, world_size) or (0, 1)
+    check_type("num_shards", num_shards, int)
     if num_shards is not None and num_shards < 1:
         raise UsageError(f"num_shards is {num_shards}, expected at least 1")
     check_options(iterable_dataset, choices, SampleOptions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,12 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.analysis.masks import whole_threshold
+from gz3d_zarr.datamodel.option_fields import check_type
 from gz3d_zarr.datamodel.subject import CLASSES
-from gz3d_zarr.errors import UsageError, plural
+from gz3d_zarr.errors import UsageError, plural, quote
 from gz3d_zarr.export.subset import select_rows
 
 if TYPE_CHECKING:
     from gz3d_zarr.export.subset import Rows
+
+DIAGONAL_ARCSEC = 75
+"""Images of subjects that are further apart, 525 pixels of 0.099 arcsec wide, do not overlap."""
+POSITION = ("ra", "dec")
 
 
 def split(
@@ -35,7 +41,8 @@ def split(
         A complete store.
     by : {'healpix', 'manga_id'}
         Subjects with the same MaNGA id are always in one set; with ``healpix``, so are subjects in
-        one HEALPix pixel, of the nside of the store.
+        one HEALPix pixel, of the nside of the store, and those whose images overlap, also across
+        the border of pixels.
     fractions : sequence of float
         Share of the subjects in each set; their sum is 1. As groups are not divided, the shares
         are approximate.
@@ -56,16 +63,23 @@ def split(
     StoreError
         As for `open_store`.
     """
-    shares = np.asarray(fractions, np.float64)
+    try:
+        shares = np.asarray(fractions, np.float64)
+    except (TypeError, ValueError):
+        shares = np.zeros(1)
     if shares.ndim != 1 or not (shares > 0).all() or abs(shares.sum() - 1) > 1e-6:
-        raise UsageError(f"fractions are {fractions}, expected numbers above 0 with the sum 1")
+        raise UsageError(
+            f"fractions are {quote(fractions)}, expected numbers above 0 with the sum 1"
+        )
     if by not in ("healpix", "manga_id"):
         raise UsageError(f"by is {by!r}, expected healpix or manga_id")
-    if seed < 0:
+    if check_type("seed", seed, int) is None or seed < 0:
         raise UsageError(f"seed is {seed}, expected 0 or more")
     selection = select_rows(store, rows, storage_options=storage_options)
-    pixels = selection.table["healpix"] if by == "healpix" else None
-    groups = _find_groups(selection.table["subject"], pixels)
+    keys = [_number(selection.table["subject"].astype(str))]
+    if by == "healpix":
+        keys += [selection.table["healpix"], *_sky_cells(*(selection.table[n] for n in POSITION))]
+    groups = _find_groups(keys)
     sizes = np.bincount(groups)
     if len(sizes) < len(shares):
         raise UsageError(
@@ -133,18 +147,36 @@ def sample_weights(
     return weights
 
 
-def _find_groups(ids: NDArray[np.object_], pixels: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """Number of the group of each subject: ids and known pixels link subjects, in any steps."""
-    count = len(ids)
-    links = [np.unique(ids.astype(str), return_inverse=True)[1]]
-    if pixels is not None:
-        _, pixel = np.unique(pixels, return_inverse=True)
-        links.append(np.where(pixels >= 0, pixel, count + np.arange(count)))
+def _sky_cells(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+    """Cells of the sky, such that subjects with overlapping images share one; -1 if unknown.
+
+    Cubes along the axes of space, as wide as two diagonals of an image, in eight grids that are
+    shifted by half a cube: two points within a diagonal are in one cube of some grid.
+    """
+    a, b = np.radians(ra), np.radians(dec)
+    known = np.isfinite(a) & np.isfinite(b)
+    places = np.column_stack([np.cos(b) * np.cos(a), np.cos(b) * np.sin(a), np.sin(b)])
+    places = np.where(known[:, None], places, 0) / (2 * np.radians(DIAGONAL_ARCSEC / 3600))
+    return [
+        np.where(known, _number(np.floor(places + np.array(shift) / 2).astype(np.int64)), -1)
+        for shift in itertools.product((0, 1), repeat=3)
+    ]
+
+
+def _number(keys: NDArray[Any]) -> NDArray[np.int64]:
+    """Number of each key among all that differ; a row of two axes is one key."""
+    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _find_groups(keys: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Number of the group of each subject: equal keys link subjects, in any steps; -1 is none."""
+    count = len(keys[0])
+    links = [np.where(each >= 0, _number(each), count + np.arange(count)) for each in keys]
     labels, before = np.arange(count), np.zeros(0, np.int64)
     while not np.array_equal(labels, before):
         before = labels
-        for keys in links:  # the smallest label of those linked goes to all of them
-            least = np.full(keys.max() + 1, count)
-            np.minimum.at(least, keys, labels)
-            labels = least[keys]
+        for link in links:  # the smallest label of those linked goes to all of them
+            least = np.full(link.max() + 1, count)
+            np.minimum.at(least, link, labels)
+            labels = least[link]
     return np.unique(labels, return_inverse=True)[1]

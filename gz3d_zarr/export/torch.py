@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gz3d_zarr.backends.chunk_reader import Fetched
-from gz3d_zarr.datamodel.option_fields import check_options, take_options
-from gz3d_zarr.errors import UsageError, missing_extra_error
+from gz3d_zarr.datamodel.option_fields import check_options, check_type, take_options
+from gz3d_zarr.errors import UsageError, missing_extra_error, plural, quote
 from gz3d_zarr.export.partition import BatchPartition, check_partition, find_environment
 from gz3d_zarr.export.samples import SampleOptions, SampleReader
 from gz3d_zarr.export.split import sample_weights, split
@@ -62,8 +64,18 @@ class _Samples:
             raise UsageError("as_tuple needs image and segmentation among the variables")
         self.selection = select_rows(store, own.rows, storage_options=own.storage_options)
         self.selection.warn(stacklevel=4)  # at the code that creates the dataset
+        self._options, self._channels_first = options, own.channels_first
         self._reader = SampleReader(self.selection, options, channels_first=own.channels_first)
         self._as_tuple, self._transform = own.as_tuple, own.transform
+
+    def take(self, positions: NDArray[np.int64]) -> _Samples:
+        """The same of some of the subjects, in this order."""
+        part = copy(self)
+        part.selection = replace(self.selection.take(positions), left_out=0)
+        part._reader = SampleReader(
+            part.selection, self._options, channels_first=self._channels_first
+        )
+        return part
 
     def read(self, position: int, fetched: Fetched | None = None) -> Any:
         """One sample."""
@@ -143,7 +155,7 @@ class GZ3DDataset(Dataset[Any]):
     (float32, (4,)), ``object_id`` (str), ``zooniverse_subject_id``, ``ra`` and ``dec`` (degrees),
     ``scale`` (degrees per pixel), ``total_classifications``, ``spiral_votes``, ``bar_votes``.
 
-    Only what is chosen is decoded and copied.
+    Only what is chosen is decoded and copied. A slice, ``dataset[:100]``, is such a dataset too.
 
     Parameters
     ----------
@@ -210,12 +222,25 @@ class GZ3DDataset(Dataset[Any]):
     def __repr__(self) -> str:
         return f"<GZ3DDataset: {self._samples.describe()}>"
 
-    def __getitem__(self, index: int) -> Any:
-        """Sample at a position; IndexError if it is out of range."""
+    def __getitem__(self, index: int | slice) -> Any:
+        """Sample at a position, IndexError if it is out of range; or a dataset of a slice."""
         length = len(self)
+        if isinstance(index, slice):
+            return self._part(np.arange(length)[index])
+        try:
+            index = operator.index(index)
+        except TypeError:
+            raise UsageError(f"index is {quote(index)}, expected a position or a slice") from None
         if not -length <= index < length:
             raise IndexError(f"index {index} is out of range for {length} subjects")
         return self._samples.read(index % length)
+
+    def _part(self, positions: NDArray[np.int64]) -> GZ3DDataset:
+        if not len(positions):
+            raise UsageError(f"the slice has none of the {plural(len(self), 'subject')}")
+        part = copy(self)
+        part._samples, part.left_out = self._samples.take(positions), 0
+        return part
 
 
 class GZ3DIterableDataset(IterableDataset[Any]):
@@ -283,6 +308,10 @@ class GZ3DIterableDataset(IterableDataset[Any]):
         world_size: int | None = None,
         **options: Any,
     ) -> None:
+        for name, number in {"window": window, "seed": seed}.items():
+            if check_type(name, number, int) is None:
+                raise UsageError(f"{name} is None, expected a whole number")
+        check_type("batch_size", batch_size, int)
         if window < 1:
             raise UsageError(f"window is {window}, expected at least 1")
         if seed < 0:

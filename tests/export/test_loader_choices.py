@@ -185,6 +185,36 @@ def test_bools_and_slices_as_rows(store: Path, loaded: Any) -> None:
         assert [sample["zooniverse_subject_id"] for sample in dataset] == expected.tolist()
 
 
+def test_a_slice_of_a_dataset_is_a_dataset(store: Path, loaded: Any) -> None:
+    ids = loaded["zooniverse_subject_id"].values
+    dataset = GZ3DDataset(store, rows=slice(2, 14), classes=["bar"], crop=8)
+    for part, rows in ((dataset[3:8], slice(5, 10)), (dataset[::-2], slice(13, 1, -2)),
+                       (dataset[1:][:2], slice(3, 5))):  # fmt: skip
+        assert [sample["zooniverse_subject_id"] for sample in part] == ids[rows].tolist()
+        assert repr(part).startswith(f"<GZ3DDataset: {len(ids[rows])} subjects of /")
+        masks = loaded["segmentation"].values[rows, 3:, 258:266, 258:266]
+        np.testing.assert_array_equal([sample["segmentation"] for sample in part], masks)
+    assert len(dataset) == 12
+    assert dataset[torch.tensor(2)]["zooniverse_subject_id"] == ids[4]
+    with pytest.raises(UsageError, match="the slice has none of the 12 subjects"):
+        dataset[5:5]
+    with pytest.raises(UsageError, match="index is 1.0, expected a position or a slice"):
+        dataset[1.0]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"batch_size": 2.5}, "batch_size is 2.5, expected a whole number"),
+        ({"window": 1.5}, "window is 1.5, expected a whole number"),
+        ({"seed": None}, "seed is None, expected a whole number"),
+    ],
+)
+def test_numbers_that_are_not_whole(store: Path, option: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        GZ3DIterableDataset(store, **option)
+
+
 def test_repr_says_what_samples_hold(store: Path) -> None:
     options = {"classes": ["spiral"], "crop": 64, "target": "mask", "as_tuple": True}
     text = repr(GZ3DDataset(store, **options))
@@ -332,10 +362,35 @@ def test_split_keeps_neighbors_together(store: Path, loaded: Any) -> None:
 def test_groups_are_linked_by_ids_and_pixels() -> None:
     from gz3d_zarr.export.split import _find_groups
 
-    ids = np.array(["a", "b", "a", "c", "d", "e", "f", "d"], object)
+    ids = np.array([0, 1, 0, 2, 3, 4, 5, 3])
     pixels = np.array([1, 1, 2, 2, 3, -1, -1, 9])
-    assert _find_groups(ids, pixels).tolist() == [0, 0, 0, 0, 1, 2, 3, 1]
-    assert _find_groups(ids, None).tolist() == [0, 1, 0, 2, 3, 4, 5, 3]
+    assert _find_groups([ids, pixels]).tolist() == [0, 0, 0, 0, 1, 2, 3, 1]
+    assert _find_groups([ids]).tolist() == [0, 1, 0, 2, 3, 4, 5, 3]
+
+
+def test_subjects_with_overlapping_images_share_a_cell() -> None:
+    """Also across borders of pixels, at right ascension 0 and at a pole."""
+    from gz3d_zarr.export.split import _sky_cells
+
+    rng = np.random.default_rng(5)
+    dec = np.r_[np.degrees(np.arcsin(rng.uniform(-1, 1, 500))), 90 - rng.uniform(0, 0.01, 50), 0]
+    ra = np.r_[rng.uniform(0, 360, 550), 0]
+    angle, distance = rng.uniform(0, 2 * np.pi, 551), np.radians(74 / 3600)
+    a, b = np.radians(ra), np.radians(dec)
+    east = np.stack([-np.sin(a), np.cos(a), 0 * a])
+    north = np.stack([-np.sin(b) * np.cos(a), -np.sin(b) * np.sin(a), np.cos(b)])
+    up = np.stack([np.cos(b) * np.cos(a), np.cos(b) * np.sin(a), np.sin(b)])
+    near = up * np.cos(distance) + np.sin(distance) * (east * np.cos(angle) + north * np.sin(angle))
+    both = (
+        np.r_[ra, np.degrees(np.arctan2(near[1], near[0]))],
+        np.r_[dec, np.degrees(np.arcsin(near[2]))],
+    )
+    cells = np.array(_sky_cells(*both))
+    assert (cells[:, :551] == cells[:, 551:]).any(0).all()
+    assert (cells[:, :500] == cells[:, 1:501]).any(0).mean() < 0.01
+    unknown = np.array(_sky_cells(np.array([np.nan, 1.0]), np.array([0.0, 1.0])))
+    assert (unknown[:, 0] == -1).all()
+    assert (unknown[:, 1] >= 0).all()
 
 
 @pytest.mark.parametrize(
@@ -344,7 +399,9 @@ def test_groups_are_linked_by_ids_and_pixels() -> None:
         ({"fractions": (0.5, 0.4)}, "expected numbers above 0 with the sum 1"),
         ({"fractions": (1.0, 0.0)}, "expected numbers above 0 with the sum 1"),
         ({"by": "name"}, "by is 'name', expected healpix or manga_id"),
+        ({"fractions": {"train": 1.0}}, "expected numbers above 0 with the sum 1"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 0.5}, "seed is 0.5, expected a whole number"),
         (
             {"rows": [1], "fractions": (0.5, 0.5)},
             "1 subject in 1 group by healpix: too few for 2 sets",
@@ -395,6 +452,8 @@ def test_hugging_face_has_the_same_choices(store: Path, loaded: Any) -> None:
         iterable_dataset(store, crop=526)
     with pytest.raises(UsageError, match="num_shards is 0"):
         iterable_dataset(store, num_shards=0)
+    with pytest.raises(UsageError, match="num_shards is 2.5, expected a whole number"):
+        iterable_dataset(store, num_shards=2.5)
 
 
 def test_hugging_face_with_more_workers_than_shards(store: Path, loaded: Any) -> None:
