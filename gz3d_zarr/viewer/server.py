@@ -90,7 +90,8 @@ class ViewServer:
         try:
             self._loop, self._closing, self._port = started.result()
         except OSError as error:
-            reason = error_message(error)
+            # asyncio puts the address, and from 3.12 on the number of the error, into its words.
+            reason = re.sub(r".*: |\[errno \d+\] ", "", error_message(error))
             raise UsageError(
                 f"port {port} cannot be used ({reason}): choose another one, or none"
                 if port
