@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 from distributed import Client
 from page_server import Site, serve
-from pages import STATIC, wait_for
+from pages import STATIC, read_canvas, wait_for
 from zarr.codecs import ZstdCodec
 
 import gz3d_zarr
@@ -108,6 +108,13 @@ def test_search(ds: xr.Dataset, site: Site, open_page: Any) -> None:
         '"<b>nonsense</b>" cannot be searched: type a MaNGA'
     )
     assert "10:30:00" in search("400 10")
+    # A message is about what is shown, and goes with it.
+    page.click("#reset")
+    assert page.inner_text("#message") == ""
+    wait_for(page, f'listed="{len(ids)}"')
+    search("5")
+    page.click("#next")
+    assert page.inner_text("#message") == ""
 
 
 def test_pages_and_a_repeated_manga_id(reference_store: Path, open_page: Any) -> None:
@@ -124,6 +131,16 @@ def test_pages_and_a_repeated_manga_id(reference_store: Path, open_page: Any) ->
         page.keyboard.press("Enter")
         wait_for(page, 'listed="2"')
         assert "2 subjects have the MaNGA id" in page.inner_text("#message")
+        # Another search is not one among these two.
+        page.fill("#query", "0 0 180")
+        page.keyboard.press("Enter")
+        wait_for(page, 'listed="64"')
+        assert "manga=" not in page.url
+        page.evaluate("location.hash = 'manga=1-150019'")
+        wait_for(page, 'listed="2"')
+        page.fill("#query", "1-150052")
+        page.keyboard.press("Enter")
+        wait_for(page, 'listed="64"')
 
 
 def count_requests(site: Site, name: str) -> int:
@@ -210,6 +227,8 @@ def test_map_selects_by_click_and_by_circle(ds: xr.Dataset, site: Site, open_pag
     box = page.locator("#sky").bounding_box()
     scale = box["width"] / (4 * np.sqrt(2) * 1.02)
     at = box["x"] + box["width"] / 2 - x * scale, box["y"] + box["height"] / 2 - y * scale
+    page.mouse.click(*at, button="right")
+    assert page.inner_text("#message") == ""
     page.mouse.click(*at)
     text = page.inner_text("#message")
     assert "nearest galaxy" in text
@@ -222,6 +241,13 @@ def test_map_selects_by_click_and_by_circle(ds: xr.Dataset, site: Site, open_pag
     cone = [float(n) for n in page.url.split("cone=")[1].split("&")[0].split(",")]
     near = ds.gz3d.cone(cone[0], cone[1], 3600 * cone[2])["zooniverse_subject_id"].values
     expect_rows(page, np.flatnonzero(np.isin(ds["zooniverse_subject_id"].values, near)))
+    page.evaluate("location.hash = 'cone=10,10,60'")
+    page.wait_for_selector("#active:has-text('within 60.00')")
+    image = read_canvas(page, "#cursor")
+    drawn = image[:, image.shape[1] * 3 // 4 :, 3].any(axis=1)
+    first, last = np.flatnonzero(drawn)[[0, -1]]
+    assert last - first > 150
+    assert drawn[first:last].all()  # a line without gaps
 
 
 def test_subjects_that_are_not_ok_say_why(
@@ -240,6 +266,8 @@ def test_subjects_that_are_not_ok_say_why(
         page.wait_for_selector(f"#notice:has-text({reason[:30]!r})")
         notice = page.inner_text("#notice")
         assert "the status of its file is corrupt: " in notice
+        label = page.get_attribute("#stage", "aria-label")
+        assert label.startswith(f"No picture of MaNGA {ds['subject'].values[row]}.")
         assert page.inner_text(f'#grid button[data-row="{row}"]').strip() == "corrupt"
         page.click("#png")
         assert page.inner_text("#message") == "There is no picture to download."

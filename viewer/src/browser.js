@@ -26,6 +26,8 @@ export class Browser {
   #checked = 0;
   /** @type {number | undefined} */
   #timer = undefined;
+  /** What stays wrong until the page is reloaded: said where there is nothing else to say. */
+  #standing = "";
 
   /** @param {import("./store.js").Store} store */
   constructor(store) {
@@ -41,7 +43,7 @@ export class Browser {
     });
     this.map = new SkyMap(this.sample, this.state, {
       choose: (ra, dec) => this.#chooseNear(ra, dec, this.#rows),
-      select: (cone) => this.#filterBy({ cone }),
+      select: (cone) => this.#filterBy(cone ? { cone, manga: "" } : { cone }),
       rows: () => this.#rows,
       row: () => this.view.row,
     });
@@ -91,6 +93,7 @@ export class Browser {
     try {
       await this.sample.load(step);
     } catch (error) {
+      this.#standing = sentence(error, what);
       this.#fail(error, what);
       throw error;
     }
@@ -122,6 +125,7 @@ export class Browser {
 
   /** Show another galaxy. @param {number} row */
   choose(row) {
+    this.#say("");
     if (row < 0 || row === this.view.row) return;
     this.state.row = row;
     this.state.id = this.sample.has.places ? this.sample.zooniverse_subject_id[row] : null;
@@ -141,7 +145,8 @@ export class Browser {
     this.#checked = Date.now();
     // Where the answer is an error, that of the picture is told.
     if (await this.store.isReplaced().catch(() => false)) {
-      this.#say("The store was replaced since this page was opened: reload the page.", true);
+      this.#standing = "The store was replaced since this page was opened: reload the page.";
+      this.#say("");
       ROOT.dataset.failed = "yes";
     }
   }
@@ -195,6 +200,7 @@ export class Browser {
   }
 
   #filtersChanged() {
+    this.#say("");
     showFilters(this.state.filters);
     delete ROOT.dataset.grid;
     // A slider moves faster than the screen.
@@ -244,6 +250,7 @@ export class Browser {
 
   /** The address was changed: by the back button, or by hand. */
   async #restore() {
+    this.#say("");
     const { filters, ...rest } = parseState(location.hash);
     Object.assign(this.state, rest);
     Object.assign(this.state.filters, filters);
@@ -278,21 +285,27 @@ export class Browser {
         throw new PageError(`The store has no MaNGA id ${query.id}, and does not hold plates and IFUs: search for the MaNGA id of ${query.id}.`);
       }
       if (!rows.length) throw new PageError(`The store has no subject with the MaNGA id ${query.id}.`);
-      if (rows.length > 1) {
-        this.#say(`${rows.length} subjects have the MaNGA id ${query.id}: all are in the list.`);
-        this.#filterBy({ ...noFilters(), manga: query.id });
-      }
+      if (rows.length > 1) this.#filterBy({ ...noFilters(), manga: query.id });
+      else this.#leaveSearch();
       this.choose(rows[0]);
+      if (rows.length > 1) this.#say(`${rows.length} subjects have the MaNGA id ${query.id}: all are in the list.`);
     } else if (query.kind === "zooniverse") {
       const row = sample.rowOfZooniverse(query.id);
       if (row < 0) throw new PageError(`The store has no subject with the Zooniverse id ${query.id}.`);
+      this.#leaveSearch();
       this.choose(row);
     } else if (query.radius === null) {
+      this.#leaveSearch();
       this.#chooseNear(query.ra, query.dec);
     } else {
-      this.#filterBy({ cone: [query.ra, query.dec, query.radius] });
+      this.#filterBy({ cone: [query.ra, query.dec, query.radius], manga: "" });
       this.#say("The list has the galaxies within this circle.");
     }
+  }
+
+  /** An id of several subjects is no longer searched for. */
+  #leaveSearch() {
+    if (this.state.filters.manga) this.#filterBy({ manga: "" });
   }
 
   /** @param {number} ra @param {number} dec @param {Int32Array} [rows] */
@@ -309,8 +322,9 @@ export class Browser {
 
   /** @param {string} text @param {boolean} [isTrouble] */
   #say(text, isTrouble = false) {
-    find("message").textContent = text;
-    find("message").classList.toggle("trouble", isTrouble);
+    const shown = text || this.#standing;
+    if (find("message").textContent !== shown) find("message").textContent = shown; // it is read out
+    find("message").classList.toggle("trouble", isTrouble || !text);
   }
 
   /** @param {unknown} error @param {string} what */

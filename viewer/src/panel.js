@@ -154,7 +154,9 @@ function describe(view) {
     return found ? [`${cls} ${isUnasked(view, cls) ? "not asked" : area(found)}`] : [];
   });
   const masks = parts.length ? ` Marked by more than ${state.threshold}: ${parts.join(", ")}.` : "";
-  return `Picture of ${titleOf(sample, row)}, north up, east left.${masks} Arrow keys move a pointer.`;
+  const isThere = view.image || find("notice").hidden; // or comes
+  const title = titleOf(sample, row);
+  return `${isThere ? `Picture of ${title}, north up, east left` : `No picture of ${title}`}.${masks} Arrow keys move a pointer.`;
 }
 
 /**

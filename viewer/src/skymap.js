@@ -97,12 +97,13 @@ export class SkyMap {
       for (let turn = -179.999; turn < 180; turn += 4.99) path[turn < -179 ? "moveTo" : "lineTo"](...at(...project(CENTER + turn, dec)));
     }
     context.stroke(path);
-    context.fillStyle = style.getPropertyValue("--soft");
+    context.fillStyle = style.getPropertyValue("--text");
     context.font = `${11 * ratio}px system-ui, sans-serif`;
     context.textAlign = "center";
     // Galaxies are below the numbers.
     context.strokeStyle = style.getPropertyValue("--panel");
-    context.lineWidth = 3 * ratio;
+    context.lineWidth = 5 * ratio;
+    context.lineJoin = "round";
     /** @type {(text: string, ra: number, dec: number) => void} */
     const write = (text, ra, dec) => {
       const [x, y] = at(...project(ra, dec));
@@ -159,10 +160,15 @@ export class SkyMap {
     context.strokeStyle = style.getPropertyValue("--warn");
     const cone = this.#draft ?? this.state.filters.cone;
     if (cone) {
+      context.beginPath();
+      let before = Infinity;
       for (const [ra, dec] of circle(...cone)) {
-        const [x, y] = at(...project(ra, dec));
-        context.strokeRect(x - ratio / 4, y - ratio / 4, ratio / 2, ratio / 2);
+        const [x, y] = project(ra, dec);
+        // A circle that leaves the map at one edge comes back at the other.
+        context[Math.abs(x - before) < 0.5 ? "lineTo" : "moveTo"](...at(x, y));
+        before = x;
       }
+      context.stroke();
     }
     const row = this.actions.row();
     const { ra, dec } = this.sample;
@@ -199,6 +205,7 @@ export class SkyMap {
     /** @type {{ra: number, dec: number, x: number, y: number} | null} */
     let start = null;
     area.addEventListener("pointerdown", (event) => {
+      if (event.button) return; // not the main one
       const position = this.#position(event, area);
       start = position && { ...position, x: event.clientX, y: event.clientY };
       if (start) area.setPointerCapture(event.pointerId);
@@ -263,7 +270,7 @@ export class SkyMap {
 function circle(ra, dec, radius) {
   const [sin, cos] = [Math.sin(dec * RADIANS), Math.cos(dec * RADIANS)];
   const [away, near] = [Math.sin(radius * RADIANS), Math.cos(radius * RADIANS)];
-  return Array.from({ length: 240 }, (_, i) => {
+  return Array.from({ length: 241 }, (_, i) => {
     const angle = (i / 120) * Math.PI;
     const up = Math.asin(Math.max(-1, Math.min(1, sin * near + cos * away * Math.cos(angle))));
     const turn = Math.atan2(Math.sin(angle) * away * cos, near - sin * Math.sin(up));
