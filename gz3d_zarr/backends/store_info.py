@@ -133,7 +133,8 @@ def read_info(store: str | Path, *, storage_options: Mapping[str, Any] | None = 
     refuse_dataset(opened.url, data)
     sha256 = digest(data)
     dataset, catalogue = read_store(opened, digest=sha256)
-    sizes = opened.list_sizes()
+    # Files beside the root's document are no part of the store: the page, for one.
+    sizes = {k: size for k, size in opened.list_sizes().items() if "/" in k or k == ROOT_KEY}
     stored: dict[str, list[int]] = defaultdict(list)
     for key, size in sizes.items():
         name, separator, _ = key.partition("/c/")

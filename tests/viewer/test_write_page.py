@@ -14,6 +14,7 @@ from distributed import Client
 from object_stores import S3Server, close_sessions, fresh_bucket, run_moto
 
 import gz3d_zarr
+from gz3d_zarr.backends.store_info import read_info
 from gz3d_zarr.cli import main
 from gz3d_zarr.errors import StoreError, UsageError
 from gz3d_zarr.storage.object_store import open_object_store
@@ -34,6 +35,7 @@ def own(store: Path, tmp_path: Path) -> Path:
 def test_page_in_its_store_confuses_nobody(
     own: Path, simulated: Path, tmp_path: Path, client: Client
 ) -> None:
+    before = read_info(own)
     report = gz3d_zarr.page(own)
     assert report.to_text() == f"{own}/index.html opens the store ./"
     assert (
@@ -42,6 +44,7 @@ def test_page_in_its_store_confuses_nobody(
         == {p.name for p in own.iterdir() if p.is_file()} - {"zarr.json"}
     )
     assert store_in((own / "index.html").read_text()) == "./"
+    assert read_info(own) == before
     checked = gz3d_zarr.verify(own, client=client)
     assert checked.passed
     gz3d_zarr.page(own)  # again: its own files may be replaced
