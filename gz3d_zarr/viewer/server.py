@@ -26,6 +26,8 @@ from gz3d_zarr.storage.object_store import ObjectStore
 from gz3d_zarr.viewer.page_files import CONTENT_TYPES, INDEX, read_page
 
 HOST = "127.0.0.1"
+HTTP_PORT = 80
+"""Browsers leave it out of their requests."""
 STORE_PATH = "store/"
 """Where the objects of the store are, relative to the page."""
 SHUTDOWN_SECONDS = 1.0
@@ -235,7 +237,10 @@ class ViewServer:
 
 def _refuse_strangers(request: web.Request, port: int, *, allows_frames: bool) -> None:
     """Raise HTTPForbidden for another name of this host, and for pages of another origin."""
-    if request.headers.get("Host", "").lower() not in (f"{HOST}:{port}", f"localhost:{port}"):
+    names = [f"{HOST}:{port}", f"localhost:{port}"]
+    if port == HTTP_PORT:
+        names += [HOST, "localhost"]
+    if request.headers.get("Host", "").lower() not in names:
         raise web.HTTPForbidden(text="This server answers to its own name only.", headers=_HEADERS)
     # Who follows the link, in a notebook or a terminal that is a web page, opens a page that the
     # other one cannot read; which pages may frame it, the content security policy says.

@@ -128,6 +128,15 @@ def test_strangers_and_other_paths_are_refused(store: Path, server: ViewServer) 
         (store / "notes.txt").unlink()
 
 
+def test_the_port_of_http_is_left_out_by_browsers(
+    server: ViewServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(server.link, Host="127.0.0.1")[0] == 403
+    monkeypatch.setattr(server, "_port", 80)
+    for host, status in {"127.0.0.1": 200, "localhost:80": 200, "example.org": 403}.items():
+        assert ask(server.link, Host=host)[0] == status
+
+
 def test_only_a_server_for_notebooks_may_be_framed(store: Path) -> None:
     frame = {
         "Sec_Fetch_Site": "cross-site",

@@ -102,7 +102,7 @@ export class SkyMap {
     context.textAlign = "center";
     // Galaxies are below the numbers.
     context.strokeStyle = style.getPropertyValue("--panel");
-    context.lineWidth = 5 * ratio;
+    context.lineWidth = 4 * ratio;
     context.lineJoin = "round";
     /** @type {(text: string, ra: number, dec: number) => void} */
     const write = (text, ra, dec) => {
