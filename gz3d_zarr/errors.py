@@ -20,7 +20,7 @@ class Status(IntEnum):
     UNREACHABLE = 2
     """The file exists, or may exist, but it cannot be read."""
     CORRUPT = 3
-    """The bytes are damaged: wrong gzip, CRC or sha1, or not FITS."""
+    """The bytes are damaged, with a wrong gzip stream, CRC or sha1, or are not FITS."""
     INVALID = 4
     """Valid FITS with wrong HDUs, shapes, columns or values."""
 

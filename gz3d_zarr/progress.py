@@ -27,8 +27,10 @@ class Progress:
 
     Attributes
     ----------
-    done, total : int
-        Subjects; those that an earlier run built count as done.
+    done : int
+        Subjects that are done, those of an earlier run included.
+    total : int
+        Subjects of the whole build.
     new : int
         Subjects in the shard that has just been built; 0 at the start.
     failed : int

@@ -41,9 +41,9 @@ from gz3d_zarr.errors import LeftOutWarning, UsageError, plural
 
 FloatArray = NDArray[np.float64]
 STEP = 0.5
-"""Default width of an annulus in arcsec: one spaxel of MaNGA."""
+"""Default width of an annulus in arcsec, one spaxel of MaNGA."""
 MAX_RADIUS = 26.0
-"""Default outer radius of profiles in arcsec: the distance to the edges of an image."""
+"""Default outer radius of profiles in arcsec, the distance to the edges of an image."""
 MAX_BINS = 1000
 _MEANS: Mapping[str, str] = {
     "subjects": "fraction of subjects marked by more than {:g} volunteers",

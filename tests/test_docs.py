@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +22,7 @@ from object_stores import S3Server, close_sessions, run_moto
 
 import gz3d_zarr
 from gz3d_zarr.cli import main
-from gz3d_zarr.datamodel.origins import ORIGINS
+from gz3d_zarr.datamodel.origins import ATTRIBUTES, ORIGINS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -62,7 +65,9 @@ def test_blocks_are_of_known_languages() -> None:
         f"{name(page)}:{block.line} {block.language}"
         for page in PAGES
         for block in read_blocks(page)
-        if block.language not in RUN | DATA and not block.language.startswith("{")
+        if block.language not in RUN | DATA
+        and not block.why_not
+        and not block.language.startswith("{")
     ]
     # A drawing of the tree in the developers' page is no code.
     assert [line for line in unknown if not line.startswith("docs/development")] == []
@@ -174,6 +179,33 @@ def test_every_array_has_an_origin(store: Path) -> None:
         if path.parent != store and '"node_type":"array"' in path.read_text().replace(" ", "")
     }
     assert {*ORIGINS} == arrays
+
+
+def test_every_attribute_of_the_root_has_a_meaning(store: Path) -> None:
+    assert {*ATTRIBUTES} == {*json.loads((store / "zarr.json").read_text())["attributes"]}
+
+
+def test_first_builds_of_the_archive_work(here: Path) -> None:
+    """On local files; the cache is for those that are fetched."""
+    page = ROOT / "docs" / "howto" / "build.md"
+    (text,) = [block.text for block in read_blocks(page) if " dr17 " in block.text]
+    run_commands(text.replace(" dr17 ", " files ").replace("50", "5"), name(page))
+    sizes = [gz3d_zarr.open_store(here / s).sizes["subject"] for s in ("first.zarr", "gz3d.zarr")]
+    assert sizes == [5, len(list((here / "files").glob("*.fits.gz")))]
+
+
+def test_reference_of_commands_is_rendered(tmp_path: Path) -> None:
+    """Sphinx does not warn where directives are shown as text."""
+    for package in ("myst_parser", "sphinx_click"):
+        pytest.importorskip(package)
+    (tmp_path / "conf.py").write_text("extensions = ['myst_parser', 'sphinx_click']\n")
+    text = (ROOT / "docs" / "reference" / "cli.md").read_text().replace("(api.md)", "(index.md)")
+    (tmp_path / "index.md").write_text(text)
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", tmp_path, tmp_path / "out"]
+    subprocess.run(command, check=True)
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert 'id="cmdoption-gz3d-zarr-build-limit"' in html
+    assert "<p>.. " not in html
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import gz3d_zarr
-from gz3d_zarr.datamodel.origins import ORIGINS
+from gz3d_zarr.datamodel.origins import ATTRIBUTES, ORIGINS
 from gz3d_zarr.datamodel.sentinels import SENTINELS
 from gz3d_zarr.simulation import simulate_archive
 
@@ -49,6 +49,8 @@ def read_model() -> dict[str, Any]:
 def describe(attrs: dict[str, Any], name: str) -> str:
     """Meaning of an array in one cell."""
     words = [str(attrs.get("long_name", "labels"))]
+    if name in SENTINELS:  # said below, for all of them
+        words[0] = words[0].replace(", -1 where unknown", "")
     if "flag_meanings" in attrs:
         values = attrs.get("flag_values", attrs.get("flag_masks", ()))
         flags = zip(values, str(attrs["flag_meanings"]).split(), strict=False)
@@ -71,8 +73,11 @@ class DataModelDirective(SphinxDirective):
         group = self.arguments[0]
         model = read_model()
         if group == "attributes":
-            rows = [("attribute", "type")]
-            rows += [(f"`{n}`", type(v).__name__) for n, v in sorted(model[""].items())]
+            rows = [("attribute", "type", "meaning")]
+            rows += [
+                (f"`{name}`", type(value).__name__, ATTRIBUTES[name])
+                for name, value in sorted(model[""].items())
+            ]
         else:
             prefix = "" if group == "root" else f"{group}/"
             rows = [("array", "type (dimensions), unit", "from", "meaning")]
@@ -82,7 +87,7 @@ class DataModelDirective(SphinxDirective):
                     continue
                 dtype, dims, attrs, _, _ = found
                 shape = ", ".join(SIZES.get(dim, dim) for dim in dims)
-                unit = f", {attrs['units']}" if "units" in attrs else ""
+                unit = f", {attrs['units']}" if attrs.get("units", "1") != "1" else ""
                 kind = f"{dtype} ({shape}){unit}"
                 rows.append((f"`{last}`", kind, ORIGINS[name], describe(attrs, name)))
         cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]

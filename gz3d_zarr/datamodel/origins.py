@@ -1,7 +1,7 @@
 """Where each array of a store comes from: HDUs and columns of a subject file, or the catalogue.
 
 HDUs are counted from 0, as astropy does. "else the catalogue" means ``gz3d_metadata.fits``, for
-subjects whose file cannot be read.
+subjects whose file cannot be read. What the attributes of the root say is here too.
 """
 
 from __future__ import annotations
@@ -69,3 +69,37 @@ ORIGINS: Mapping[str, str] = {
     },
 }
 """Text for every array of a store, by its path in the store."""
+ATTRIBUTES: Mapping[str, str] = {
+    "Conventions": "conventions that the metadata follow",
+    "appended": "subjects that updates have added, at the end",
+    "codec": "portable or compact, see below",
+    "complete": "1: the build has ended",
+    "coordinates": "names of the coordinates, for xarray",
+    "created": "when the root was written, in UTC",
+    "fingerprint": "digest of the layout and the file names; builds that share it can be resumed",
+    "generation": "changes when stored values may have changed",
+    "group_arrays_sha256": "digest of the pack of small arrays of the other groups",
+    "license": "license of the data",
+    "manifest_digest": "digest of the names, sizes and sha1 of the files, in order",
+    "nside": "HEALPix resolution of the coordinate `healpix`",
+    "notes": "what the build found unusual",
+    "order": "order of the subjects: healpix or name",
+    "package": "the package that wrote the store",
+    "package_version": "its version",
+    "receipts_sha256": "digest of the receipts of all shards",
+    "references": "what to cite",
+    "release": "data release of the source, if known",
+    "samples": "names of the bits of `sample`",
+    "schema": "always gz3d",
+    "schema_version": "see below",
+    "shard_size": "subjects per shard",
+    "small_arrays_sha256": "digest of the pack of small arrays of the root group",
+    "source": "where the files came from; of a local folder, only its last name",
+    "source_catalogue": "name of the catalogue that was used",
+    "subjects": "rows of the store",
+    "subjects_failed": "rows whose status is not ok",
+    "subjects_ok": "rows whose status is ok",
+    "summary": "what the store holds, in one sentence",
+    "title": "Galaxy Zoo: 3D",
+}
+"""What each attribute of the root says, for the documentation."""

@@ -204,7 +204,7 @@ def build(
             Subjects per shard; by default 64, or fewer if a worker's memory is small.
         codec : {'portable', 'compact'}
             Portable, the default: any Zarr 3 library can read it. Compact: a quarter smaller, for
-            zarr-python.
+            zarr-python and zarrita.
         nside : int
             HEALPix resolution of the coordinate ``healpix``, a power of two; by default 16.
         cache : str or Path

@@ -56,11 +56,18 @@ class CopyReport(TextReport):
 
     Attributes
     ----------
-    store, destination : str
-    objects, copied : int
-        Objects of the store, and those that this run copied.
+    store : str
+        Absolute path or URL.
+    destination : str
+        Absolute path or URL of the copy.
+    objects : int
+        Objects of the store.
+    copied : int
+        Objects that this run copied; the others existed.
     copied_bytes : int
+        Bytes of the objects that this run copied.
     seconds : float
+        Wall time of this run.
     left_behind : int
         Files in the store's folder that are not part of the store, and were not copied.
     """

@@ -94,7 +94,7 @@ class Plan(TextReport):
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal SHA-256 of layout and file names: builds that share it can be resumed.
+        """Hexadecimal SHA-256 of layout and file names; builds that share it can be resumed.
 
         The contents of the files are not part of it; receipts record them.
         """

@@ -50,12 +50,16 @@ class BuildReport(TextReport):
     ----------
     store : str
         Absolute path or URL.
-    subjects, ok : int
-        Rows in the store, and how many of them are ok.
+    subjects : int
+        Rows in the store.
+    ok : int
+        How many of them are ok.
     failures : tuple of Failure
         The others.
-    shards, shards_built : int
-        All shards, and those that this run wrote (the others existed).
+    shards : int
+        Shards of the store.
+    shards_built : int
+        Shards that this run wrote; the others existed.
     subjects_built : int
         Subjects that this run read.
     stored_bytes : int
@@ -198,10 +202,14 @@ class VerifyReport(TextReport):
         differs: sound in itself, but the source has other files now.
     checks : tuple of Check
         All checks.
-    subjects, not_ok, compared : int
-        Rows of the store, how many of them failed, and how many were compared with their files.
+    subjects : int
+        Rows of the store.
+    not_ok : int
+        How many of them failed.
+    compared : int
+        How many were compared with their files.
     additions : tuple of str
-        Files, arrays, groups and attributes of the root that others have added; no damage.
+        Files, arrays, groups and attributes of the root that others have added; they are not damage.
     """
 
     store: str

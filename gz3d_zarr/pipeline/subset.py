@@ -54,17 +54,26 @@ class SubsetReport(TextReport):
 
     Attributes
     ----------
-    store, destination : str
-    subjects, parent_subjects : int
-        Subjects of the subset, and of the store that it was taken from.
+    store : str
+        Absolute path or URL of the store that the subset was taken from.
+    destination : str
+        Absolute path or URL of the subset.
+    subjects : int
+        Subjects of the subset.
+    parent_subjects : int
+        Subjects of the store that it was taken from.
     not_ok : int
         Subjects of the subset whose status is not ok.
-    shards, shards_written, shards_copied : int
-        Shards of the subset, those that this run wrote, and those of them that are shards of the
-        parent as they are.
+    shards : int
+        Shards of the subset.
+    shards_written : int
+        Shards that this run wrote; the others existed.
+    shards_copied : int
+        Those of them that are shards of the original, copied as they are.
     stored_bytes : int
-        Total size of what this run wrote of them.
+        Bytes of the shards that this run wrote.
     seconds : float
+        Wall time of this run.
     """
 
     store: str
