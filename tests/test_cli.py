@@ -539,6 +539,20 @@ def test_errors_with_json_are_json(tmp_path: Path) -> None:
     assert found["error"].startswith("there is no Zarr 3 store at")
     assert result.stderr == f"Error: {found['error']}\n"
     assert run("info", tmp_path / "nowhere").stdout == ""
+    for arguments in (["info"], ["info", "g", "h"], ["build", "f", "g", "--codec", "best"]):
+        result = run(*arguments, "--json")
+        assert result.exit_code == 2
+        found = json.loads(result.stdout)
+        assert found["type"] == "UsageError"
+        assert result.stderr.endswith(f"Error: {found['error']}\n")
+        assert run(*arguments).stdout == ""
+
+
+def test_list_of_commands_has_whole_sentences() -> None:
+    for group in (["--help"], ["export", "--help"]):
+        _, _, commands = run(*group).stdout.partition("Commands:\n")
+        assert commands
+        assert "..." not in commands
 
 
 def test_info_begins_with_the_summary_and_fits_a_terminal(store: Path) -> None:

@@ -39,7 +39,7 @@ def simulate(count: int, folder: Path, seed: int) -> None:
 @click.argument("folder", metavar="[DIR]", default="gz3d-demo", type=click.Path(path_type=Path))
 @handle_errors
 def demo(folder: Path) -> None:
-    """Simulate an archive in DIR, build a store, open it, and draw some subjects."""
+    """Simulate an archive in DIR, build its store, and draw galaxies."""
     from gz3d_zarr.demo import run_demo
 
     run_demo(folder, click.echo)

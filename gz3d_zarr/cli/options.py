@@ -65,14 +65,21 @@ class SectionCommand(click.Command):
     """A command with a help page of titled sections, and examples at its end."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Explain what to do if the shell has expanded a glob to many names."""
+        """Explain what to do if the shell has expanded a glob to many names.
+
+        With --json, a usage error is also JSON on standard output.
+        """
+        as_json = "--json" in args and any(p.name == "as_json" for p in self.params)
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            if type(error) is not click.UsageError or "extra arg" not in error.message:
-                raise
-            hint = "(put quotes around a glob, so that the shell does not expand it)"
-            raise click.UsageError(f"{error.message} {hint}", ctx) from None
+            if type(error) is click.UsageError and "extra arg" in error.message:
+                hint = "(put quotes around a glob, so that the shell does not expand it)"
+                error = click.UsageError(f"{error.message} {hint}", ctx)
+            if as_json:
+                found = {"error": error.format_message(), "type": "UsageError"}
+                click.echo(json.dumps(found))
+            raise error from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write options section by section."""

@@ -61,10 +61,10 @@ def view(store: str, port: int, no_browser: bool, **options: Any) -> None:
 @json_option
 @handle_errors
 def page(dest: str, store: str | None, as_json: bool, **options: Any) -> None:
-    """Write the page into DEST, a folder or a bucket, to share a store by a link.
+    """Write the web page that shows a store into DEST.
 
-    DEST may be the store itself. Whoever can read the store's objects by a web address can then
-    open the page there; it needs no server of its own.
+    DEST is a folder or a bucket, and may be the store itself. Everybody who can read the store's
+    objects at a web address can then open the page there; it needs no server of its own.
     """
     report = gz3d_zarr.page(dest, store, **gather(options))
     print_result(report, as_json)

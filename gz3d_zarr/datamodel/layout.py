@@ -71,7 +71,7 @@ class LayoutOptions:
     )
     codec: str | None = option(
         None,
-        "portable: any Zarr 3 library can read it; compact: a quarter smaller, for zarr-python. "
+        "portable: any Zarr 3 library can read it; compact: a quarter smaller, for zarr-python and zarrita. "
         f"[default: {DEFAULT_CODEC}]",
         choices=tuple(CODECS),
     )
