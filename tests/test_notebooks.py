@@ -177,7 +177,7 @@ def test_quickstart(client: Client) -> None:
     # What the last section says in words.
     words = "".join("".join(cell["source"]) for cell in read("quickstart")["cells"])
     assert f"{mean:.0f} ± {error:.0f} square arcsec" in words
-    assert f"gets {naive:.0f}" in words
+    assert f"you get {naive:.0f}" in words
     assert draw() == 2
 
 

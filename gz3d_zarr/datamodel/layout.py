@@ -71,8 +71,8 @@ class LayoutOptions:
     )
     codec: str | None = option(
         None,
-        "portable: any Zarr 3 library can read it; compact: a quarter smaller, for zarr-python and zarrita. "
-        f"[default: {DEFAULT_CODEC}]",
+        "portable: any Zarr 3 library can read it; compact: a quarter smaller, for zarr-python and "
+        f"zarrita. [default: {DEFAULT_CODEC}]",
         choices=tuple(CODECS),
     )
     nside: int | None = option(

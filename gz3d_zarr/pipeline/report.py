@@ -209,7 +209,8 @@ class VerifyReport(TextReport):
     compared : int
         How many were compared with their files.
     additions : tuple of str
-        Files, arrays, groups and attributes of the root that others have added; they are not damage.
+        Files, arrays, groups and attributes of the root that others have added. They are not
+        damage.
     """
 
     store: str
