@@ -199,7 +199,7 @@ def flipped_byte(handler: Handler, body: bytes, _: int) -> bool:
     return True
 
 
-def labelled_gzip(handler: Handler, body: bytes, _: int) -> bool:
+def labeled_gzip(handler: Handler, body: bytes, _: int) -> bool:
     handler.answer(200, body, Content_Encoding="gzip")
     return True
 

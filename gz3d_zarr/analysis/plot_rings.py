@@ -31,7 +31,7 @@ class Ring:
     radii : tuple of float
         Half axes in pixels.
     angle : float
-        Of the first axis, in radians from x towards y.
+        Of the first axis, in radians from x toward y.
     """
 
     cls: str

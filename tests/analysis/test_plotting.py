@@ -452,8 +452,8 @@ def test_pictures_that_cannot_be(ds: xr.Dataset, monkeypatch: pytest.MonkeyPatch
         ds.isel(subject=0).gz3d.plot(hexagon="no")
     with pytest.raises(UsageError, match="classes is 3, expected a name or several"):
         ds.isel(subject=0).gz3d.plot(classes=3)
-    with pytest.raises(UsageError, match="unknown option colour for plot; its options are classes"):
-        ds.isel(subject=0).gz3d.plot(colour="red")
+    with pytest.raises(UsageError, match="unknown option color for plot; its options are classes"):
+        ds.isel(subject=0).gz3d.plot(color="red")
     with pytest.raises(UsageError, match="unknown option dip for contact_sheet; .* columns, title"):
         ds.gz3d.contact_sheet(dip=100)
     monkeypatch.setattr(plot_sheet, "MAX_PIXELS", 100_000)

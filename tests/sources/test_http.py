@@ -31,7 +31,7 @@ from servers import (
     ArchiveServer,
     apache_index,
     flipped_byte,
-    labelled_gzip,
+    labeled_gzip,
     only_first,
     redirected,
     redirected_forever,
@@ -93,7 +93,7 @@ PASSING: dict[str, tuple[Answer, int]] = {
     "a web page": (status(200, b"<html>busy</html>"), 2),
     "gzip of a web page": (status(200, gzip.compress(b"<html>")), 2),
     "a stall": (stall(0.9), 2),
-    "Content-Encoding: gzip": (labelled_gzip, 1),
+    "Content-Encoding: gzip": (labeled_gzip, 1),
     "a redirect": (redirected, 2),
 }
 
