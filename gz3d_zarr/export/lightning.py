@@ -56,11 +56,11 @@ class GZ3DDataModule(LightningDataModule):
         **choices: Any,
     ) -> None:
         super().__init__()
-        if len(fractions) != len(SETS):
-            raise UsageError(f"fractions are {fractions}, expected three: {', '.join(SETS)}")
         self._sets = split(
             store, fractions=fractions, seed=seed, rows=rows, storage_options=storage_options
         )
+        if len(self._sets) != len(SETS):
+            raise UsageError(f"fractions are {fractions}, expected three: {', '.join(SETS)}")
         self._num_workers = num_workers
         self._choices = {
             **choices, "store": store, "batch_size": batch_size, "seed": seed,

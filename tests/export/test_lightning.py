@@ -55,6 +55,8 @@ def test_three_parts_in_batches(store: Path, module_class: Any) -> None:
 def test_fractions_that_are_not_three(store: Path, module_class: Any) -> None:
     with pytest.raises(UsageError, match="expected three: fit, validate, test"):
         module_class(store, fractions=(0.5, 0.5))
+    with pytest.raises(UsageError, match="fractions are 5, expected numbers above 0 with the sum"):
+        module_class(store, fractions=5)
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers
