@@ -23,7 +23,7 @@ class PictureOptions:
         "Only the marks of this class. Repeatable. [default: all]",
         tuple,
         choices=CLASSES,
-        flags=("class",),
+        flags=("class", "classes"),
     )
     threshold: float = option(
         THRESHOLD, "Outline the pixels that have more than N marks.", float, "N"

@@ -488,7 +488,9 @@ def test_the_command_saves_a_plot_or_a_contact_sheet(store: Path, tmp_path: Path
 def test_the_command_takes_the_options_of_python(store: Path, tmp_path: Path) -> None:
     bare = ["--panels", "masks", "--no-hexagon", "--dpi", "50", "--spaxels", "--threshold", "5"]
     by_command, by_python = tmp_path / "a.png", tmp_path / "b.png"
-    result = run(store, 14000007, "-o", by_command, *bare, "--class", "spiral", "--class", "center")
+    result = run(
+        store, 14000007, "-o", by_command, *bare, "--class", "spiral", "--classes", "center"
+    )
     assert result.exit_code == 0, result.output
     row = gz3d_zarr.open_store(store).gz3d.sel(zooniverse_subject_id=14000007).isel(subject=0)
     row.gz3d.plot(
