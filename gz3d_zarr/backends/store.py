@@ -305,8 +305,10 @@ def _rechunk(dataset: xr.Dataset, chunks: str | int | None) -> xr.Dataset:
     return dataset.assign(cut)
 
 
-def _root_dataset(store: ObjectStore, root: StoreRoot, chunks: str | int | None) -> xr.Dataset:
-    labels = _known_labels(root.group)
+def _read_root(
+    store: ObjectStore, root: StoreRoot, labels: Mapping[str, tuple[str, ...]]
+) -> xr.Dataset:
+    """The root group without `labels`, its small arrays read; StoreError if it is not ours."""
     try:
         with ignore_zarr_spec_warnings():
             # A build writes every chunk, and small arrays are read now, also where a pack is lost.
@@ -330,6 +332,13 @@ def _root_dataset(store: ObjectStore, root: StoreRoot, chunks: str | int | None)
     missing = [name for name in (*BIG_ARRAYS, "subject") if name not in dataset.variables]
     if missing:
         raise StoreError(f"{store.url} lacks {', '.join(missing)}: another program changed it")
+    return dataset
+
+
+def _root_dataset(store: ObjectStore, root: StoreRoot, chunks: str | int | None) -> xr.Dataset:
+    """The dataset of `open_store`, whose pixels are read when they are needed."""
+    labels = _known_labels(root.group)
+    dataset = _read_root(store, root, labels)
     # A copy that xarray wrote may have no shards.
     default = (dataset.attrs.get("shard_size", DEFAULT_SHARD_SIZE),)
     size = (dataset["image"].encoding.get("shards") or default)[0]

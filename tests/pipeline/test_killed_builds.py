@@ -50,10 +50,11 @@ def build(
     """The command in a process group of its own, its scratch files beside the source."""
     scratch = source.parent / "scratch"
     scratch.mkdir(exist_ok=True)
-    arguments = ["build", str(source), str(store), "--shard-size", str(SHARD_SIZE), *options]
+    arguments = ["build", str(source), str(store), "--shard-size", str(SHARD_SIZE)]
+    arguments += ["--workers", "2", *options]
     with (log or store.parent / "log").open("ab") as output:
         return subprocess.Popen(
-            [*enter, sys.executable, "-m", "gz3d_zarr", *arguments, "--workers", "2"],
+            [*enter, sys.executable, "-m", "gz3d_zarr", *arguments],
             env={**os.environ, "TMPDIR": str(scratch)},
             stdout=output,
             stderr=output,
@@ -169,7 +170,8 @@ def test_full_disk_is_told_and_the_build_resumes(
 
     def build_there(*options: str) -> int:
         place = small_disk.folder / "g.zarr"
-        return finish(build(source, place, *options, enter=small_disk.enter, log=log))
+        process = build(source, place, "--workers", "1", *options, enter=small_disk.enter, log=log)
+        return finish(process)
 
     assert build_there() == 1
     assert f"cannot be written: {os.strerror(errno.ENOSPC)}" in log.read_text()
