@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dask
 import hypothesis
@@ -15,6 +16,9 @@ from distributed.client import _del_global_client
 
 import gz3d_zarr
 from gz3d_zarr.simulation.archive import simulate_archive
+
+if TYPE_CHECKING:
+    from object_stores import S3Server
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "reference"
 SUBJECTS = 18
@@ -82,6 +86,16 @@ def _no_default_client() -> None:
     with contextlib.suppress(ValueError):
         _del_global_client(default_client())
         dask.config.config.pop("scheduler", None)
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[S3Server]:
+    """S3 in this process."""
+    from object_stores import close_sessions, run_moto  # slow to import
+
+    with run_moto() as server:
+        yield server
+        close_sessions()
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ import xarray as xr
 from click.testing import CliRunner
 from distributed import Client
 from files import subject_files
-from object_stores import S3Server, close_sessions, fresh_bucket, run_moto
+from object_stores import close_sessions, fresh_bucket
 
 import gz3d_zarr
 from gz3d_zarr import StoreError
@@ -42,13 +42,6 @@ COUNT = 4
 BAD = 2
 """Row of the subject whose file is bad."""
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[S3Server]:
-    with run_moto() as server:
-        yield server
-        close_sessions()
 
 
 @pytest.fixture(scope="module")

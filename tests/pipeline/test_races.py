@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 from distributed import Client
 from files import subject_files
-from object_stores import S3Server, close_sessions, fresh_bucket, run_moto
+from object_stores import close_sessions, fresh_bucket
 from stores import StopHereError, stop_after
 
 import gz3d_zarr
@@ -24,12 +24,6 @@ from gz3d_zarr.storage.object_store import open_object_store
 pytestmark = pytest.mark.long
 FIXED: dict[str, Any] = {"shard_size": 2, "order": "name"}
 Place = tuple[str, dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[S3Server]:
-    with run_moto() as server:
-        yield server
 
 
 @pytest.fixture(params=["disk", "memory", "s3"])

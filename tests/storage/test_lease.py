@@ -21,7 +21,6 @@ from object_stores import (
     S3Server,
     close_sessions,
     fresh_bucket,
-    run_moto,
     run_proxy,
 )
 from waiting import wait_until
@@ -215,12 +214,6 @@ def test_locks_of_killed_builders_are_taken_over_and_removed(local: ObjectStore)
     assert len(left) == 2
     with hold_lease(local):
         assert list(local.list_sizes()) == [LEASE_KEY]
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[S3Server]:
-    with run_moto() as server:
-        yield server
 
 
 @pytest.fixture

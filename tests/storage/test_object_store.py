@@ -34,7 +34,6 @@ from object_stores import (
     close_sessions,
     free_ports,
     fresh_bucket,
-    run_moto,
     run_proxy,
     run_swift,
     silent_server,
@@ -66,12 +65,6 @@ def few(simulated: Path, client: Client, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp("few") / "g.zarr"
     gz3d_zarr.build(simulated, path, client, **FEW)
     return path
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[S3Server]:
-    with run_moto() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -12,19 +12,13 @@ import pytest
 import xarray as xr
 from distributed import Client
 from files import subject_files, truth
-from object_stores import Fault, Proxy, S3Server, close_sessions, fresh_bucket, run_moto, run_proxy
+from object_stores import Fault, Proxy, S3Server, close_sessions, fresh_bucket, run_proxy
 
 import gz3d_zarr
 from gz3d_zarr import IncompleteStoreError, StoreError
 
 pytestmark = pytest.mark.long
 FEW: dict[str, Any] = {"limit": 4, "shard_size": 2}
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[S3Server]:
-    with run_moto() as server:
-        yield server
 
 
 @pytest.fixture

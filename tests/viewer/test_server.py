@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 from click.testing import CliRunner
-from object_stores import S3Server, close_sessions, fresh_bucket, run_moto
+from object_stores import S3Server, fresh_bucket
 from servers import serve
 from waiting import ending, wait_until
 
@@ -268,13 +268,6 @@ def test_a_port_in_use_and_no_store_are_one_sentence(
     with pytest.raises(UsageError, match="no server can be started on 127.0.0.1 .Too many open"):
         gz3d_zarr.view(store)  # it waited for ever
     assert {t for t in threading.enumerate() if t.name == "gz3d-view"} <= {*before}
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[S3Server]:
-    with run_moto() as running:
-        yield running
-    close_sessions()
 
 
 @pytest.mark.parametrize("backend", ["s3fs", "obstore"])

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from distributed import Client
-from object_stores import S3Server, close_sessions, fresh_bucket, run_moto
+from object_stores import S3Server, fresh_bucket
 
 import gz3d_zarr
 from gz3d_zarr.backends.store_info import read_info
@@ -117,13 +116,6 @@ def test_copy_brings_the_page(own: Path, tmp_path: Path, client: Client) -> None
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["left_behind"] == 0
     assert store_in((tmp_path / "copy.zarr" / "index.html").read_text()) == "./"
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[S3Server]:
-    with run_moto() as running:
-        yield running
-    close_sessions()
 
 
 @pytest.mark.parametrize("backend", ["s3fs", "obstore"])
