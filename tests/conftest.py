@@ -88,6 +88,17 @@ def _no_default_client() -> None:
         dask.config.config.pop("scheduler", None)
 
 
+@pytest.fixture(params=["threads", "client"])
+def _scheduler(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What computes lazy values: threads of this process, and the client."""
+    if request.param == "threads":
+        with dask.config.set(scheduler="threads"):
+            yield
+    else:
+        with request.getfixturevalue("client").as_current():
+            yield
+
+
 @pytest.fixture(scope="module")
 def moto() -> Iterator[S3Server]:
     """S3 in this process."""

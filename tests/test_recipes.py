@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,16 +52,6 @@ def flawed(simulated: Path, client: Client, tmp_path_factory: pytest.TempPathFac
         (folder / path.name).write_bytes(b"<html>" if i in (1, 4) else path.read_bytes())
     gz3d_zarr.build(folder, folder / "g.zarr", client, shard_size=2)
     return folder / "g.zarr"
-
-
-@pytest.fixture(params=["threads", "client"])
-def _scheduler(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "threads":
-        with dask.config.set(scheduler="threads"):
-            yield
-    else:
-        with request.getfixturevalue("client").as_current():
-            yield
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,16 +92,6 @@ def ds(store: Path) -> xr.Dataset:
 def damaged(store: Path, tmp_path: Path) -> Path:
     """A copy of the store that a test may damage."""
     return Path(shutil.copytree(store, tmp_path / "g.zarr"))
-
-
-@pytest.fixture(params=["threads", "client"])
-def _scheduler(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "threads":
-        with dask.config.set(scheduler="threads"):
-            yield
-    else:
-        with request.getfixturevalue("client").as_current():
-            yield
 
 
 def check(ds: xr.Dataset) -> None:
