@@ -34,6 +34,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "export fits": ("STORE", "DEST"),
     "export mmu": ("STORE", "DEST"),
     "export marks": ("STORE", "DEST"),
+    "export table": ("STORE", "DEST"),
+    "subset": ("STORE", "DEST", "--min-vote-fraction", "0"),
+    "page": ("DEST", "--store", "STORE"),
     "plot": ("STORE", "1-1", "-o", "DEST"),
 }
 URLS = [
@@ -145,6 +148,17 @@ def test_urls_with_secrets_are_refused_without_them(simulated: Path, texts: list
                 texts.append(text)
 
 
+def test_urls_with_secrets_in_places_of_other_kinds(
+    simulated: Path, store: Path, texts: list[str]
+) -> None:
+    for url in URLS:
+        texts.append(run("plan", "--scheduler", url, SOURCE=simulated, STORE="g.zarr"))
+        texts.append(run("export table", STORE=store, DEST=url))
+        if "://" in url:
+            texts.append(run("plot", STORE=store, DEST=url))
+    assert all("Error: " in text for text in texts)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_options_of_stores_with_secrets(
     simulated: Path, store: Path, texts: list[str], command: str
@@ -157,7 +171,7 @@ def test_options_of_stores_with_secrets(
         if (i - [*COMMANDS].index(command)) % 4:  # the commands share the code: each has a part
             continue
         texts.append(run(command, *options, SOURCE=simulated, STORE=where, DEST=f"dest{i}"))
-    if command in ("copy", "export fits", "export mmu", "export marks"):
+    if command in ("copy", "subset", "export fits", "export mmu", "export marks", "export table"):
         for pair in (f"secret={SECRET}", SECRET, f"{SECRET}=1"):
             options = ["--destination-option", pair]
             texts.append(run(command, *options, STORE=store, DEST="s3://bucket/dest"))

@@ -127,6 +127,8 @@ def save_picture(
     """
     check_options(save_picture, options, PictureOptions)
     chosen = PictureOptions(**options)
+    if "://" in path:  # not shown: it may hold a secret
+        raise UsageError("the figure's file is a URL, expected a local path")
     rows = select_any(dataset, subjects)
     figure = (
         plot_subject(rows.isel(subject=0), None, chosen)

@@ -20,6 +20,7 @@ from gz3d_zarr.errors import StoreError, UsageError, error_message, missing_extr
 from gz3d_zarr.export.one_file import open_file, partial_file
 from gz3d_zarr.export.runner import ExportReport, share_options
 from gz3d_zarr.export.subset import find_positions
+from gz3d_zarr.locations import absolute, is_url
 from gz3d_zarr.progress import Progress, ProgressOption, choose_progress
 from gz3d_zarr.storage.object_store import open_object_store
 
@@ -142,6 +143,7 @@ def export_table(
 def _find_format(dest: str | Path) -> str:
     form = next((f for end, f in FORMATS.items() if str(dest).lower().endswith(end)), None)
     if form is None:
+        absolute(str(dest))  # refuses a URL with a secret, which must not be shown
         raise UsageError(
             f"the ending of {str(dest)!r:.200} names no format, expected {', '.join(FORMATS)}"
         )

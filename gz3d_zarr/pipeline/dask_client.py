@@ -25,8 +25,8 @@ from distributed import Client, LocalCluster, default_client
 from distributed.system import MEMORY_LIMIT
 
 from gz3d_zarr.datamodel.option_fields import check_type
-from gz3d_zarr.errors import BuildError, UsageError, error_message, plural
-from gz3d_zarr.locations import read_regular
+from gz3d_zarr.errors import BuildError, UsageError, error_message, plural, quote
+from gz3d_zarr.locations import holds_secret, read_regular
 from gz3d_zarr.pipeline.plan import Resources
 
 Answer = TypeVar("Answer")
@@ -252,8 +252,10 @@ def connect(address: str) -> Iterator[Client]:
     BuildError
         Where it does not answer.
     """
-    if not _ADDRESS.fullmatch(str(address)):
-        raise UsageError(f"scheduler is {address!r}, expected an address such as tcp://host:8786")
+    has_secret = holds_secret(str(address))
+    if has_secret or not _ADDRESS.fullmatch(str(address)):
+        shown = "a URL with a password, a token or a query" if has_secret else quote(address)
+        raise UsageError(f"scheduler is {shown}, expected an address such as tcp://host:8786")
     # dask waits forever for a scheduler that accepts a connection and then sends nothing.
     answer = _answer_of(lambda: Client(address, timeout=CONNECT_SECONDS, set_as_default=False))
     try:
