@@ -323,6 +323,7 @@ def test_what_is_no_complete_store_is_told(
         gz3d_zarr.build(simulated, half, client, shard_size=4, progress=stop_after(1))
     report = gz3d_zarr.verify(half, client=client)
     assert (report.state, report.passed) == ("incomplete", False)
+    assert gz3d_zarr.verify(half, client=client, digest="0" * 64).state == "incomplete"
     with pytest.raises(StoreError, match="there is no store at"):
         gz3d_zarr.verify(tmp_path / "nowhere", client=client)
     (tmp_path / "x").mkdir()
