@@ -173,8 +173,8 @@ def copy(
     root, layout, objects, others = _list_objects(source)
     sizes = {item.key: item.size for item in objects}
     began = time.monotonic()
-    if resume and target.get(RECORD_KEY) is None and target.get(ROOT_KEY) == root:
-        _check_all_exist(target, sizes)
+    is_there = resume and target.get(RECORD_KEY) is None and target.get(ROOT_KEY) == root
+    if is_there and not _find_lost(target.list_sizes(), sizes):
         seconds = time.monotonic() - began
         return CopyReport(source.url, target.url, len(sizes) + 1, 0, 0, seconds, others)
     with use_client(client, scheduler) as running, hold_target(target) as lease:
@@ -339,6 +339,8 @@ def _check_destination(target: ObjectStore, root: bytes, *, resume: bool) -> fro
         Something else exists there, or an unfinished copy, without `resume`.
     """
     data = target.get(RECORD_KEY)
+    if resume and data is None and target.get(ROOT_KEY) == root:  # it has lost objects since
+        return frozenset(target.list_sizes())
     if data is not None and _read_record(target, data).ends_with(root):
         if not resume:
             raise StoreError(
@@ -366,10 +368,15 @@ def _group(objects: Sequence[StoredObject]) -> list[tuple[StoredObject, ...]]:
     return [tuple(group) for group in groups]
 
 
+def _find_lost(found: Mapping[str, int], sizes: Mapping[str, int]) -> list[str]:
+    """Keys of objects that do not exist with their size."""
+    return sorted(key for key, size in sizes.items() if found.get(key) != size)
+
+
 def _check_all_exist(target: ObjectStore, sizes: Mapping[str, int]) -> dict[str, int]:
     """Everything that exists at the destination, where each object has its size."""
     found = target.list_sizes()
-    lost = sorted(key for key, size in sizes.items() if found.get(key) != size)
+    lost = _find_lost(found, sizes)
     if lost:
         raise StoreError(
             f"{target.url} lacks {plural(len(lost), 'object')} of the copy (first {lost[0]})"
