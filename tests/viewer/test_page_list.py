@@ -199,6 +199,7 @@ def test_page_is_used_by_keyboard_alone(site: Site, open_page: Any) -> None:
     wait_for(page, 'galaxy="1"')  # the arrows moved the pointer only
     page.focus("#sky")
     page.keyboard.press("ArrowUp")
+    assert page.inner_text("#sky-note").endswith("°. Enter chooses the nearest galaxy.")
     page.keyboard.press("Enter")
     assert "nearest galaxy" in page.inner_text("#message")
     # Whatever can be used is reached by Tab, and has a name.

@@ -212,7 +212,7 @@ export class SkyMap {
     });
     area.addEventListener("pointermove", (event) => {
       const position = this.#position(event, area);
-      if (position) this.#tell(position.ra, position.dec);
+      if (position) this.#tell(position.ra, position.dec, false);
       const isDrag = start && Math.hypot(event.clientX - start.x, event.clientY - start.y) >= CLICK;
       if (!start || !position || !isDrag) return;
       this.#draft = [start.ra, start.dec, Math.max(distance(start.ra, start.dec, position.ra, position.dec), 0.01)];
@@ -246,7 +246,7 @@ export class SkyMap {
       const known = row >= 0 && Number.isFinite(ra[row]);
       const from = this.#cursor ?? (known ? { ra: ra[row], dec: dec[row] } : { ra: CENTER, dec: 0 });
       this.#cursor = { ra: (from.ra + move[0] + 360) % 360, dec: Math.max(-90, Math.min(90, from.dec + move[1])) };
-      this.#tell(this.#cursor.ra, this.#cursor.dec);
+      this.#tell(this.#cursor.ra, this.#cursor.dec, true);
       this.drawCursor();
     } else if (event.key === "Enter" && this.#cursor) {
       this.actions.choose(this.#cursor.ra, this.#cursor.dec);
@@ -260,9 +260,12 @@ export class SkyMap {
     event.stopPropagation();
   }
 
-  /** @param {number} ra @param {number} dec */
-  #tell(ra, dec) {
-    find("sky-note").textContent = `RA ${ra.toFixed(1)}°, Dec ${dec.toFixed(1)}°. Click a galaxy; drag for all within a circle.`;
+  /** @param {number} ra @param {number} dec @param {boolean} isByKey */
+  #tell(ra, dec, isByKey) {
+    const note = find("sky-note");
+    note.setAttribute("aria-live", isByKey ? "polite" : "off"); // of a mouse, a screen reader would not come to an end
+    const how = isByKey ? "Enter chooses the nearest galaxy." : "Click a galaxy; drag for all within a circle.";
+    note.textContent = `RA ${ra.toFixed(1)}°, Dec ${dec.toFixed(1)}°. ${how}`;
   }
 }
 
