@@ -36,6 +36,8 @@ class Site:
     folders: Mapping[str, Path]
     edits: dict[str, Callable[[bytes], bytes | None]] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
+    statuses: dict[str, int] = field(default_factory=dict)
+    """Path to the status of an error."""
     ranges: bool = True
     cors: bool = False
     delay: float = 0.0
@@ -70,8 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(302, b"", path, {"Location": other})
             return
         data = self.site.read(path)
-        if data is None:
-            self._answer(404, b"", path, {})
+        status = self.site.statuses.get(path.lstrip("/"), 404 if data is None else 200)
+        if status != 200 or data is None:
+            self._answer(status, b"", path, {})
             return
         wanted = self.headers.get("Range")
         # As buckets do: a browser takes an object this old as fresh for a long time.

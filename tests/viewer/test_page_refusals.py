@@ -179,6 +179,16 @@ def test_a_damaged_thumbnail_and_marks_are_told(site: Site, open_page: Any) -> N
     check_sentence(page.inner_text("#layer-note"), FLIPPED)
 
 
+def test_errors_of_a_server_are_told(site: Site, open_page: Any) -> None:
+    for status, expected in {
+        403: f"127.0.0.1:{site.port} refuses image/c/0/0/0/0 (403): it is not public, or missing",
+        503: f"127.0.0.1:{site.port} answered 503 for image/c/0/0/0/0, expected 200 or 206: try",
+    }.items():
+        site.statuses[SHARD] = status
+        page = open_page(site)
+        check_sentence(page.inner_text("#notice"), expected)
+
+
 def test_a_server_without_ranges_is_refused(site: Site, open_page: Any) -> None:
     site.ranges = False
     page = open_page(site)

@@ -119,6 +119,10 @@ export class RemoteStore {
     if (status === 404) {
       return new PageError(`${name} is missing in the store: it is damaged, or was replaced; reload the page, or run gz3d-zarr verify.`);
     }
+    if (status === 403) {
+      // So do buckets that may not be listed, for an object that is missing.
+      return new PageError(`${host} refuses ${name} (403): it is not public, or missing in the store; ask its owner.`);
+    }
     if (status === 416) {
       return new PageError(`${name} is shorter than it must be: the store is damaged, or was replaced; reload the page, or run gz3d-zarr verify.`);
     }
