@@ -191,6 +191,21 @@ def test_counts_and_position_under_the_pointer(store: Path, site: Site, open_pag
 
 
 @pytest.mark.long
+def test_the_next_galaxy_has_its_own_counts_under_the_pointer(
+    store: Path, site: Site, open_page: Any
+) -> None:
+    page = open_page(site, "#row=0")
+    page.hover("#stage")
+    first = page.inner_text("#readout")
+    page.keyboard.press("ArrowRight")
+    wait_for(page, 'galaxy="1"')
+    text = page.inner_text("#readout")
+    counts = open_arrays(store)["segmentation"].values[1, :, 262, 262].tolist()
+    assert [int(n) for n in re.findall(r"(?:center|star|spiral|bar) (\d+)", text)] == counts
+    assert re.search("RA [^;]*", text)[0] != re.search("RA [^;]*", first)[0]
+
+
+@pytest.mark.long
 def test_facts_links_and_the_python_line(store: Path, site: Site, open_page: Any) -> None:
     ds = open_arrays(store)
     row = int(np.flatnonzero(ds["total_classifications"].values > 0)[0])

@@ -21,6 +21,8 @@ export class GalaxyView {
   scene = emptyScene();
   /** Settled when the row is drawn, or another one is asked for. */
   drawn = Promise.resolve();
+  /** @type {[number, number] | null} Pixel whose counts are shown; it stays from galaxy to galaxy. */
+  pixel = null;
   #notice = "";
   /** @type {Promise<unknown>} */
   #reading = Promise.resolve();

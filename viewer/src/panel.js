@@ -109,6 +109,7 @@ export function showFacts(view, source) {
   const title = titleOf(sample, row);
   if (find("name").textContent !== title) find("name").textContent = title; // it is read out
   document.title = `${title} – Galaxy Zoo: 3D`;
+  tell(view);
   if (!sample.has.places) return;
   const [ra, dec, id] = [sample.ra[row], sample.dec[row], sample.zooniverse_subject_id[row]];
   /** @type {[string, string][]} */
@@ -159,6 +160,20 @@ function describe(view) {
   return `${isThere ? `Picture of ${title}, north up, east left` : `No picture of ${title}`}.${masks} Arrow keys move a pointer.`;
 }
 
+/** Counts and position of a pixel. @param {GalaxyView} view */
+function tell({ pixel, scene, sample, row }) {
+  if (!pixel) return;
+  const [x, y] = pixel;
+  const words = [`x ${x}, y ${y}`];
+  if (scene.scale > 0 && sample.has.places) {
+    const { ra, dec } = pixelToSky(x, y, { ra: sample.ra[row], dec: sample.dec[row], scale: scene.scale });
+    words.push(`RA ${ra.toFixed(5)}°, Dec ${dec.toFixed(5)}°`);
+  }
+  if (scene.masks) words.push(CLASSES.map((cls, i) => `${cls} ${scene.masks?.[i][y * SIDE + x]}`).join(", "));
+  const text = words.join("; ");
+  if (find("readout").textContent !== text) find("readout").textContent = text;
+}
+
 /**
  * Show counts and position below the pointer of the mouse, or of the keyboard.
  * @param {() => GalaxyView} current
@@ -166,22 +181,13 @@ function describe(view) {
 export function bindPointer(current) {
   const stage = find("stage");
   const readout = find("readout");
-  /** @param {number} x @param {number} y */
-  const tell = (x, y) => {
-    const { scene, sample, row } = current();
-    const words = [`x ${x}, y ${y}`];
-    if (scene.scale > 0 && sample.has.places) {
-      const { ra, dec } = pixelToSky(x, y, { ra: sample.ra[row], dec: sample.dec[row], scale: scene.scale });
-      words.push(`RA ${ra.toFixed(5)}°, Dec ${dec.toFixed(5)}°`);
-    }
-    if (scene.masks) words.push(CLASSES.map((cls, i) => `${cls} ${scene.masks?.[i][y * SIDE + x]}`).join(", "));
-    readout.textContent = words.join("; ");
-  };
   stage.addEventListener("pointermove", (event) => {
     const box = stage.getBoundingClientRect();
     const [x, y] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((part) => Math.floor(part * SIDE));
     readout.setAttribute("aria-live", "off"); // a screen reader would not come to an end
-    if (x >= 0 && y >= 0 && x < SIDE && y < SIDE) tell(x, y);
+    if (!(x >= 0 && y >= 0 && x < SIDE && y < SIDE)) return;
+    current().pixel = [x, y];
+    tell(current());
   });
   stage.addEventListener("keydown", (event) => {
     const step = event.shiftKey ? 10 : 1;
@@ -192,9 +198,9 @@ export function bindPointer(current) {
     if (!move) return;
     const [x, y] = view.scene.pointer ?? [262, 262];
     const next = [x + move[0], y + move[1]].map((value) => Math.max(0, Math.min(SIDE - 1, value)));
-    view.scene.pointer = [next[0], next[1]];
+    view.pixel = view.scene.pointer = [next[0], next[1]];
     readout.setAttribute("aria-live", "polite");
-    tell(next[0], next[1]);
+    tell(view);
     view.drawLines();
     event.preventDefault();
     event.stopPropagation();
