@@ -20,7 +20,7 @@ from gz3d_zarr.errors import StoreError, UsageError, error_message, missing_extr
 from gz3d_zarr.export.one_file import open_file, partial_file
 from gz3d_zarr.export.runner import ExportReport, share_options
 from gz3d_zarr.export.subset import find_positions
-from gz3d_zarr.locations import absolute, is_url
+from gz3d_zarr.locations import absolute
 from gz3d_zarr.progress import Progress, ProgressOption, choose_progress
 from gz3d_zarr.storage.object_store import open_object_store
 
