@@ -373,22 +373,16 @@ def _find_lost(found: Mapping[str, int], sizes: Mapping[str, int]) -> list[str]:
     return sorted(key for key, size in sizes.items() if found.get(key) != size)
 
 
-def _check_all_exist(target: ObjectStore, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Everything that exists at the destination, where each object has its size."""
+def _publish(
+    source: ObjectStore, target: ObjectStore, sizes: Mapping[str, int], root: bytes, build_id: str
+) -> None:
+    """Check that all objects exist and the store is still the same; then put the root."""
     found = target.list_sizes()
     lost = _find_lost(found, sizes)
     if lost:
         raise StoreError(
             f"{target.url} lacks {plural(len(lost), 'object')} of the copy (first {lost[0]})"
         )
-    return found
-
-
-def _publish(
-    source: ObjectStore, target: ObjectStore, sizes: Mapping[str, int], root: bytes, build_id: str
-) -> None:
-    """Check that all objects exist and the store is still the same; then put the root."""
-    found = _check_all_exist(target, sizes)
     if source.get(ROOT_KEY) != root:
         raise StoreError(
             f"{source.url} was updated while it was copied; empty {target.url} and copy it anew"

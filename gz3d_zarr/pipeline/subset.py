@@ -12,13 +12,11 @@ import numpy as np
 from dask.utils import format_bytes
 from numpy.typing import NDArray
 
-from gz3d_zarr.backends.generation import Generation
 from gz3d_zarr.datamodel.arrays import SHARD_ARRAYS
 from gz3d_zarr.datamodel.manifest import Entry, Manifest
 from gz3d_zarr.datamodel.receipts import Receipt, SubjectOutcome
 from gz3d_zarr.datamodel.schema import Parent
 from gz3d_zarr.datamodel.text_report import TextReport
-from gz3d_zarr.datamodel.variables import SubjectRecord
 from gz3d_zarr.errors import Status, StoreError, UsageError, plural
 from gz3d_zarr.locations import public_name
 from gz3d_zarr.pipeline.build_state import TargetState, inspect_target
@@ -35,12 +33,13 @@ from gz3d_zarr.pipeline.replace import hold_target
 from gz3d_zarr.pipeline.report import note_subjects
 from gz3d_zarr.pipeline.resume import ResumePlan, has_objects, refuse_inside_store
 from gz3d_zarr.pipeline.shard_runner import recheck_kept
+from gz3d_zarr.pipeline.subset_parent import ParentStore, open_parent
 from gz3d_zarr.pipeline.subset_task import ParentPart, SubsetTask, write_subset_shard
 from gz3d_zarr.progress import Progress, ProgressOption, choose_progress
 from gz3d_zarr.storage.build_receipts import read_receipts
-from gz3d_zarr.storage.build_record import ROOT_KEY, digest, refuse_dataset
+from gz3d_zarr.storage.build_record import ROOT_KEY, digest
 from gz3d_zarr.storage.object_store import ObjectStore
-from gz3d_zarr.storage.published_receipts import PublishedReceipts, read_published_receipts
+from gz3d_zarr.storage.published_receipts import read_published_receipts
 from gz3d_zarr.storage.shards import array_documents
 
 if TYPE_CHECKING:
@@ -106,22 +105,6 @@ class SubsetReport(TextReport):
         return text
 
 
-@dataclass(frozen=True)
-class _ParentStore:
-    """A complete store as it was at one time, and the subjects to take from it."""
-
-    store: ObjectStore
-    root: bytes
-    generation: Generation
-    published: PublishedReceipts
-    rows: NDArray[np.int64]
-
-    @property
-    def records(self) -> list[SubjectRecord]:
-        """Of the subjects that are taken."""
-        return [self.published.records[row] for row in self.rows.tolist()]
-
-
 def make_subset(
     source: ObjectStore,
     target: ObjectStore,
@@ -160,7 +143,7 @@ def make_subset(
     target.refuse_link("written to")
     if f"{target.url}/".startswith(f"{source.url}/"):
         raise UsageError(f"{target.url} is in the store {source.url}: choose another path")
-    parent = _open_parent(source, find_rows)
+    parent = open_parent(source, find_rows)
     began = time.monotonic()
     with use_client(client, scheduler) as running:
         resources = find_resources(running, workers)
@@ -185,28 +168,7 @@ def make_subset(
     return _report(parent, plan, receipts, written, time.monotonic() - began)
 
 
-def _open_parent(
-    source: ObjectStore, find_rows: Callable[[xr.Dataset], NDArray[np.int64]]
-) -> _ParentStore:
-    from gz3d_zarr.backends.store import open_dataset  # slow to import
-
-    root = source.get(ROOT_KEY) or b""
-    refuse_dataset(source.url, root)
-    # Without a root, this says what there is instead.
-    dataset = open_dataset(source, digest=digest(root) if root else None)
-    published = read_published_receipts(source, dataset.attrs)
-    if dataset.sizes["subject"] != published.layout.subjects:
-        raise StoreError(
-            f"{source.url} is damaged: its root has {dataset.sizes['subject']} subjects, its "
-            f"receipts {published.layout.subjects}; run gz3d-zarr verify for details"
-        )
-    rows = find_rows(dataset)
-    if not len(rows):
-        raise UsageError("no subject is selected")
-    return _ParentStore(source, root, Generation.from_root(source, root), published, rows)
-
-
-def _plan(parent: _ParentStore, target: ObjectStore, resources: Resources) -> Plan:
+def _plan(parent: ParentStore, target: ObjectStore, resources: Resources) -> Plan:
     """The plan by which a build from the files of these subjects would write the same shards."""
     attrs, layout = parent.published.attributes, parent.published.layout
     records = parent.records
@@ -233,7 +195,7 @@ def _plan(parent: _ParentStore, target: ObjectStore, resources: Resources) -> Pl
     return Plan(target.url, manifest, replace(layout, subjects=len(records)), resources)
 
 
-def _check_target(target: ObjectStore, plan: Plan, parent: _ParentStore, *, resume: bool) -> bool:
+def _check_target(target: ObjectStore, plan: Plan, parent: ParentStore, *, resume: bool) -> bool:
     """Whether the target has this subset already.
 
     Raises
@@ -273,9 +235,7 @@ def _check_target(target: ObjectStore, plan: Plan, parent: _ParentStore, *, resu
     )
 
 
-def _plan_work(
-    target: ObjectStore, plan: Plan, parent: _ParentStore, *, resume: bool
-) -> ResumePlan:
+def _plan_work(target: ObjectStore, plan: Plan, parent: ParentStore, *, resume: bool) -> ResumePlan:
     """Which shards to write, and which of a stopped run to keep; as the only builder."""
     if _check_target(target, plan, parent, resume=resume):
         raise StoreError(f"another run has just ended at {target.url}: try again")
@@ -293,7 +253,7 @@ def _plan_work(
 
 
 def _task_maker(
-    parent: _ParentStore, work: ResumePlan, target: ObjectStore, build_id: str
+    parent: ParentStore, work: ResumePlan, target: ObjectStore, build_id: str
 ) -> Callable[[int], SubsetTask]:
     layout, old = work.plan.layout, parent.published.layout
     old_documents, documents = array_documents(old), array_documents(layout)
@@ -354,7 +314,7 @@ def _run(
 
 
 def _publish(
-    parent: _ParentStore,
+    parent: ParentStore,
     work: ResumePlan,
     target: ObjectStore,
     receipts: Mapping[int, Receipt],
@@ -387,7 +347,7 @@ def _count_failed(outcomes: Sequence[SubjectOutcome]) -> int:
 
 
 def _report(
-    parent: _ParentStore,
+    parent: ParentStore,
     plan: Plan,
     receipts: Mapping[int, Receipt],
     written: Sequence[SubsetTask],
