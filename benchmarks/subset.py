@@ -5,8 +5,9 @@
 Subjects are hard links to the reference files (or to simulated files, if there are none), each
 with its own name. A store of all is built first. Then random subjects of it are taken, a quarter
 of its shards, and all of it; each beside a build of these subjects from their files, or a copy.
-Seconds are those of the whole process, including imports and the start of the workers. Prints a
-Markdown table.
+Seconds are those of the whole process, including imports and the start of the workers; in the last
+row those of `ds.gz3d.save` and `gz3d_zarr.build`, called for the second time in one process. Prints
+a Markdown table.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import random
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from measuring import describe_machine, find_originals, link, run
+
+import gz3d_zarr
 
 SHARD = 64
 SEED = 1
@@ -62,6 +66,30 @@ def main() -> None:
             cells = [f"{len(wanted)} {what}", f"{options.count}", f"{taken:.1f}"]
             cells += ["" if each is None else f"{each:.1f}" for each in (built, copied)]
             print("| " + " | ".join([*cells, f"{taken / other:.2f}"]) + " |", flush=True)
+        for _ in range(2):
+            taken, built = time_calls(folder, files, parent, chosen, options.workers)
+        print(
+            f"| {len(chosen)} random, in one process | {options.count} | {taken:.1f} | {built:.1f} "
+            f"| | {taken / built:.2f} |"
+        )
+
+
+def time_calls(
+    folder: Path, files: Path, parent: Path, chosen: Sequence[str], workers: int
+) -> tuple[float, float]:
+    """Seconds of saving some subjects, and of building them, by calls in this process."""
+    target, codec = folder / "target.zarr", gz3d_zarr.open_store(parent).attrs["codec"]
+    began = time.perf_counter()
+    gz3d_zarr.open_store(parent).gz3d.sel(chosen).gz3d.save(target, workers=workers)
+    taken = time.perf_counter() - began
+    shutil.rmtree(target)
+    began = time.perf_counter()
+    gz3d_zarr.build(
+        files, target, ids=chosen, codec=codec, shard_size=SHARD, workers=workers, progress=False
+    )
+    built = time.perf_counter() - began
+    shutil.rmtree(target)
+    return taken, built
 
 
 def time_and_remove(folder: Path, command: str, source: Path, *arguments: object) -> float:
