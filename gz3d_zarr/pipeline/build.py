@@ -266,7 +266,7 @@ def build(
             check_plan_keeps(target, beside, work, request)
         if announce is not None:
             announce(work.plan)
-        if work.is_done and beside is target and not find_light_damage(target):
+        if work.is_done and beside is target and not (resume and find_light_damage(target)):
             clean_up_complete(target)
             return _report_complete(target, work, time.monotonic() - began)
         with contextlib.ExitStack() as stack:
